@@ -1,0 +1,39 @@
+# Every target sets up .venv by itself when it has to: `make demo` is all a new clone needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# One stamp file per set of packages; it is older than these files when they change.
+$(VENV)/%.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "vdm needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing vdm ($*) into $(VENV) ..."
+	@$(PIP_INSTALL) -e '.$(if $(filter core,$*),,[$*])'
+	@touch $@
+
+demo: $(VENV)/core.installed  ## train, evaluate and sample a VDM on handwritten digits (minutes, CPU)
+	$(BIN)/python -m vdm.main --config=configs/digits.py --workdir=runs/digits
+
+test: $(VENV)/test.installed  ## the fast tests, under five minutes on two cores
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+
+test-all: $(VENV)/test.installed  ## every test that needs no GPU
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+lint: $(VENV)/dev.installed  ## ruff, pyrefly, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+
+clean:  ## remove the environment and caches, never runs/
+	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,191 @@
+"""The bound against closed forms: draws chosen so that expectations are exact, no noise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm.diffusion import elbo, exact
+from vdm.diffusion.exact import GaussianData
+from vdm.diffusion.likelihood import Gaussian
+from vdm.nn import schedules
+
+ENDS = {"omega_0": -8.0, "omega_1": 5.0}
+
+
+def random_monotone(seed):
+    """A monotone network with random parameters, far from its initial near-linear shape."""
+    module = schedules.Monotone(**ENDS, learn_ends=False, hidden_features=16)
+    params = module.init(jax.random.key(0), jnp.zeros(()))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    leaves = [
+        leaf + jax.random.normal(k, leaf.shape, leaf.dtype)
+        for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    return lambda t: module.apply(jax.tree.unflatten(tree, leaves), t)
+
+
+def closed(module):
+    return lambda t: module.apply({}, t)
+
+
+SCHEDULES = {
+    "linear": closed(schedules.Linear(**ENDS, learn_ends=False)),
+    "cosine": closed(schedules.Cosine(**ENDS, learn_ends=False)),
+    "beta_linear": closed(schedules.BetaLinear(**ENDS)),
+    "monotone_1": random_monotone(1),
+    "monotone_2": random_monotone(2),
+}
+
+
+def exact_draws(std, nodes):
+    """Four sign patterns make second moments exact for a denoiser linear in (x, eps)."""
+    t = jnp.repeat(nodes, 4)
+    x = std * jnp.tile(jnp.array([1.0, 1.0, -1.0, -1.0]), nodes.size)[:, None]
+    eps = jnp.tile(jnp.array([1.0, -1.0, 1.0, -1.0]), nodes.size)[:, None]
+    return x, elbo.Draws(t, eps, eps)
+
+
+def cell_centres(num_steps):
+    """One time inside each of T steps, float64 (int + float is float32 even in x64 mode)."""
+    return (jnp.arange(num_steps, dtype=jnp.float64) + 0.5) / num_steps
+
+
+def denoising_average(schedule, data, nodes, weights, num_steps):
+    """E of the denoising estimate over t (weights sum to 1), x and eps, nats per dimension."""
+    x, draws = exact_draws(data.std, nodes)
+    levels = elbo.noise_levels(schedule, draws.t, num_steps)
+    terms = elbo.elbo_terms(x, draws, levels, data.eps_hat, Gaussian())
+    return jnp.sum(jnp.repeat(weights, 4) / 4 * terms.denoising_matching)
+
+
+@pytest.mark.parametrize("std", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_denoising_matching_equals_closed_form_for_gaussian_data(name, std):
+    # eps - eps_hat is linear in (x, eps), so the sign patterns are exact in x and eps;
+    # Gauss-Legendre nodes on 64 panels integrate over t (monotone networks are not smooth).
+    nodes, weights = np.polynomial.legendre.leggauss(32)
+    nodes = ((nodes + 1) / 2 + np.arange(64)[:, None]) / 64
+    weights = np.tile(weights / 2 / 64, 64)
+    data = GaussianData(std)
+    with jax.enable_x64(True):
+        got = denoising_average(
+            SCHEDULES[name], data, jnp.asarray(nodes.ravel()), jnp.asarray(weights), 0
+        )
+        want = data.denoising_term(jnp.float64(ENDS["omega_0"]), jnp.float64(ENDS["omega_1"]))
+        np.testing.assert_allclose(got, want, rtol=1e-9)
+    got = denoising_average(
+        SCHEDULES[name], data, jnp.asarray(nodes.ravel()), jnp.asarray(weights), 0
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("num_steps", [1, 7, 100])
+def test_finite_steps_equal_their_sum(name, num_steps):
+    # The mid-points of the T cells visit every step once.
+    with jax.enable_x64(True):
+        data, nodes = GaussianData(0.7), cell_centres(num_steps)
+        got = denoising_average(
+            SCHEDULES[name], data, nodes, jnp.full(num_steps, 1 / num_steps), num_steps
+        )
+        omegas = SCHEDULES[name](jnp.linspace(0.0, 1.0, num_steps + 1))
+        np.testing.assert_allclose(got, data.denoising_term_of_steps(omegas), rtol=1e-9)
+
+
+def test_finite_steps_approach_continuous_time_like_one_over_steps():
+    with jax.enable_x64(True):
+        data, steps = GaussianData(1.0), 2 ** np.arange(8, 13)
+        limit = data.denoising_term(jnp.float64(-8.0), jnp.float64(5.0))
+        gaps = []
+        for num_steps in steps:
+            nodes = cell_centres(num_steps)
+            weights = jnp.full(num_steps, 1 / num_steps)
+            average = denoising_average(SCHEDULES["linear"], data, nodes, weights, int(num_steps))
+            gaps.append(float(average - limit))
+        slope = np.polyfit(np.log(steps), np.log(gaps), 1)[0]
+        assert abs(slope + 1) < 0.05
+        assert (np.diff(gaps) < 0).all()
+
+
+def test_bound_meets_the_exact_likelihood_where_its_ends_are_wide():
+    # ELBO(infinity) - NLL is about exp(omega_0)/(2 s^2) + ((s^2-1) exp(-omega_1))^2/4.
+    with jax.enable_x64(True):
+        for std, omega_0, omega_1, tolerance in [(1.0, -16.0, 14.0, 1e-7), (0.5, -8.0, 5.0, 1e-5)]:
+            module = schedules.Linear(omega_0, omega_1, learn_ends=False)
+            nodes, weights = np.polynomial.legendre.leggauss(128)
+            x, draws = exact_draws(std, jnp.asarray((nodes + 1) / 2))
+            levels = elbo.noise_levels(closed(module), draws.t, 0)
+            data = GaussianData(std)
+            terms = elbo.elbo_terms(x, draws, levels, data.eps_hat, Gaussian())
+            bound = jnp.sum(jnp.asarray(np.repeat(weights / 2, 4) / 4) * terms.total)
+            nll = jnp.mean(data.negative_log_prob(x))
+            gap = np.exp(omega_0) / (2 * std**2) + ((std**2 - 1) * np.exp(-omega_1)) ** 2 / 4
+            assert bound >= nll
+            np.testing.assert_allclose(bound - nll, gap, atol=tolerance)
+
+
+@pytest.mark.parametrize("omega_1", [2.0, 5.0, 8.0, 12.0])
+@pytest.mark.parametrize("x", [0.0, 0.94, -1.0])
+def test_prior_matching_keeps_its_digits(x, omega_1):
+    with jax.enable_x64(True):
+        var = jax.nn.sigmoid(jnp.float64(omega_1))
+        want = 0.5 * ((1 - var) * x**2 + var - jnp.log(var) - 1)
+    got = elbo.prior_matching(jnp.full((1, 1), x), jnp.float32(omega_1))
+    # At x = +-1 and 12, 1 - x^2 leaves nothing of the first part: softplus decides.
+    np.testing.assert_allclose(got[0], want, rtol=2e-5 if abs(x) < 1 else 1e-6, atol=1e-11)
+
+
+def test_terms_are_sums_per_example_in_nats():
+    # 3 x 2 dimensions: each term is 6 times that of one dimension, and nothing is averaged.
+    omega = jnp.float32([0.3, 0.8])
+    eps, eps_hat = jnp.ones((2, 3, 2)), jnp.zeros((2, 3, 2))
+    np.testing.assert_allclose(
+        elbo.denoising_matching(eps, eps_hat, omega), 0.5 * 6 * omega, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        elbo.prior_matching(eps, omega[0]), 6 * elbo.prior_matching(eps[:, :1, 0], omega[0])
+    )
+    np.testing.assert_allclose(elbo.to_bpd(jnp.float32(64 * np.log(2)), 64), 1, rtol=1e-6)
+
+
+def test_denoising_alone_vanishes_as_the_ends_meet():
+    # Erratum of the sources: the denoising term cannot train the ends; the bound can.
+    data = GaussianData(0.5)
+    near = data.denoising_term(jnp.float32(0.0), jnp.float32(1e-3))
+    wide = data.denoising_term(jnp.float32(-8.0), jnp.float32(5.0))
+    assert near < 1e-3 * wide
+
+
+def test_weights_of_continuous_time_are_the_derivative():
+    t = jnp.linspace(0.01, 0.99, 23)
+    for schedule in SCHEDULES.values():
+        levels = elbo.noise_levels(schedule, t, 0)
+        with jax.enable_x64(True):
+            t64 = t.astype(jnp.float64)
+            slope = (schedule(t64 + 1e-6) - schedule(t64 - 1e-6)) / 2e-6
+        np.testing.assert_allclose(levels.weight, slope, rtol=1e-4)
+
+
+def test_finite_data_bound_tends_to_the_entropy():
+    points = jnp.array([[-0.5], [0.5]])
+    data = exact.FiniteData(points, jnp.array([0.25, 0.75]))
+    with jax.enable_x64(True):
+        # x by weight, eps by Gauss-Hermite, t by Gauss-Legendre: all exact to 1e-6.
+        h_nodes, h_weights = np.polynomial.hermite_e.hermegauss(80)
+        t_nodes, t_weights = np.polynomial.legendre.leggauss(120)
+        t, eps, i = (
+            a.ravel() for a in np.meshgrid((t_nodes + 1) / 2, h_nodes, [0, 1], indexing="ij")
+        )
+        weight = np.einsum(
+            "t,e,x->tex", t_weights / 2, h_weights / h_weights.sum(), np.array([0.25, 0.75])
+        ).ravel()
+        x, eps = jnp.asarray(points)[i], jnp.asarray(eps)[:, None]
+        module = schedules.Linear(-14.0, 14.0, learn_ends=False)
+        levels = elbo.noise_levels(closed(module), jnp.asarray(t), 0)
+        data64 = exact.FiniteData(points.astype(jnp.float64), jnp.array([0.25, 0.75], jnp.float64))
+        z = elbo.diffuse(x.astype(jnp.float64), eps, levels.omega_t)
+        term = elbo.denoising_matching(eps, data64.eps_hat(z, levels.omega_t), levels.weight)
+        np.testing.assert_allclose(jnp.sum(jnp.asarray(weight) * term), data64.entropy(), rtol=2e-4)
+    assert data.entropy() > 0

@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vdm.diffusion import noise
+
+omegas = st.floats(-14, 12)
+
+
+def test_noise_levels_agree_with_snr_and_unit_variance():
+    omega = jnp.linspace(-20, 20, 401)
+    a, s = noise.alpha(omega), noise.sigma(omega)
+    np.testing.assert_allclose(a**2 + s**2, 1, rtol=1e-6)
+    np.testing.assert_allclose(a**2 / s**2, noise.snr(omega), rtol=1e-5)
+
+
+@given(omega_s=omegas, gap_1=st.floats(0.01, 5), gap_2=st.floats(0.01, 5))
+def test_transitions_compose_to_the_marginal(omega_s, gap_1, gap_2):
+    # q(z_t|z_s) after q(z_s|x) is q(z_t|x), and two steps are one: mean scales multiply,
+    # variances add after scaling.
+    with jax.enable_x64(True):
+        s, m, t = (jnp.float64(o) for o in (omega_s, omega_s + gap_1, omega_s + gap_1 + gap_2))
+        scale_st, var_st = noise.transition(s, t)
+        scale_sm, var_sm = noise.transition(s, m)
+        scale_mt, var_mt = noise.transition(m, t)
+        np.testing.assert_allclose(scale_sm * scale_mt, scale_st, rtol=1e-12)
+        np.testing.assert_allclose(scale_mt**2 * var_sm + var_mt, var_st, rtol=1e-9)
+        np.testing.assert_allclose(scale_st * noise.alpha(s), noise.alpha(t), rtol=1e-12)
+        np.testing.assert_allclose(
+            scale_st**2 * noise.sigma(s) ** 2 + var_st, noise.sigma(t) ** 2, rtol=1e-12
+        )
+
+
+@given(omega_s=omegas, gap=st.floats(0.001, 5))
+def test_posterior_is_bayes_rule(omega_s, gap):
+    # Precisions add: 1/var = 1/sigma_s^2 + alpha_{t|s}^2 / sigma_{t|s}^2 (VDM appendix A.2).
+    with jax.enable_x64(True):
+        s, t = jnp.float64(omega_s), jnp.float64(omega_s + gap)
+        x, eps = jnp.array([[0.3, -0.9]]), jnp.array([[1.2, 0.4]])
+        z_t = noise.diffuse(x, eps, t)
+        scale, step_var = noise.transition(s, t)
+        var = 1 / (1 / noise.sigma(s) ** 2 + scale**2 / step_var)
+        mean = var * (scale / step_var * z_t + noise.alpha(s) / noise.sigma(s) ** 2 * x)
+        got_mean, got_var = noise.posterior(z_t, eps, s, t)
+        np.testing.assert_allclose(got_var, var, rtol=1e-8)
+        np.testing.assert_allclose(got_mean, mean, rtol=1e-7, atol=1e-9)
+
+
+def test_transition_variance_keeps_its_digits_for_small_steps():
+    with jax.enable_x64(True):
+        _, exact = noise.transition(jnp.float64(5.0), jnp.float64(5.0 + 2**-10))
+    _, got = noise.transition(jnp.float32(5.0), jnp.float32(5.0 + 2**-10))
+    np.testing.assert_allclose(got, exact, rtol=2e-4)
+    # the obvious form, for comparison, fails this tolerance
+    s2 = jax.nn.sigmoid(jnp.float32([5.0, 5.0 + 2**-10]))
+    obvious = s2[1] - (1 - s2[1]) / (1 - s2[0]) * s2[0]
+    assert abs(obvious / exact - 1) > 2e-4
+
+
+def test_expand_refuses_a_column_of_omegas():
+    # Shape (batch, 1) against (batch,) would broadcast a loss to (batch, batch).
+    with pytest.raises(ValueError, match="cannot spread"):
+        noise.expand(jnp.zeros((4, 1)), jnp.zeros((4, 8, 8, 1)))

@@ -1,0 +1,109 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vdm.nn import schedules
+
+LEARNED = {
+    "linear": schedules.Linear(-8.0, 5.0),
+    "cosine": schedules.Cosine(-8.0, 5.0),
+    "monotone": schedules.Monotone(-8.0, 5.0, hidden_features=32),
+}
+FIXED = {
+    "linear": schedules.Linear(-8.0, 5.0, learn_ends=False),
+    "cosine": schedules.Cosine(-8.0, 5.0, learn_ends=False),
+    "beta_linear": schedules.BetaLinear(-8.0, 5.0),
+}
+ALL = [*LEARNED.values(), *FIXED.values()]
+
+
+@pytest.mark.parametrize("module", ALL, ids=lambda m: type(m).__name__)
+def test_ends_are_exact_and_omega_increases(module):
+    params = module.init(jax.random.key(0), jnp.zeros(()))
+    omega = module.apply(params, jnp.linspace(0.0, 1.0, 1001))
+    np.testing.assert_allclose(omega[jnp.array([0, -1])], [-8.0, 5.0], rtol=1e-5)
+    assert (np.diff(omega) > 0).all()
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    scale=st.sampled_from([0.1, 1.0, 5.0, 20.0]),
+    name=st.sampled_from(list(LEARNED)),
+)
+def test_monotone_for_random_parameters(seed, scale, name):
+    module = LEARNED[name]
+    params = module.init(jax.random.key(0), jnp.zeros(()))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    params = jax.tree.unflatten(
+        tree, [x + scale * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    )
+    omega = np.asarray(module.apply(params, jnp.linspace(0.0, 1.0, 257)))
+    assert np.isfinite(omega).all()
+    # Equal up to rounding of omega's own size: steep parameters flatten parts of [0, 1].
+    assert (np.diff(omega) >= -2e-6 * np.abs(omega).max()).all()
+    assert omega[-1] > omega[0] or scale == 20.0
+
+
+def test_monotone_ends_are_its_parameters_whatever_its_interior():
+    module = LEARNED["monotone"]
+    params = module.init(jax.random.key(0), jnp.zeros(()))
+    shaken = jax.tree.map(lambda x: x + jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape),
+                          params)  # fmt: skip
+    shaken["params"]["ends"] = params["params"]["ends"]
+    ends = module.apply(shaken, jnp.array([0.0, 1.0]))
+    want = module.apply(params, jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(ends, want, rtol=1e-6)  # the parts of m sum in another order
+
+
+def test_ends_move_independently():
+    module = LEARNED["monotone"]
+    params = module.init(jax.random.key(0), jnp.zeros(()))
+    jacobian = jax.jacobian(lambda p: module.apply(p, jnp.array([0.0, 1.0])))(params)
+    ends = jacobian["params"]["ends"]
+    np.testing.assert_allclose(ends["omega_0"], [1.0, 0.0], atol=1e-4)
+    np.testing.assert_allclose(ends["upper"], [0.0, 1.0], atol=1e-4)
+
+
+def test_beta_linear_is_vdms_closed_form_between_its_own_ends():
+    lowest = float(np.log(np.expm1(1e-4)))
+    module = schedules.BetaLinear(lowest + 1e-9, float(np.log(np.expm1(10.0001))))
+    t = np.linspace(0.05, 1, 20)
+    np.testing.assert_allclose(
+        module.apply({}, jnp.asarray(t, jnp.float32)), np.log(np.expm1(1e-4 + 10 * t**2)), rtol=1e-4
+    )
+
+
+def test_cosine_is_the_tangent_formula():
+    t = np.linspace(0, 1, 33)
+    a, b = np.arctan(np.exp(-6.65)), np.arctan(np.exp(7.0))
+    module = schedules.Cosine(-13.3, 14.0, learn_ends=False)
+    want = 2 * np.log(np.tan(a + (b - a) * t))
+    # 2e-5 absolute at omega_1 = 14; the tangent itself, in float32, is off by 4e-4.
+    np.testing.assert_allclose(module.apply({}, jnp.asarray(t, jnp.float32)), want, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: schedules.Linear(5.0, -8.0), "must be below"),
+        (lambda: schedules.Monotone(1.0, 1.0), "must be below"),
+        (lambda: schedules.BetaLinear(-13.3, 5.0), "cannot reach omega = -13.3"),
+    ],
+)
+def test_impossible_ends_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build().init(jax.random.key(0), jnp.zeros(()))
+
+
+def test_learned_interior_starts_visible():
+    # Its hidden part carries about half of the initial slope.
+    module = LEARNED["monotone"]
+    params = module.init(jax.random.key(0), jnp.zeros(()))
+    full = module.apply(params, jnp.array([0.0, 0.25, 0.5, 0.75, 1.0]))
+    gradient = jax.grad(lambda p: module.apply(p, jnp.float32(0.25)))(params)
+    assert np.abs(gradient["params"]["centres"]).max() > 1e-2
+    np.testing.assert_allclose(full, [-8, -4.75, -1.5, 1.75, 5], atol=1.0)

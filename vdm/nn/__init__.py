@@ -1,0 +1,1 @@
+"""Networks and schedules: flax.linen modules, used as pure functions of their parameters."""

@@ -1,0 +1,93 @@
+"""The parts of the U-Net: conditioning, residual block, attention (VDM appendix B)."""
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, Int
+
+from vdm.nn.embeddings import omega_embedding
+
+MAX_GROUPS = 32
+MIN_GROUP_SIZE = 4
+
+
+def num_groups(channels: int) -> int:
+    """Groups for GroupNorm: the most, up to 32, with at least 4 channels in each.
+
+    With one channel per group (32 groups on 32 channels, as published) the normalisation
+    subtracts exactly what the conditioning added, and the network is blind to omega.
+    """
+    candidates = range(min(MAX_GROUPS, max(1, channels // MIN_GROUP_SIZE)), 0, -1)
+    return next(g for g in candidates if channels % g == 0)
+
+
+def group_norm(x: Float[Array, "..."], name: str) -> Float[Array, "..."]:
+    """GroupNorm over the last axis of x, called inside a compact module."""
+    return nn.GroupNorm(num_groups(x.shape[-1]), epsilon=1e-6, name=name)(x)
+
+
+class Conditioning(nn.Module):
+    """omega, and optionally a class label, -> features that every block reads."""
+
+    features: int
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(
+        self, omega: Float[Array, " batch"], labels: Int[Array, " batch"] | None
+    ) -> Float[Array, "batch cond"]:
+        cond = omega_embedding(omega, self.features)
+        cond = nn.swish(nn.Dense(4 * self.features, name="dense_0")(cond))
+        cond = nn.Dense(4 * self.features, name="dense_1")(cond)
+        if self.num_classes:
+            if labels is None:
+                raise ValueError(f"this network is conditional on {self.num_classes} classes: "
+                                 "it needs labels")  # fmt: skip
+            cond += nn.Embed(self.num_classes, 4 * self.features, name="label")(labels)
+        return nn.swish(cond)
+
+
+class ResidualBlock(nn.Module):
+    """norm, swish, conv, + conditioning, norm, swish, dropout, conv (zero at first), + shortcut."""
+
+    features: int
+    dropout: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], cond: Float[Array, "b cond"], train: bool
+    ) -> Float[Array, "b h w features"]:
+        h = nn.swish(group_norm(x, "norm_0"))
+        h = nn.Conv(self.features, (3, 3), name="conv_0")(h)
+        shift = nn.Dense(
+            self.features, use_bias=False, kernel_init=nn.initializers.zeros, name="cond"
+        )(cond)
+        h += shift[:, None, None, :]
+        h = nn.swish(group_norm(h, "norm_1"))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = nn.Conv(self.features, (3, 3), kernel_init=nn.initializers.zeros, name="conv_1")(h)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, name="shortcut")(x)
+        return x + h
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over all pixels, residual, zero at first."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        normed = group_norm(x, "norm").reshape(b, h * w, 1, c)
+        q, k, v = (nn.Dense(c, name=name)(normed) for name in ("query", "key", "value"))
+        out = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
+        return x + nn.Dense(c, kernel_init=nn.initializers.zeros, name="out")(out)
+
+
+def check_image(z: jax.Array, network: str) -> None:
+    """Images are [batch, height, width, channels]."""
+    if z.ndim != 4:
+        raise ValueError(
+            f"network {network!r} takes images [batch, height, width, channels], not shape "
+            f"{z.shape}; for vectors choose network.name = 'mlp'"
+        )
+
+

@@ -1,0 +1,45 @@
+"""Features of the noise level and of the latent that networks read."""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+OMEGA_LOW = -13.3
+OMEGA_RANGE = 18.3
+"""omega is read as (omega + 13.3) / 18.3: fixed constants, the VDM paper's end points.
+
+Never (omega - omega_0) / (omega_1 - omega_0): a moving end point would change the network at
+a fixed omega, and with it the invariance of the continuous-time bound to the schedule.
+"""
+
+
+def omega_embedding(omega: Float[Array, " batch"], num_features: int) -> Float[Array, "batch n"]:
+    """Sines, then cosines, of 1000 (omega + 13.3) / 18.3 at num_features/2 frequencies from 1
+    down to 1e-4 in a geometric series (the timestep embedding of DDPM, which VDM reuses)."""
+    half = num_features // 2
+    if num_features < 4 or num_features % 2:
+        raise ValueError(f"an embedding of omega needs an even width >= 4, not {num_features}")
+    frequencies = jnp.exp(-math.log(10_000) / (half - 1) * jnp.arange(half, dtype=omega.dtype))
+    angles = jnp.outer(1000 * (omega - OMEGA_LOW) / OMEGA_RANGE, frequencies)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def fourier_frequencies(num_codes: int) -> tuple[float, ...]:
+    """V/4 and V/2 cycles per unit of x: the finest patterns V codes can carry.
+
+    For V = 256 these are the 2^6 and 2^7 of VDM appendix C; continuous data (V = 0) have none.
+    """
+    return (num_codes / 4, num_codes / 2) if num_codes else ()
+
+
+def fourier_features(
+    z: Float[Array, "*dims channels"], frequencies: tuple[float, ...]
+) -> Float[Array, "*dims features"]:
+    """sin and cos of 2 pi f z for every channel and frequency f, on the last axis."""
+    # Always float32: at f = 128 the argument is hundreds of radians, which bfloat16's 8 bits
+    # resolve to +-2.
+    cycles = jnp.stack([z.astype(jnp.promote_types(z.dtype, jnp.float32)) * f for f in frequencies],
+                       axis=-1)  # fmt: skip
+    angles = 2 * jnp.pi * cycles.reshape(*z.shape[:-1], z.shape[-1] * len(frequencies))
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

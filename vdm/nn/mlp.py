@@ -1,0 +1,50 @@
+"""A residual MLP for vectors: 2-D toys, codes of an encoder."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vdm.nn.blocks import Conditioning
+from vdm.nn.embeddings import fourier_features, fourier_frequencies
+
+
+class MLP(nn.Module):
+    """(z_t [batch, dim], omega, labels) -> the prediction, same shape as z_t.
+
+    `num_codes` and `num_classes` are facts of the data, filled in by the config.
+    """
+
+    num_codes: int = 0
+    num_classes: int = 0
+    width: int = 128
+    num_blocks: int = 3
+    dropout: float = 0.0
+    fourier: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Float[Array, "b d"],
+        omega: Float[Array, " b"],
+        labels: Int[Array, " b"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b d"]:
+        if z.ndim != 2:
+            raise ValueError(
+                f"network 'mlp' takes vectors [batch, dim], not shape {z.shape}; for images "
+                "choose network.name = 'unet'"
+            )
+        cond = Conditioning(self.width, self.num_classes, name="conditioning")(omega, labels)
+        h = z
+        frequencies = fourier_frequencies(self.num_codes) if self.fourier else ()
+        if frequencies:
+            h = jnp.concatenate([z, fourier_features(z, frequencies)], axis=-1)
+        h = nn.Dense(self.width, name="dense_in")(h)
+        for i in range(self.num_blocks):
+            r = nn.LayerNorm(name=f"block_{i}_norm")(h)
+            r = nn.Dense(self.width, name=f"block_{i}_dense_0")(r)
+            r = nn.swish(r + nn.Dense(self.width, name=f"block_{i}_cond")(cond))
+            r = nn.Dropout(self.dropout, deterministic=not train)(r)
+            h += nn.Dense(self.width, name=f"block_{i}_dense_1")(r)
+        h = nn.swish(nn.LayerNorm(name="norm_out")(h))
+        return z + nn.Dense(z.shape[-1], kernel_init=nn.initializers.zeros, name="dense_out")(h)

@@ -1,0 +1,52 @@
+"""Names for the arrays and the few interfaces that several floors share."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float, Key, Shaped
+
+PyTree = Any
+Params = PyTree
+PRNGKey = Key[Array, ""]
+
+# One value for all examples, or one for each.
+PerExample = Float[Array, ""] | Float[Array, " batch"]
+
+ScheduleFn = Callable[[Array], Array]
+"""t in [0, 1], any shape -> omega = -log SNR(t), same shape; increasing in t."""
+
+Denoiser = Callable[[Array, Array], Array]
+"""(z_t [batch, *dims], omega [batch]) -> eps_hat [batch, *dims]."""
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """p(x | z_0) and the scaling between data (codes, or real numbers) and x."""
+
+    def encode(self, data: Shaped[Array, "..."]) -> Float[Array, "..."]:
+        """Data -> x, the scale at which noise is added ([-1, 1] for codes)."""
+        ...
+
+    def decode(
+        self, z_0: Float[Array, "batch *dims"], omega_0: Float[Array, ""]
+    ) -> Shaped[Array, "batch *dims"]:
+        """The most likely data given z_0."""
+        ...
+
+    def log_prob(
+        self,
+        data: Shaped[Array, "batch *dims"],
+        z_0: Float[Array, "batch *dims"],
+        omega_0: Float[Array, ""],
+    ) -> Float[Array, " batch"]:
+        """log p(data | z_0) in nats, summed over every non-batch axis."""
+        ...
+
+    def reconstruction(
+        self,
+        data: Shaped[Array, "batch *dims"],
+        eps_0: Float[Array, "batch *dims"],
+        omega_0: Float[Array, ""],
+    ) -> Float[Array, " batch"]:
+        """-log p(data | z_0) in nats at z_0 = alpha_0 x + sigma_0 eps_0."""
+        ...
