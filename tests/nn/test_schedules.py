@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vdm.nn import schedules
+
+
+def apply(module, params, t) -> Any:
+    return module.apply(params, t)
+
 
 LEARNED = {
     "linear": schedules.Linear(-8.0, 5.0),
@@ -23,7 +30,7 @@ ALL = [*LEARNED.values(), *FIXED.values()]
 @pytest.mark.parametrize("module", ALL, ids=lambda m: type(m).__name__)
 def test_ends_are_exact_and_omega_increases(module):
     params = module.init(jax.random.key(0), jnp.zeros(()))
-    omega = module.apply(params, jnp.linspace(0.0, 1.0, 1001))
+    omega = apply(module, params, jnp.linspace(0.0, 1.0, 1001))
     np.testing.assert_allclose(omega[jnp.array([0, -1])], [-8.0, 5.0], rtol=1e-5)
     assert (np.diff(omega) > 0).all()
 
@@ -41,7 +48,7 @@ def test_monotone_for_random_parameters(seed, scale, name):
     params = jax.tree.unflatten(
         tree, [x + scale * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
     )
-    omega = np.asarray(module.apply(params, jnp.linspace(0.0, 1.0, 257)))
+    omega = np.asarray(apply(module, params, jnp.linspace(0.0, 1.0, 257)))
     assert np.isfinite(omega).all()
     # Equal up to rounding of omega's own size: steep parameters flatten parts of [0, 1].
     assert (np.diff(omega) >= -2e-6 * np.abs(omega).max()).all()
@@ -54,15 +61,15 @@ def test_monotone_ends_are_its_parameters_whatever_its_interior():
     shaken = jax.tree.map(lambda x: x + jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape),
                           params)  # fmt: skip
     shaken["params"]["ends"] = params["params"]["ends"]
-    ends = module.apply(shaken, jnp.array([0.0, 1.0]))
-    want = module.apply(params, jnp.array([0.0, 1.0]))
+    ends = apply(module, shaken, jnp.array([0.0, 1.0]))
+    want = apply(module, params, jnp.array([0.0, 1.0]))
     np.testing.assert_allclose(ends, want, rtol=1e-6)  # the parts of m sum in another order
 
 
 def test_ends_move_independently():
     module = LEARNED["monotone"]
     params = module.init(jax.random.key(0), jnp.zeros(()))
-    jacobian = jax.jacobian(lambda p: module.apply(p, jnp.array([0.0, 1.0])))(params)
+    jacobian = jax.jacobian(lambda p: apply(module, p, jnp.array([0.0, 1.0])))(params)
     ends = jacobian["params"]["ends"]
     np.testing.assert_allclose(ends["omega_0"], [1.0, 0.0], atol=1e-4)
     np.testing.assert_allclose(ends["upper"], [0.0, 1.0], atol=1e-4)
@@ -73,7 +80,9 @@ def test_beta_linear_is_vdms_closed_form_between_its_own_ends():
     module = schedules.BetaLinear(lowest + 1e-9, float(np.log(np.expm1(10.0001))))
     t = np.linspace(0.05, 1, 20)
     np.testing.assert_allclose(
-        module.apply({}, jnp.asarray(t, jnp.float32)), np.log(np.expm1(1e-4 + 10 * t**2)), rtol=1e-4
+        apply(module, {}, jnp.asarray(t, jnp.float32)),
+        np.log(np.expm1(1e-4 + 10 * t**2)),
+        rtol=1e-4,
     )
 
 
@@ -83,7 +92,7 @@ def test_cosine_is_the_tangent_formula():
     module = schedules.Cosine(-13.3, 14.0, learn_ends=False)
     want = 2 * np.log(np.tan(a + (b - a) * t))
     # 2e-5 absolute at omega_1 = 14; the tangent itself, in float32, is off by 4e-4.
-    np.testing.assert_allclose(module.apply({}, jnp.asarray(t, jnp.float32)), want, atol=2e-5)
+    np.testing.assert_allclose(apply(module, {}, jnp.asarray(t, jnp.float32)), want, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +112,7 @@ def test_learned_interior_starts_visible():
     # Its hidden part carries about half of the initial slope.
     module = LEARNED["monotone"]
     params = module.init(jax.random.key(0), jnp.zeros(()))
-    full = module.apply(params, jnp.array([0.0, 0.25, 0.5, 0.75, 1.0]))
-    gradient = jax.grad(lambda p: module.apply(p, jnp.float32(0.25)))(params)
+    full = apply(module, params, jnp.array([0.0, 0.25, 0.5, 0.75, 1.0]))
+    gradient = jax.grad(lambda p: apply(module, p, jnp.float32(0.25)))(params)
     assert np.abs(gradient["params"]["centres"]).max() > 1e-2
     np.testing.assert_allclose(full, [-8, -4.75, -1.5, 1.75, 5], atol=1.0)

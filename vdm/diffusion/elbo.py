@@ -52,6 +52,18 @@ class NoiseLevels(NamedTuple):
     weight: Float[Array, " batch"]
 
 
+class Estimate(NamedTuple):
+    """One estimate of the bound, with where and how densely its denoising term was taken.
+
+    loss_density is 1/2 ||eps - eps_hat||^2 [batch], nats per unit of omega: its integral over
+    omega is the continuous-time denoising term.
+    """
+
+    terms: ElboTerms
+    loss_density: Float[Array, " batch"]
+    levels: NoiseLevels
+
+
 def draw(key: PRNGKey, t: Float[Array, " batch"], dims: tuple[int, ...]) -> Draws:
     """Standard normal noise for given times, examples of shape `dims`."""
     key_eps, key_eps_0 = jax.random.split(key)
@@ -86,39 +98,31 @@ def prior_matching(
     return jnp.sum(per_dim, axis=tuple(range(1, x.ndim)))
 
 
-def denoising_matching(
-    eps: Float[Array, "batch *dims"],
-    eps_hat: Float[Array, "batch *dims"],
-    weight: Float[Array, " batch"],
-) -> Float[Array, " batch"]:
-    """1/2 weight ||eps - eps_hat||^2, nats: an unbiased estimate of the denoising term at one
-    time per example; weight as in `NoiseLevels` (VDM Eq. 14 and 17)."""
-    return 0.5 * weight * squared_error(eps, eps_hat)
-
-
-def squared_error(
+def loss_density(
     eps: Float[Array, "batch *dims"], eps_hat: Float[Array, "batch *dims"]
 ) -> Float[Array, " batch"]:
-    """||eps - eps_hat||^2, summed over every non-batch axis."""
-    return jnp.sum(jnp.square(eps - eps_hat), axis=tuple(range(1, eps.ndim)))
+    """1/2 ||eps - eps_hat||^2, summed over every non-batch axis. Times omega'(t), or times
+    T expm1(omega_t - omega_s), it estimates the denoising term (VDM Eq. 17 and 14)."""
+    return 0.5 * jnp.sum(jnp.square(eps - eps_hat), axis=tuple(range(1, eps.ndim)))
 
 
-def elbo_terms(
+def estimate_elbo(
     data: Shaped[Array, "batch *dims"],
     draws: Draws,
     levels: NoiseLevels,
     denoiser: Denoiser,
     likelihood: Likelihood,
-) -> ElboTerms:
-    """One estimate of the three terms for each example, nats; unbiased for t ~ U(0, 1)."""
+) -> Estimate:
+    """One estimate of the negative bound for each example, unbiased for t ~ U(0, 1)."""
     x = likelihood.encode(data)
     z_t = diffuse(x, draws.eps, levels.omega_t)
-    eps_hat = denoiser(z_t, levels.omega_t)
-    return ElboTerms(
+    density = loss_density(draws.eps, denoiser(z_t, levels.omega_t))
+    terms = ElboTerms(
         reconstruction=likelihood.reconstruction(data, draws.eps_0, levels.omega_0),
         prior_matching=prior_matching(x, levels.omega_1),
-        denoising_matching=denoising_matching(draws.eps, eps_hat, levels.weight),
+        denoising_matching=levels.weight * density,
     )
+    return Estimate(terms, density, levels)
 
 
 def to_bpd(nats: Float[Array, "*shape"], num_dims: int) -> Float[Array, "*shape"]:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Num
 
-from vdm.diffusion.noise import alpha, sigma
+from vdm.diffusion.noise import alpha, expand, sigma
+from vdm.typing import PerExample
 
 WINDOW = 17
 """Neighbouring codes that the normaliser of `Discretised` runs over, where that is exact."""
@@ -79,6 +80,26 @@ def discretised_log_prob(
     else:
         normaliser = jax.lax.cond(spacing >= EXACT_SPACING, windowed, over_all)
     return -0.5 * m * spacing * (2 * to_nearest + m * spacing) - normaliser
+
+
+def expected_x(
+    logits: Float[Array, "batch *dims codes"],
+    z: Float[Array, "batch *dims"],
+    omega: PerExample,
+) -> Float[Array, "batch *dims"]:
+    """x_hat = E[x] over codes v with probabilities proportional to exp(logit_v) q(z | x(v)).
+
+    A network's logits say what z's neighbours tell of a dimension, q(z | x(v)) what z itself
+    does. With logits 0 this is the exact denoiser of independent uniform codes, and the bound
+    log2 V bits/dim. The softmax over codes is the score interpolation of CDCD
+    (arXiv:2211.15089, section 3.1).
+    """
+    num_codes = logits.shape[-1]
+    x = codes_to_x(jnp.arange(num_codes), num_codes).reshape((1,) * z.ndim + (num_codes,))
+    omega = expand(omega, z)[..., None]
+    distance = (z[..., None] - alpha(omega) * x) / sigma(omega)
+    probabilities = jax.nn.softmax(logits - 0.5 * jnp.square(distance), axis=-1)
+    return jnp.sum(probabilities * x, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)

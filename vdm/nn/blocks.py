@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vdm.nn.embeddings import omega_embedding
@@ -47,10 +48,15 @@ class Conditioning(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """norm, swish, conv, + conditioning, norm, swish, dropout, conv (zero at first), + shortcut."""
+    """norm, swish, conv, + conditioning, norm, swish, dropout, conv (zero at first), + shortcut.
+
+    The conditioning shifts each channel before the second norm (VDM), or with `film` scales and
+    shifts it after that norm, which the norm then cannot undo.
+    """
 
     features: int
     dropout: float
+    film: bool = False
 
     @nn.compact
     def __call__(
@@ -58,11 +64,18 @@ class ResidualBlock(nn.Module):
     ) -> Float[Array, "b h w features"]:
         h = nn.swish(group_norm(x, "norm_0"))
         h = nn.Conv(self.features, (3, 3), name="conv_0")(h)
-        shift = nn.Dense(
-            self.features, use_bias=False, kernel_init=nn.initializers.zeros, name="cond"
-        )(cond)
-        h += shift[:, None, None, :]
-        h = nn.swish(group_norm(h, "norm_1"))
+        modulation = nn.Dense(
+            (2 if self.film else 1) * self.features,
+            use_bias=False,
+            kernel_init=nn.initializers.zeros,
+            name="cond",
+        )(cond)[:, None, None, :]
+        if self.film:
+            scale, shift = jnp.split(modulation, 2, axis=-1)
+            h = group_norm(h, "norm_1") * (1 + scale) + shift
+        else:
+            h = group_norm(h + modulation, "norm_1")
+        h = nn.swish(h)
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = nn.Conv(self.features, (3, 3), kernel_init=nn.initializers.zeros, name="conv_1")(h)
         if x.shape[-1] != self.features:
@@ -89,5 +102,3 @@ def check_image(z: jax.Array, network: str) -> None:
             f"network {network!r} takes images [batch, height, width, channels], not shape "
             f"{z.shape}; for vectors choose network.name = 'mlp'"
         )
-
-

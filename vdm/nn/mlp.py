@@ -9,13 +9,16 @@ from vdm.nn.embeddings import fourier_features, fourier_frequencies
 
 
 class MLP(nn.Module):
-    """(z_t [batch, dim], omega, labels) -> the prediction, same shape as z_t.
+    """(z_t [batch, dim], omega [batch], labels) -> the prediction, of z_t's shape, or with one
+    axis more of `outputs_per_dim` > 1.
 
-    `num_codes` and `num_classes` are facts of the data, filled in by the config.
+    `num_codes`, `num_classes` (0: unconditional) and `outputs_per_dim` are facts that the config
+    fills in.
     """
 
     num_codes: int = 0
     num_classes: int = 0
+    outputs_per_dim: int = 1
     width: int = 128
     num_blocks: int = 3
     dropout: float = 0.0
@@ -28,7 +31,7 @@ class MLP(nn.Module):
         omega: Float[Array, " b"],
         labels: Int[Array, " b"] | None = None,
         train: bool = False,
-    ) -> Float[Array, "b d"]:
+    ) -> Float[Array, "b *d"]:
         if z.ndim != 2:
             raise ValueError(
                 f"network 'mlp' takes vectors [batch, dim], not shape {z.shape}; for images "
@@ -47,4 +50,6 @@ class MLP(nn.Module):
             r = nn.Dropout(self.dropout, deterministic=not train)(r)
             h += nn.Dense(self.width, name=f"block_{i}_dense_1")(r)
         h = nn.swish(nn.LayerNorm(name="norm_out")(h))
-        return z + nn.Dense(z.shape[-1], kernel_init=nn.initializers.zeros, name="dense_out")(h)
+        outputs = z.shape[-1] * self.outputs_per_dim
+        h = nn.Dense(outputs, kernel_init=nn.initializers.zeros, name="dense_out")(h)
+        return z + h if self.outputs_per_dim == 1 else h.reshape(*z.shape, self.outputs_per_dim)

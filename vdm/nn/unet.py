@@ -1,8 +1,10 @@
 """The score network of VDM: a U-Net that never down-samples (VDM appendix B).
 
 conv_in, `num_blocks` blocks down, block-attention-block in the middle, `num_blocks` + 1
-blocks up, each fed the concatenated skip of its level, and a last convolution, zero at first,
-to which z is added.
+blocks up, each fed the concatenated skip of its level, and a last convolution, zero at first.
+
+With `outputs_per_dim` = 1 (VDM) z is added to it; with V outputs for each dimension it gives the
+logits of V codes (model.prediction = "codes").
 """
 
 from typing import Literal
@@ -16,19 +18,22 @@ from vdm.nn.embeddings import fourier_features, fourier_frequencies
 
 
 class UNet(nn.Module):
-    """(z_t, omega, labels) -> the prediction, same shape as z_t [batch, height, width, channels].
+    """(z_t [batch, height, width, channels], omega [batch], labels) -> the prediction, of z_t's
+    shape, or with one axis more of `outputs_per_dim` > 1.
 
-    `num_codes` and `num_classes` are facts of the data, filled in by the config; num_classes
-    is 0 for an unconditional model.
+    `num_codes`, `num_classes` (0: unconditional) and `outputs_per_dim` are facts that the config
+    fills in.
     """
 
     num_codes: int
     num_classes: int = 0
+    outputs_per_dim: int = 1
     width: int = 128
     num_blocks: int = 32
     dropout: float = 0.1
     fourier: bool = True
     attention: Literal["middle", "all", "none"] = "middle"
+    film: bool = False
 
     @nn.compact
     def __call__(
@@ -37,14 +42,14 @@ class UNet(nn.Module):
         omega: Float[Array, " b"],
         labels: Int[Array, " b"] | None = None,
         train: bool = False,
-    ) -> Float[Array, "b h w c"]:
+    ) -> Float[Array, "b h w *c"]:
         check_image(z, "unet")
         if self.attention not in ("middle", "all", "none"):
             raise ValueError(f"attention is 'middle', 'all' or 'none', not {self.attention!r}")
         cond = Conditioning(self.width, self.num_classes, name="conditioning")(omega, labels)
 
         def block(h: Array, name: str, attend: bool) -> Array:
-            h = ResidualBlock(self.width, self.dropout, name=name)(h, cond, train)
+            h = ResidualBlock(self.width, self.dropout, self.film, name=name)(h, cond, train)
             return Attention(name=f"{name}_attention")(h) if attend else h
 
         h = z
@@ -64,5 +69,7 @@ class UNet(nn.Module):
             h = block(jnp.concatenate([h, skips.pop()], axis=-1), f"up_{i}", everywhere)
 
         h = nn.swish(group_norm(h, "norm_out"))
+        outputs = z.shape[-1] * self.outputs_per_dim
         zeros = nn.initializers.zeros
-        return z + nn.Conv(z.shape[-1], (3, 3), kernel_init=zeros, name="conv_out")(h)
+        h = nn.Conv(outputs, (3, 3), kernel_init=zeros, name="conv_out")(h)
+        return z + h if self.outputs_per_dim == 1 else h.reshape(*z.shape, self.outputs_per_dim)

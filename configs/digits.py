@@ -1,0 +1,91 @@
+"""VDM with a learned SNR on scikit-learn's handwritten digits (8 x 8, 17 codes).
+
+Command   python -m vdm.main --config=configs/digits.py --workdir=runs/digits
+Cost      PLACEHOLDER
+Expected  PLACEHOLDER
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The config of `make demo`."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "data": {
+                "name": "digits",
+                "kwargs": {},
+                "data_dir": "",  # "": $VDM_DATA_DIR or ~/.cache/vdm/data
+                "holdout": 0,  # h > 0: train without the last h examples, evaluate on them
+            },
+            "model": {
+                "num_steps": 0,  # T of the bound that is trained; 0 is continuous time
+                "prediction": "eps",  # eps, x, v or score: what the network's output means
+                "class_conditional": False,
+            },
+            "schedule": {
+                "name": "monotone",
+                "kwargs": {
+                    "omega_0": -8.0,
+                    "omega_1": 5.0,
+                    "learn_ends": True,
+                    "hidden_features": 1024,
+                },
+                "train": "bound",  # or "fixed"
+            },
+            "network": {
+                "name": "unet",
+                "kwargs": {
+                    "width": 32,
+                    "num_blocks": 2,
+                    "dropout": 0.1,
+                    "fourier": True,
+                    "attention": "middle",
+                },
+            },
+            "likelihood": {"name": "discretised", "kwargs": {}},
+            "optim": {
+                "name": "adamw",
+                "kwargs": {
+                    "learning_rate": 2e-3,
+                    "warmup_steps": 100,
+                    "decay": "cosine",
+                    "b1": 0.9,
+                    "b2": 0.99,
+                    "eps": 1e-8,
+                    "weight_decay": 0.01,
+                    "clip": 1.0,
+                },
+                "ema_rate": 0.999,
+                "ema_warmup": True,
+            },
+            "train": {
+                "num_steps": 2000,
+                "batch_size": 128,
+                "num_devices": 0,  # 0: all; on the CPU one per core
+                "log_every": 50,
+                "save_every": 500,
+                "eval_every": 500,
+                "eval_draws": 4,
+                "keep_checkpoints": 3,
+            },
+            "eval": {
+                "bound": "elbo",
+                "num_steps": 0,  # T of the bound that is evaluated; 0 is continuous time
+                "draws": 20,
+                "batch_size": 300,
+                "seed": 0,
+                "params": "ema",  # or "raw"
+                "step": -1,  # of the checkpoint; -1 is the newest
+            },
+            "sample": {
+                "name": "ancestral",
+                "kwargs": {},
+                "num_steps": 250,
+                "num_images": 64,
+                "batch_size": 64,
+                "seed": 0,
+            },
+        }
+    )

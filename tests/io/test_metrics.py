@@ -1,0 +1,138 @@
+"""Metrics: valid JSON lines at once, and no trace of steps that a resumed run repeats."""
+
+import json
+import math
+import struct
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm.io import metrics
+from vdm.io.metrics import MetricsWriter, read_metrics
+
+
+def read_events(path: Path) -> list:
+    """The events of a file in TensorFlow's record format: length, its CRC, data, its CRC."""
+    from tensorboardX.proto import event_pb2
+
+    make_event = cast(Any, event_pb2).Event  # made at import, unknown to a type checker
+    content, events = path.read_bytes(), []
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        events.append(make_event.FromString(content[12 : 12 + length]))
+        content = content[12 + length + 4 :]
+    return events
+
+
+def test_a_line_is_on_file_as_soon_as_it_is_written(tmp_path):
+    with MetricsWriter(tmp_path / "run", 0) as writer:
+        writer.write(10, {"train/bpd": np.float32(2.5), "images_per_sec": jnp.float32(640)})
+        text = (tmp_path / "run" / "metrics.jsonl").read_text()
+        assert text == '{"step": 10, "train/bpd": 2.5, "images_per_sec": 640.0}\n'
+        (file,) = (tmp_path / "run").glob("events.out.tfevents.*")
+        assert read_events(file)[-1].step == 10
+
+
+def test_events_hold_the_same_scalars(tmp_path):
+    start = time.time()
+    with MetricsWriter(tmp_path, 0) as writer:
+        writer.write(10, {"train/bpd": 2.5, "time_secs": 1.0})
+        writer.write(20, {"train/bpd": 2.25})
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    version, session, *events = read_events(file)
+    assert version.file_version == "brain.Event:2"
+    assert (session.step, session.session_log.status) == (1, 1)  # 1 is START
+    got = [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value]
+    assert got == [(10, "train/bpd", 2.5), (10, "time_secs", 1.0), (20, "train/bpd", 2.25)]
+    assert all(start <= e.wall_time <= time.time() for e in events)
+
+
+def test_not_a_number_is_null_in_the_file_and_absent_from_the_events(tmp_path):
+    with MetricsWriter(tmp_path, 0) as writer:
+        writer.write(1, {"a": math.nan, "b": jnp.float32(-jnp.inf), "c": 1.0})
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert line == '{"step": 1, "a": null, "b": null, "c": 1.0}\n'
+    assert read_metrics(tmp_path) == [{"step": 1, "a": None, "b": None, "c": 1.0}]
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    assert [v.tag for v in read_events(file)[-1].summary.value] == ["c"]
+
+
+def test_resumed_run_forgets_the_steps_it_repeats(tmp_path):
+    with MetricsWriter(tmp_path, 0) as writer:
+        for step in (10, 20, 30):
+            writer.write(step, {"x": 1.0})
+    with MetricsWriter(tmp_path, 20) as writer:
+        assert [row["step"] for row in read_metrics(tmp_path)] == [10, 20]
+        writer.write(30, {"x": 2.0})
+    assert [(row["step"], row["x"]) for row in read_metrics(tmp_path)] == [
+        (10, 1),
+        (20, 1),
+        (30, 2),
+    ]
+    newest = max(tmp_path.glob("events.out.tfevents.*"), key=lambda p: p.stat().st_mtime_ns)
+    assert read_events(newest)[1].step == 21  # TensorBoard drops events from here on
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"step": 20, "x": 1', b"{", b"\xff\xfe\x00", b'{"step": 20}{"step": 30}', b"17"]
+)
+def test_unfinished_line_is_dropped_and_the_rest_kept_as_it_was(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 10,  "x": 1}\n' + torn)
+    assert read_metrics(tmp_path) == [{"step": 10, "x": 1}]
+    with MetricsWriter(tmp_path, 20) as writer:
+        writer.write(30, {"x": 2.0})
+    assert path.read_bytes() == b'{"step": 10,  "x": 1}\n{"step": 30, "x": 2.0}\n'
+
+
+def test_whole_last_line_without_its_newline_is_kept(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 10, "x": 1}')
+    with MetricsWriter(tmp_path, 10) as writer:
+        writer.write(20, {"x": 2.0})
+    assert [row["step"] for row in read_metrics(tmp_path)] == [10, 20]
+
+
+def test_forgetting_is_atomic(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 10}\n{"step": 20}\n')
+
+    def fail(*_: object) -> None:
+        raise OSError("killed")
+
+    monkeypatch.setattr(metrics, "write_bytes", fail)
+    with pytest.raises(OSError, match="killed"):
+        MetricsWriter(tmp_path, 10)
+    assert path.read_bytes() == b'{"step": 10}\n{"step": 20}\n'
+
+
+@pytest.mark.parametrize("scalars", [{"x": np.ones(2)}, {"x": "1.5 bpd"}, {"x": None}])
+def test_value_that_is_no_scalar_is_named(tmp_path, scalars):
+    with MetricsWriter(tmp_path, 0) as writer:
+        with pytest.raises(ValueError, match="'x' is no scalar"):
+            writer.write(1, scalars)
+        with pytest.raises(ValueError, match='"step" names'):
+            writer.write(1, {"step": 3})
+    assert read_metrics(tmp_path) == []
+
+
+def test_restart_within_a_second_adds_an_event_file(tmp_path, monkeypatch):
+    for pid in (11, 12):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        monkeypatch.setattr("time.time", lambda: 1000.5)
+        MetricsWriter(tmp_path, 0).close()
+    assert len(list(tmp_path.glob("events.out.tfevents.1000.*"))) == 2
+
+
+def test_metrics_of_an_absent_run_are_none(tmp_path):
+    assert read_metrics(tmp_path / "absent") == []
+
+
+def test_lines_are_json_for_any_parser(tmp_path):
+    with MetricsWriter(tmp_path, 0) as writer:
+        writer.write(3, {"train/ω": 1e-300, "big": 1e300})
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 3, "train/ω": 1e-300, "big": 1e300}

@@ -1,0 +1,142 @@
+"""Figures show the numbers they were given, without touching matplotlib's global state."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vdm.io import plots
+from vdm.io.plots import bin_means, plot_loss_density, plot_points, plot_schedule
+
+T = np.linspace(0.0, 1.0, 50)
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """The figures as matplotlib objects, on the way to their files."""
+    figures: list = []
+    save = plots._save
+    monkeypatch.setattr(
+        plots, "_save", lambda figure, path: [figures.append(figure), save(figure, path)]
+    )
+    return figures
+
+
+def draw_all(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    plot_schedule(folder / "omega.png", T, -8 + 13 * T**2, -8 + 13 * T)
+    omega = rng.uniform(-8, 5, 400)
+    plot_loss_density(folder / "loss_density.png", omega, rng.chisquare(3, 400))
+    plot_points(folder / "points.png", rng.normal(size=(99, 2)), rng.normal(size=(50, 2)))
+
+
+def test_figures_are_png_of_printable_size(tmp_path):
+    draw_all(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["loss_density.png", "omega.png", "points.png"]
+    for path in tmp_path.iterdir():
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert 3.4 <= image.width / 200 <= 7.0
+            assert round(image.info["dpi"][0]) == 200
+
+
+def test_import_is_light_and_drawing_leaves_pyplot_alone(tmp_path):
+    script = """
+import sys
+sys.path[:0] = sys.argv[2:]
+import vdm.io.plots, vdm.io.images, vdm.io.metrics, vdm.io.files
+heavy = {"matplotlib", "PIL", "tensorboardX", "jax", "orbax"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+from pathlib import Path
+import test_plots
+test_plots.draw_all(Path(sys.argv[1]))
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), str(here), str(here.parents[1])],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_schedule_figure_shows_omega_and_snr_of_both(tmp_path, drawn):
+    omega, initial = -8 + 13 * T**2, -8 + 13 * T
+    plot_schedule(tmp_path / "omega.png", T, omega, initial)
+    left, right = drawn[0].axes
+    for axes, function in ((left, lambda w: w), (right, lambda w: np.exp(-w))):
+        lines = {line.get_label(): line for line in axes.lines}
+        np.testing.assert_allclose(lines["learned"].get_ydata(), function(omega))
+        np.testing.assert_allclose(lines["initial"].get_ydata(), function(initial))
+        assert lines["learned"].get_linestyle() != lines["initial"].get_linestyle()
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+    assert (left.get_yscale(), right.get_yscale()) == ("linear", "log")
+
+
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_loss_density_integral_does_not_depend_on_where_the_draws_lie(tmp_path, drawn, power):
+    # The integral of sigmoid(-omega) from -8 to 5 is softplus(8) - softplus(-5) = 7.99362.
+    u = (np.arange(200_000) + 0.5) / 200_000
+    omega = -8 + 13 * u**power
+    density = 1 / (1 + np.exp(omega))
+    plot_loss_density(tmp_path / "a.png", omega, density, bins=200)
+    (axes,) = drawn[0].axes
+    (line,) = axes.lines
+    assert "integral 7.99" in line.get_label()
+    centre, mean, _, width = bin_means(omega, density, 200)
+    np.testing.assert_allclose(np.sum(mean * width), 7.99362, rtol=2e-4)
+    np.testing.assert_allclose(mean, 1 / (1 + np.exp(centre)), rtol=0.05)
+    np.testing.assert_allclose(line.get_ydata(), 1 / (1 + np.exp(line.get_xdata())), rtol=0.05)
+
+
+def test_bin_means_have_the_standard_error_of_a_mean():
+    x = np.repeat([0.25, 0.75], 4) + np.tile([0.0, 0.1, 0.1, 0.2], 2)
+    y = np.array([1.0, 3.0, 1.0, 3.0, 5.0, 5.0, 5.0, 5.0])
+    centre, mean, stderr, width = bin_means(x, y, 2)
+    np.testing.assert_allclose(centre, [0.35, 0.85])
+    np.testing.assert_allclose(mean, [2.0, 5.0])
+    np.testing.assert_allclose(stderr, [np.sqrt(4 / 3 / 4), 0.0])
+    np.testing.assert_allclose(width.sum(), 0.7)
+
+
+def test_bin_means_of_a_few_repeated_levels_have_no_empty_bin():
+    x = np.repeat([1.0, 2.0, 3.0], [100, 5, 3])
+    _, mean, stderr, width = bin_means(x, x, 20)
+    assert np.all(np.isfinite(mean))
+    assert np.all(np.isfinite(stderr))
+    assert np.all(width > 0)
+
+
+def test_points_beyond_the_data_are_counted_not_hidden(tmp_path, drawn):
+    data = np.array([[-1.0, 0.0], [1.0, 0.5]])
+    plot_points(tmp_path / "a.png", np.array([[0.0, 0.0], [50.0, 0.0]]), data)
+    left, right = drawn[0].axes
+    assert left.get_title() == "2 data points"
+    assert right.get_title() == "2 samples (1 outside)"
+    assert left.get_xlim() == right.get_xlim()
+    assert left.get_xlim()[1] < 2.0
+    np.testing.assert_array_equal(left.collections[0].get_offsets(), data)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda path: plot_loss_density(path, np.ones(100), np.ones(100)),
+        lambda path: plot_loss_density(path, np.arange(5.0), np.ones(5)),
+        lambda path: plot_loss_density(path, np.arange(50.0), np.ones(49)),
+        lambda path: plot_points(path, np.ones((3, 3)), np.ones((3, 2))),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(tmp_path, draw: Callable[[Path], None]):
+    with pytest.raises(ValueError, match=r"at least 16 draws|must be \[n, 2\]"):
+        draw(tmp_path / "a.png")
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,16 @@
+"""Variational diffusion models with a learned SNR."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vdm.api import BitsPerDim, Model, build, load, load_config
+
+__all__ = ["BitsPerDim", "Model", "build", "load", "load_config"]
+
+
+def __getattr__(name: str) -> Any:
+    """The API on first use: `python -m vdm.main --help` must not import JAX."""
+    if name in __all__:
+        return getattr(importlib.import_module("vdm.api"), name)
+    raise AttributeError(f"module 'vdm' has no attribute {name!r}")

@@ -1,0 +1,82 @@
+"""scikit-learn's handwritten digits as a TFDS set in array_record, written without TensorFlow.
+
+1,797 real 8 x 8 images of 17 grey levels. In scikit-learn's order the first 1,500 are "train"
+and the other 297 "test". TFDS shuffles on writing, so each record carries its index.
+"""
+
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from vdm.data.records import first_line, is_prepared, quiet_tfds
+
+DIGITS_VERSION = "1.0.0"
+NUM_TRAIN = 1500
+NUM_EXAMPLES = 1797
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """The TFDS set "digits": image uint8 [8, 8, 1] in 0 ... 16, label, index in file order."""
+
+    VERSION = tfds.core.Version(DIGITS_VERSION)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # Tensor rather than Image: PNG adds nothing at 64 pixels, and TFDS encodes numpy arrays
+        # to PNG through TensorFlow.
+        features = {
+            "image": tfds.features.Tensor(shape=(8, 8, 1), dtype=np.uint8),
+            "label": tfds.features.ClassLabel(num_classes=10),
+            "index": tfds.features.Scalar(dtype=np.int32),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
+        del dl_manager  # the images come with scikit-learn
+        return {
+            "train": self._generate_examples(0, NUM_TRAIN),
+            "test": self._generate_examples(NUM_TRAIN, NUM_EXAMPLES),
+        }
+
+    def _generate_examples(self, start: int, stop: int) -> Iterator[tuple[int, dict]]:
+        from sklearn.datasets import load_digits
+
+        pixels, labels = load_digits(return_X_y=True)
+        images = np.asarray(pixels, np.uint8).reshape(NUM_EXAMPLES, 8, 8, 1)
+        for index in range(start, stop):
+            yield index, {"image": images[index], "label": int(labels[index]), "index": index}
+
+
+def prepare(data_dir: pathlib.Path) -> None:
+    """Write the set to `<data_dir>/digits/1.0.0` unless it is there.
+
+    Killed midway it leaves a folder named `incomplete.*`, which nothing reads. Of several
+    processes at once the first to finish wins and the others take its files.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    folder = data_dir / "digits" / DIGITS_VERSION
+    if is_prepared(folder):
+        return
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            # Somebody's partial copy: TFDS itself never leaves one. Moved before it is deleted,
+            # so that no other process sees it shrink.
+            partial = folder.with_name(f"incomplete.{uuid.uuid4().hex}_{DIGITS_VERSION}")
+            folder.rename(partial)
+            shutil.rmtree(partial)
+        with quiet_tfds():
+            Digits(data_dir=str(data_dir), file_format="array_record").download_and_prepare()
+    except (OSError, RuntimeError) as error:  # array_record reports a full disk as the latter
+        if is_prepared(folder):
+            return  # another process renamed its complete folder here before ours
+        raise ValueError(
+            f"cannot write the data folder {data_dir}: {first_line(error)}; "
+            "set --config.data.data_dir to a writable folder with some free space"
+        ) from error

@@ -1,0 +1,107 @@
+"""Batches: for training a pure function of (seed, step), for evaluation every example once.
+
+Everything is gathered by index from an array in memory, in the calling thread. A batch of 128
+takes 1-3 ms and JAX runs the previous step meanwhile, so there are no prefetch threads or worker
+processes, whose state would have to be checkpointed; the step is enough.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from vdm.data.sources import Split
+
+
+def train_batches(
+    split: Split,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """The endless stream of training batches from `first_step` on, this process's share of each.
+
+    The global batch of step n holds places n B ... (n+1) B - 1 of an endless sequence of epochs,
+    each a fresh permutation of the split; it depends on (split, batch_size, seed, n) alone.
+    Process p gets rows p b ... (p+1) b - 1 of it, b = batch_size / process_count.
+
+    Args:
+        split: what to draw from; `batch_size` may exceed its size.
+        batch_size: of the global batch.
+        seed: 0 or more.
+        first_step: 0, or the step at which a run resumes.
+
+    Yields:
+        {"examples": [b, *shape], "labels": int32 [b]}, labels only if the split has them.
+
+    Raises:
+        ValueError: an argument is out of range (at the call, not at the first batch).
+    """
+    _check_batch_size(batch_size)
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; set --config.seed to 0 or more")
+    if first_step < 0:
+        raise ValueError(f"first_step is {first_step}; it must not be negative")
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index} is not in [0, {process_count})")
+    if batch_size % process_count:
+        raise ValueError(
+            f"a batch of {batch_size} does not divide by {process_count} processes; set "
+            "--config.train.batch_size to a multiple of them"
+        )
+    if len(split.examples) == 0:
+        raise ValueError(f"split {split.name!r} has no examples to train on")
+
+    # grain's shuffle is random access and its cost grows as 1/N for small N: 1 ms per batch of 128
+    # out of 50,000 examples, 3 ms out of 1,500, 30 ms out of 100.
+    indices: Any = (
+        grain.MapDataset.range(len(split.examples))
+        .seed(seed)
+        .shuffle()
+        .repeat(None)
+        .batch(batch_size, drop_remainder=True, batch_fn=np.asarray)
+    )
+    share = batch_size // process_count
+    mine = slice(process_index * share, (process_index + 1) * share)
+    # A generator expression, not a generator function: the checks above then run at the call.
+    return (_gather(split, indices[step][mine]) for step in itertools.count(first_step))
+
+
+def evaluation_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Every example of the split once, in order; the last batch is filled up with example 0.
+
+    Yields:
+        train_batches' keys, and "index": int32 [batch_size], the place in the split, and
+        "mask": bool [batch_size], False where a row is only filling.
+
+    Raises:
+        ValueError: batch_size is not positive (at the call, not at the first batch).
+    """
+    _check_batch_size(batch_size)
+    count = len(split.examples)
+    return (
+        _evaluation_batch(split, np.arange(start, start + batch_size))
+        for start in range(0, count, batch_size)
+    )
+
+
+def _evaluation_batch(split: Split, places: np.ndarray) -> dict[str, np.ndarray]:
+    mask = places < len(split.examples)
+    index = np.where(mask, places, 0).astype(np.int32)
+    return {**_gather(split, index), "index": index, "mask": mask}
+
+
+def _gather(split: Split, index: np.ndarray) -> dict[str, np.ndarray]:
+    batch = {"examples": split.examples[index]}
+    if split.labels is not None:
+        batch["labels"] = split.labels[index]
+    return batch
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")

@@ -1,0 +1,138 @@
+"""Prepared tensorflow_datasets (TFDS) sets on disk, read without TensorFlow into one array.
+
+A set is prepared when `<data_dir>/<name>/<version>/dataset_info.json` exists: TFDS writes that
+file into a temporary folder and renames the folder as its last act. We look for it ourselves
+before TFDS is asked, because TFDS goes to the network for minutes when a set is missing.
+"""
+
+import contextlib
+import io
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+# Records are decoded this many at a time: TFDS returns a list of dicts, and one list of a whole
+# set would take several times the memory of the array that it fills.
+_CHUNK = 1024
+
+
+def resolve_data_dir(data_dir: str) -> pathlib.Path:
+    """`data_dir` with `~` expanded; "" means $VDM_DATA_DIR, or ~/.cache/vdm/data without it."""
+    chosen = data_dir or os.environ.get("VDM_DATA_DIR") or "~/.cache/vdm/data"
+    return pathlib.Path(chosen).expanduser().absolute()
+
+
+def is_prepared(folder: pathlib.Path) -> bool:
+    """Whether `folder`, `<data_dir>/<name>/<version>`, holds a complete TFDS set."""
+    return os.path.isfile(folder / "dataset_info.json")
+
+
+def find_version(data_dir: pathlib.Path, dataset: str, version: str) -> str:
+    """The version of `dataset` to read: `version` itself, or the newest prepared one for "".
+
+    Raises:
+        ValueError: nothing prepared is there; one line with the command that prepares it.
+    """
+    parent = data_dir / dataset
+    names = os.listdir(parent) if parent.is_dir() else []
+    prepared = [n for n in names if re.fullmatch(r"\d+\.\d+\.\d+", n) and is_prepared(parent / n)]
+    prepared.sort(key=lambda name: tuple(int(part) for part in name.split(".")))
+    if version in prepared:
+        return version
+    if prepared and not version:
+        return prepared[-1]
+    found = f" (prepared versions: {', '.join(prepared)})" if prepared else ""
+    raise ValueError(
+        f"data set {dataset!r} is not prepared: no file "
+        f"{parent / (version or '<version>') / 'dataset_info.json'}{found}; prepare it once with "
+        f"`tfds build {dataset} --data_dir={data_dir} --file_format=array_record`, or point "
+        "--config.data.data_dir at a folder that has it"
+    )
+
+
+def read_records(
+    data_dir: pathlib.Path,
+    dataset: str,
+    version: str,
+    split: str,
+    shape: tuple[int, ...],
+    sort_by: str = "",
+) -> tuple[np.ndarray, np.ndarray]:
+    """All of one prepared split, decoded once: uint8 examples [N, *shape], int32 labels [N].
+
+    Args:
+        data_dir: the TFDS root; `<data_dir>/<dataset>/<version>` must be prepared.
+        split: a split of the set, "train" or "test".
+        shape: what each record's "image" must have.
+        sort_by: the integer feature that gives the order; "" keeps TFDS's own, which is fixed
+            but shuffled by a hash of the record keys.
+
+    Raises:
+        ValueError: the files cannot be read, or hold images of another shape or type.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = data_dir / dataset / version
+    try:
+        with quiet_tfds():
+            records: Any = tfds.data_source(
+                f"{dataset}:{version}", split=split, data_dir=str(data_dir), download=False
+            )
+            examples = np.empty((len(records), *shape), np.uint8)
+            labels = np.empty(len(records), np.int32)
+            order = np.arange(len(records))
+            for start in range(0, len(records), _CHUNK):
+                keys = range(start, min(start + _CHUNK, len(records)))
+                for row, record in zip(keys, records.__getitems__(list(keys)), strict=True):
+                    _check_image(record["image"], shape, folder)
+                    examples[row], labels[row] = record["image"], record["label"]
+                    order[row] = record[sort_by] if sort_by else row
+    except _WrongImages:
+        raise
+    except Exception as error:  # array_record, protobuf and PIL each raise kinds of their own
+        raise ValueError(
+            f"cannot read split {split!r} of the data set at {folder}: {first_line(error)}; "
+            "delete that folder and prepare the set again (as array_record)"
+        ) from error
+    by_order = np.argsort(order, kind="stable")
+    return examples[by_order], labels[by_order]
+
+
+class _WrongImages(ValueError):
+    """The files are sound, but not what the source says they are."""
+
+
+def _check_image(image: np.ndarray, shape: tuple[int, ...], folder: pathlib.Path) -> None:
+    if image.shape != shape or image.dtype != np.uint8:
+        raise _WrongImages(
+            f"the data set at {folder} has {image.dtype} images of shape {image.shape}, the "
+            f"source expects uint8 of shape {shape}; set --config.data.kwargs.shape to the "
+            "shape of the images"
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """The reason in one line; TFDS and its C++ parts raise messages of many."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[None]:
+    """TFDS prints to stdout, draws bars on stderr and warns through absl: none of it in here."""
+    import tensorflow_datasets as tfds
+    from absl import logging
+
+    tfds.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

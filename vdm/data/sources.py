@@ -1,0 +1,288 @@
+"""Data sources by name: each states its facts at once and reads its splits when asked.
+
+A constructor is called as `fn(data_dir, holdout, **kwargs)` and touches no disk; `Source.load`
+does. Splits are "train", "test" and, for holdout = h > 0, "holdout": the last h examples of the
+training split, which "train" then lacks. Choices are tuned on "holdout", "test" is for the end.
+
+`data_dir` is where prepared sets live; "" means $VDM_DATA_DIR, or ~/.cache/vdm/data without it.
+"""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vdm.data.records import find_version, read_records, resolve_data_dir
+
+# Shape and number of classes of the TFDS sets that need no kwargs; all have 256 codes.
+TFDS_FACTS: dict[str, tuple[tuple[int, ...], int]] = {
+    "mnist": ((28, 28, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+}
+
+# The default mixture, for the closed-form oracles too: weights are unequal so that a model which
+# finds the modes but not their shares is told apart.
+MIXTURE_MEANS: tuple[tuple[float, ...], ...] = ((-0.7, -0.4), (0.6, -0.5), (0.1, 0.7))
+MIXTURE_WEIGHTS: tuple[float, ...] = (0.5, 0.3, 0.2)
+MIXTURE_STD = 0.1
+
+# Generated data are fixed data sets, so this is not the run's seed.
+_GENERATION_SEED = 20210701
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """A fixed, ordered set of examples in memory.
+
+    Attributes:
+        name: "train", "holdout" or "test".
+        examples: uint8 codes [N, *shape], or float32 [N, D] for continuous data.
+        labels: int32 [N], or None.
+    """
+
+    name: str
+    examples: np.ndarray
+    labels: np.ndarray | None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """ "sha256:..." of dtype, shape and bytes of the examples in order."""
+        digest = hashlib.sha256(f"{self.examples.dtype} {self.examples.shape}\n".encode())
+        digest.update(np.ascontiguousarray(self.examples).data)
+        return f"sha256:{digest.hexdigest()}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a data set is, known without reading it, and how to read it.
+
+    Attributes:
+        name: of the data set.
+        shape: of one example.
+        num_codes: codes are 0 ... num_codes - 1; 0 means continuous data.
+        num_classes: labels are 0 ... num_classes - 1; 0 means no labels.
+        load: from the name of a split to the Split; the same object at every call.
+            ValueError for an unknown or empty split or data that cannot be read.
+        evaluation_split: "holdout" when examples are held out, else "test".
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    num_codes: int
+    num_classes: int
+    load: Callable[[str], Split]
+    evaluation_split: str
+
+
+def digits(data_dir: str, holdout: int) -> Source:
+    """scikit-learn's 8 x 8 digits, 17 codes: 1,500 train, 297 test, in file order.
+
+    The first load writes them as a TFDS set to `<data_dir>/digits` (about a second).
+    """
+    shape = (8, 8, 1)
+
+    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
+        from vdm.data.digits import DIGITS_VERSION, prepare
+
+        root = resolve_data_dir(data_dir)
+        prepare(root)
+        return read_records(root, "digits", DIGITS_VERSION, split, shape, sort_by="index")
+
+    return _build_source("digits", shape, 17, 10, holdout, read)
+
+
+def tfds_images(
+    data_dir: str,
+    holdout: int,
+    dataset: str,
+    version: str = "",
+    shape: Sequence[int] = (),
+    num_classes: int = 0,
+) -> Source:
+    """A prepared TFDS set of uint8 "image" and "label" with splits "train" and "test".
+
+    Args:
+        dataset: the TFDS name; `TFDS_FACTS` has those that need no shape and num_classes.
+        version: such as "3.0.2"; "" takes the newest one prepared in `data_dir`.
+        shape, num_classes: of any other set.
+
+    Raises:
+        ValueError: the set is unknown and comes without its shape and num_classes; at load, it
+            is not prepared (answered from the disk, never by the network) or not as stated.
+    """
+    if dataset in TFDS_FACTS:
+        known_shape, known_classes = TFDS_FACTS[dataset]
+        shape, num_classes = tuple(shape) or known_shape, num_classes or known_classes
+    elif not shape or not num_classes:
+        nearest = difflib.get_close_matches(dataset, TFDS_FACTS, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(
+            f"the shape and num_classes of data set {dataset!r} are not known; {hint}known are "
+            f"{', '.join(TFDS_FACTS)}; for another one set data.kwargs.shape and num_classes"
+        )
+    shape = tuple(shape)
+
+    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
+        root = resolve_data_dir(data_dir)
+        found = find_version(root, dataset, version)
+        return read_records(root, dataset, found, split, shape)
+
+    return _build_source(dataset, shape, 256, num_classes, holdout, read)
+
+
+def swirl(
+    data_dir: str,
+    holdout: int,
+    num_train: int = 10_000,
+    num_test: int = 2_000,
+    noise: float = 0.02,
+) -> Source:
+    """2-D points on a spiral, continuous: r (cos t, sin t) + noise, r = t / (4.5 pi) <= 1.
+
+    t is uniform on [1.5 pi, 4.5 pi] (one and a half turns); `noise` is the standard deviation of
+    the Gaussian noise in each coordinate.
+    """
+    del data_dir  # generated
+    sizes = _check_sizes(num_train, num_test)
+    if noise < 0:
+        raise ValueError(f"noise is {noise}; set data.kwargs.noise to 0 or more")
+
+    def read(split: str) -> tuple[np.ndarray, None]:
+        rng = _generator(split)
+        angle = np.pi * rng.uniform(1.5, 4.5, size=sizes[split])
+        spiral = np.stack([np.cos(angle), np.sin(angle)], axis=1) * angle[:, None] / (4.5 * np.pi)
+        points = spiral + noise * rng.standard_normal(spiral.shape)
+        return points.astype(np.float32), None
+
+    return _build_source("swirl", (2,), 0, 0, holdout, read)
+
+
+def mixture(
+    data_dir: str,
+    holdout: int,
+    num_train: int = 10_000,
+    num_test: int = 2_000,
+    means: Sequence[Sequence[float]] = MIXTURE_MEANS,
+    weights: Sequence[float] = MIXTURE_WEIGHTS,
+    std: float = MIXTURE_STD,
+) -> Source:
+    """Points of the Gaussian mixture sum_k weights_k N(means_k, std^2 I), continuous.
+
+    Labels are the components. `means` is [K, D], `weights` [K] and sums to 1.
+    """
+    del data_dir  # generated
+    sizes = _check_sizes(num_train, num_test)
+    centres, shares = np.asarray(means, np.float64), np.asarray(weights, np.float64)
+    if centres.ndim != 2 or shares.shape != centres.shape[:1]:
+        raise ValueError(
+            f"means have shape {centres.shape} and weights {shares.shape}; set data.kwargs.means "
+            "to K points and data.kwargs.weights to K numbers"
+        )
+    if np.any(shares < 0) or not np.isclose(shares.sum(), 1.0):
+        raise ValueError(
+            f"weights {tuple(shares.tolist())} are not a distribution; set data.kwargs.weights "
+            "to non-negative numbers that sum to 1"
+        )
+    if std <= 0:
+        raise ValueError(f"std is {std}; set data.kwargs.std to a positive number")
+
+    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
+        rng = _generator(split)
+        components = rng.choice(len(shares), size=sizes[split], p=shares)
+        points = centres[components]
+        points = points + std * rng.standard_normal(points.shape)
+        return points.astype(np.float32), components.astype(np.int32)
+
+    return _build_source("mixture", centres.shape[1:], 0, len(shares), holdout, read)
+
+
+def synthetic(
+    data_dir: str,
+    holdout: int,
+    shape: Sequence[int],
+    num_codes: int,
+    num_classes: int = 0,
+    num_train: int = 1024,
+    num_test: int = 256,
+) -> Source:
+    """Uniformly random codes (for num_codes = 0, numbers in [-1, 1)): any config without data."""
+    del data_dir  # generated
+    sizes = _check_sizes(num_train, num_test)
+    shape = tuple(shape)
+    if not 0 <= num_codes <= 256:
+        raise ValueError(f"num_codes is {num_codes}; codes are uint8, set it to 0 ... 256")
+
+    def read(split: str) -> tuple[np.ndarray, np.ndarray | None]:
+        rng = _generator(split)
+        size = (sizes[split], *shape)
+        if num_codes:
+            examples = rng.integers(0, num_codes, size=size, dtype=np.uint8)
+        else:
+            examples = rng.uniform(-1.0, 1.0, size=size).astype(np.float32)
+        labels = rng.integers(0, num_classes, sizes[split], np.int32) if num_classes else None
+        return examples, labels
+
+    return _build_source("synthetic", shape, num_codes, num_classes, holdout, read)
+
+
+def _build_source(
+    name: str,
+    shape: tuple[int, ...],
+    num_codes: int,
+    num_classes: int,
+    holdout: int,
+    read: Callable[[str], tuple[np.ndarray, np.ndarray | None]],
+) -> Source:
+    """A Source over `read`, which gets "train" or "test" and knows nothing of holding out."""
+    if holdout < 0:
+        raise ValueError(f"holdout is {holdout}; set --config.data.holdout to 0 or more")
+
+    @functools.cache  # "train" and "holdout" are parts of one array
+    def read_once(split: str) -> tuple[np.ndarray, np.ndarray | None]:
+        examples, labels = read(split)
+        for array in (examples, labels):
+            if array is not None:
+                array.setflags(write=False)  # it is shared by everyone who loads
+        return examples, labels
+
+    @functools.cache
+    def load(split: str) -> Split:
+        if split not in ("train", "holdout", "test"):
+            raise ValueError(f"unknown split {split!r}; known are 'train', 'holdout', 'test'")
+        if split == "holdout" and holdout == 0:
+            raise ValueError(
+                f"{name} holds nothing out; set --config.data.holdout=N to hold out the last N "
+                "training examples"
+            )
+        if split == "test":
+            return Split(split, *read_once("test"))
+        examples, labels = read_once("train")
+        kept = len(examples) - holdout
+        if kept <= 0:
+            raise ValueError(
+                f"holdout is {holdout}, but {name} has {len(examples)} training examples; set "
+                f"--config.data.holdout to less than {len(examples)}"
+            )
+        part = slice(None, kept) if split == "train" else slice(kept, None)
+        return Split(split, examples[part], None if labels is None else labels[part])
+
+    evaluation_split = "holdout" if holdout else "test"
+    return Source(name, shape, num_codes, num_classes, load, evaluation_split)
+
+
+def _check_sizes(num_train: int, num_test: int) -> dict[str, int]:
+    if num_train < 1 or num_test < 1:
+        raise ValueError(
+            f"num_train is {num_train} and num_test {num_test}; set both in data.kwargs to 1 or "
+            "more"
+        )
+    return {"train": num_train, "test": num_test}
+
+
+def _generator(split: str) -> np.random.Generator:
+    """A stream of its own per split, so that num_train leaves the test points alone."""
+    return np.random.default_rng([_GENERATION_SEED, ("train", "test").index(split)])

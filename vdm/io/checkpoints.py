@@ -1,0 +1,275 @@
+"""Checkpoints: the whole train state, one folder `STEP/` for each, never half a one.
+
+A STEP folder is an orbax checkpoint (`orbax.checkpoint.v1.load` reads it) with two files more:
+`leaves.json`, the dtype and shape of every array, and `SHA256SUMS`, the checksum of every file
+(`sha256sum -c SHA256SUMS` inside the folder checks it by hand). orbax and its compression notice
+some damage and not other; the checksums notice every flipped bit, before orbax reads a byte.
+
+A save is written as `STEP.partial` and renamed when all of it is on the disk; a deletion is a
+rename to `STEP.removed` first. So a folder named by a bare number was complete once, whenever the
+process was killed. With several processes, they must share the folder.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from absl import logging as absl_logging
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from vdm.io.checksums import CHECKSUMS, damage, seal
+from vdm.io.files import sync, write_json
+from vdm.typing import PyTree
+
+LEAVES = "leaves.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written or read; the message is one line with the remedy."""
+
+
+class _UnreadableError(CheckpointError):
+    """A STEP folder is damaged, so an older one is worth a try."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run, `folder/STEP/`; the newest `keep` of them stay."""
+
+    folder: str | Path
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"keep = {self.keep} checkpoints; keep at least 1")
+
+    def path(self, step: int) -> Path:
+        """The folder of the checkpoint of `step`."""
+        return Path(self.folder).absolute() / str(step)  # orbax refuses relative paths
+
+    def steps(self) -> list[int]:
+        """The steps with a complete checkpoint, ascending."""
+        names = os.listdir(self.folder) if os.path.isdir(self.folder) else []
+        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9]\d*", name))
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Writes `state`, a pytree of arrays, sharded or not; on the disk when this returns.
+
+        Every process calls this. A step that is there already and intact is left as it is: seed
+        and step determine the state. A damaged one is replaced. Checkpoints older than the newest
+        `keep` are deleted, and so is what an interrupted save left behind.
+
+        Raises:
+            CheckpointError: disk full, no permission, ...; the other checkpoints are untouched.
+        """
+        final = self.path(step)
+        if not final.exists() or damage(final):
+            self._write(final, state)
+        if _is_first_process():
+            # A step beyond this one was damaged, and we went back behind it: it does not count.
+            for old in [s for s in self.steps() if s <= step][: -self.keep]:
+                _delete(self.path(old))
+            self._remove_leftovers()
+
+    def restore(
+        self,
+        like: PyTree,
+        step: int | None = None,
+        *,
+        on_unreadable: Callable[[str], None] = absl_logging.warning,
+    ) -> tuple[int, PyTree]:
+        """(step, state) of the newest readable checkpoint, or of `step` and no other.
+
+        Args:
+            like: the state's tree, with an array or a `jax.ShapeDtypeStruct` at each leaf. The
+                restored arrays, bit-equal to the saved ones, have its shardings (a leaf without
+                one goes to the first device); the number of devices may have changed.
+            step: the checkpoint to read; None for the newest.
+            on_unreadable: called with one line for each damaged checkpoint that is passed over.
+
+        Raises:
+            CheckpointError: `step` is absent or damaged; or none is readable; or `like` has other
+                leaves, dtypes or shapes (at once: the older ones differ as well).
+        """
+        return self._restore(like, step, on_unreadable, partial=False)
+
+    def _write(self, final: Path, state: PyTree) -> None:
+        partial = final.with_name(f"{final.name}.partial")
+        try:
+            if _is_first_process():
+                self._remove_leftovers()
+            ocp.save(str(partial), state)
+            if _is_first_process():
+                write_json(partial / LEAVES, _describe(state))
+                seal(partial)
+                if final.exists():
+                    _delete(final)
+                partial.rename(final)
+                sync(final.parent)
+        except (OSError, ValueError) as error:  # ValueError is what orbax makes of a full disk
+            if _is_first_process():
+                self._remove_leftovers()
+            raise _save_error(final, _reason(error)) from error
+        finally:
+            _wait_for_all(f"saved {final}")
+        if not final.exists():
+            raise _save_error(final, "the first process failed")
+
+    def _restore(
+        self,
+        like: PyTree,
+        step: int | None,
+        on_unreadable: Callable[[str], None],
+        *,
+        partial: bool,
+    ) -> tuple[int, PyTree]:
+        present = self.steps()
+        if not present:
+            raise CheckpointError(f"no checkpoint in {self.folder}: train first, or name a workdir")
+        if step is not None:
+            if step not in present:
+                there = ", ".join(map(str, present))
+                raise CheckpointError(f"no checkpoint of step {step} in {self.folder}: has {there}")
+            return step, _load(self.path(step), like, partial=partial)
+        for candidate in reversed(present):
+            try:
+                return candidate, _load(self.path(candidate), like, partial=partial)
+            except _UnreadableError as error:
+                on_unreadable(f"{error}; going back to the one before it")
+        raise CheckpointError(
+            f"none of the {len(present)} checkpoints in {self.folder} is readable: "
+            "copy them back from elsewhere, or train anew in another --workdir"
+        )
+
+    def _remove_leftovers(self) -> None:
+        for path in Path(self.folder).glob("*.*"):
+            # orbax writes STEP.partial under a longer name of its own and renames it, too.
+            if re.fullmatch(r"\d+\.(partial|removed)(\.orbax.*)?", path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def restore_params(
+    path: str | Path,
+    like: Mapping[str, PyTree],
+    *,
+    on_unreadable: Callable[[str], None] = absl_logging.warning,
+) -> tuple[Path, dict[str, PyTree]]:
+    """(STEP folder, subtrees): of another run's state only the fields named in `like`.
+
+    Args:
+        path: a workdir or its checkpoints folder (the newest readable one is taken), or one
+            STEP folder (that one is taken).
+        like: `{"params": ..., "ema_params": ...}`, each as in `Checkpoints.restore`.
+        on_unreadable: as in `Checkpoints.restore`.
+
+    Raises:
+        CheckpointError: `path` is none of these, or nothing there is readable or fits.
+    """
+    path = Path(path).absolute()
+    if (path / CHECKSUMS).is_file() or (path / LEAVES).is_file():
+        return path, _load(path, dict(like), partial=True)
+    inner = path / "checkpoints"
+    run = Checkpoints(inner if inner.is_dir() else path)
+    if not run.steps():
+        raise CheckpointError(
+            f"{path} is no checkpoint: give a workdir that has some, its checkpoints folder, "
+            "or one STEP folder"
+        )
+    step, subtrees = run._restore(dict(like), None, on_unreadable, partial=True)
+    return run.path(step), subtrees
+
+
+def _load(folder: Path, like: PyTree, *, partial: bool) -> PyTree:
+    reason = damage(folder)
+    if reason:
+        raise _UnreadableError(f"checkpoint {folder} is unreadable ({reason})")
+    try:
+        saved = json.loads((folder / LEAVES).read_text())
+        if partial:
+            saved = {leaf: what for leaf, what in saved.items() if leaf.split("/")[0] in like}
+        _require_same(folder, saved, _describe(like))
+        context = ocp.Context()
+        context.pytree.loading.partial_load = partial
+        with context:
+            return ocp.load(str(folder), jax.tree.map(_abstract, like))
+    except OSError as error:  # deleted meanwhile, say
+        raise _UnreadableError(f"checkpoint {folder} is unreadable ({_reason(error)})") from error
+
+
+def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = getattr(leaf, "sharding", None) or first
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _describe(tree: PyTree) -> dict[str, str]:
+    """Leaf path -> dtype and shape: {"params/dense/kernel": "float32[64,32]"}."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+        )
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _require_same(folder: Path, saved: dict[str, str], wanted: dict[str, str]) -> None:
+    absent = "absent"
+    differences = [
+        f"{leaf} is {saved.get(leaf, absent)} there and {wanted.get(leaf, absent)} here"
+        for leaf in {**wanted, **saved}  # a dict for its order: ours first
+        if saved.get(leaf) != wanted.get(leaf)
+    ]
+    if differences:
+        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise CheckpointError(
+            f"checkpoint {folder} belongs to another model: {'; '.join(differences[:3])}{more}; "
+            "use the config it was trained with (config.json of its workdir)"
+        )
+
+
+def _delete(folder: Path) -> None:
+    # Renamed first: a kill in the midst of the deletion must not leave half a STEP folder.
+    removed = folder.with_name(f"{folder.name}.removed")
+    shutil.rmtree(removed, ignore_errors=True)
+    folder.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def _save_error(folder: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"cannot save checkpoint {folder}: {reason}; the earlier ones are intact: make room there, "
+        "then run the same command again to go on"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """An exception in a few words: tensorstore hides the system's error in a long text."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(code[1])) if code else " ".join(str(error).split())[:300]
+
+
+def _is_first_process() -> bool:
+    return jax.process_index() == 0
+
+
+def _wait_for_all(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}checkpoint{os.sep}" not in record.pathname
+
+
+# orbax logs dozens of lines for each save through absl's logger, which is also ours, and on a full
+# disk hundreds of lines of tracebacks from its threads. What matters comes as an exception.
+logging.getLogger("absl").addFilter(_not_from_orbax)

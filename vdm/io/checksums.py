@@ -1,0 +1,53 @@
+"""Checksums of a folder's files, in a file that `sha256sum -c SHA256SUMS` understands."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from vdm.io.files import sync, write_bytes
+
+CHECKSUMS = "SHA256SUMS"
+
+
+def seal(folder: Path) -> None:
+    """Brings all files under `folder` to the disk and records their checksums in it."""
+    lines = []
+    for name in sorted(_files(folder)):
+        sync(folder / name)
+        lines.append(f"{_sha256(folder / name)}  {name}\n")
+    for parent, _, _ in os.walk(folder):
+        sync(parent)
+    write_bytes(folder / CHECKSUMS, "".join(lines).encode())
+
+
+def damage(folder: Path) -> str | None:
+    """What has changed in a sealed folder, in a few words; None when every byte is as it was."""
+    try:
+        lines = (folder / CHECKSUMS).read_bytes().decode("utf-8", "replace").splitlines()
+        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        for name in sorted(sums.keys() | set(_files(folder))):
+            if name not in sums:  # the list lost a line, perhaps its end
+                return f"{name} is not in {CHECKSUMS}"
+            if _sha256(folder / name) != sums[name]:
+                return f"{name} does not match its checksum"
+    except OSError as error:
+        return f"{error.strerror}: {error.filename}"
+    except ValueError:  # a zero byte in a name
+        return f"{CHECKSUMS} is garbled"
+    return None
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Relative paths of all files but the checksums and hidden ones (the system's, not ours)."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            relative = os.path.relpath(os.path.join(parent, name), folder)
+            if relative != CHECKSUMS and not name.startswith("."):
+                yield relative
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,56 @@
+"""What a person sees while the program runs: a progress bar on a terminal, else lines."""
+
+import sys
+from types import TracebackType
+from typing import Self
+
+
+def say(line: str) -> None:
+    """One line on standard output, at once, also when it goes to a file or a pipe."""
+    print(line, flush=True)
+
+
+class Progress:
+    """Progress of `total` units of work as a bar (terminal), or not at all (anything else)."""
+
+    def __init__(
+        self, what: str, total: int, done: int = 0, unit: str = "it", quiet: bool = False
+    ) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            desc=what,
+            total=total,
+            initial=done,
+            unit=unit,
+            disable=quiet or not sys.stdout.isatty(),
+            file=sys.stdout,
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def update(self, done: int, total: int | None = None, text: str = "") -> None:
+        """`done` units of all, of a total that may have become known, are finished."""
+        if total is not None:
+            self._bar.total = total
+        if text:
+            self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def log(self, line: str) -> None:
+        """A line that stays: above the bar on a terminal, an ordinary one elsewhere."""
+        if self._bar.disable:
+            say(line)
+        else:
+            self._bar.write(line, file=sys.stdout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()

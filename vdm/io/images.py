@@ -1,0 +1,66 @@
+"""Pictures of images: a grid of samples as one PNG."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vdm.io.files import atomic_path
+
+_SEPARATOR_WIDTH = 2  # pixels of the picture
+_SEPARATOR_GREY = 255
+_LEGIBLE = 48  # pixels; smaller images are enlarged to at least this
+
+
+def save_grid(
+    path: str | Path,
+    codes: ArrayLike,
+    num_codes: int,
+    columns: int | None = None,
+    scale: int | None = None,
+) -> None:
+    """Writes images side by side as a PNG, row by row, thin white lines between them.
+
+    Args:
+        path: the PNG file, replaced atomically.
+        codes: integers in 0 ... num_codes - 1, [N, H, W, C], C = 1 (grey) or 3 (RGB).
+        num_codes: code 0 is drawn black, num_codes - 1 white.
+        columns: images per row; None for a square grid.
+        scale: each pixel becomes scale x scale; None for images of at least 48 pixels.
+
+    Raises:
+        ValueError: another shape, no image, or a code outside 0 ... num_codes - 1.
+    """
+    from PIL import Image  # not needed by --help
+
+    codes = np.asarray(codes)
+    if codes.ndim != 4 or codes.shape[0] == 0 or codes.shape[-1] not in (1, 3):
+        raise ValueError(f"images of shape {codes.shape}; must be [N > 0, H, W, 1 or 3]")
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(f"images of {codes.dtype}; codes are integers, 0 ... {num_codes - 1}")
+    if num_codes < 2 or codes.min() < 0 or codes.max() >= num_codes:
+        raise ValueError(
+            f"codes from {codes.min()} to {codes.max()}; {num_codes} codes go from 0 to "
+            f"{num_codes - 1}"
+        )
+    num, height, width, channels = codes.shape
+    columns = min(num, columns or math.ceil(math.sqrt(num)))
+    rows = math.ceil(num / columns)
+    scale = scale or math.ceil(_LEGIBLE / max(height, width))
+
+    # Integers: 255 * code in uint8 would wrap around.
+    levels = np.round(codes.astype(np.int64) * (255 / (num_codes - 1))).astype(np.uint8)
+    levels = levels.repeat(scale, axis=1).repeat(scale, axis=2)  # nearest neighbour
+    step_y, step_x = height * scale + _SEPARATOR_WIDTH, width * scale + _SEPARATOR_WIDTH
+    picture = np.full(
+        (rows * step_y + _SEPARATOR_WIDTH, columns * step_x + _SEPARATOR_WIDTH, channels),
+        _SEPARATOR_GREY,
+        np.uint8,
+    )
+    for index, image in enumerate(levels):
+        y = (index // columns) * step_y + _SEPARATOR_WIDTH
+        x = (index % columns) * step_x + _SEPARATOR_WIDTH
+        picture[y : y + height * scale, x : x + width * scale] = image
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture[:, :, 0] if channels == 1 else picture).save(temporary, "PNG")

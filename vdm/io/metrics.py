@@ -1,0 +1,128 @@
+"""Metrics of a run: `metrics.jsonl`, one JSON object a line, and the same for TensorBoard."""
+
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, SupportsFloat, cast
+
+from vdm.io.files import write_bytes
+
+FILENAME = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Appends scalars to `workdir/metrics.jsonl` and to TensorBoard events, as a context manager.
+
+    A run resumed from the checkpoint of `first_step` (0: a fresh one) repeats the steps after it,
+    so lines of later steps are dropped first, with any line that a kill left unfinished, and
+    TensorBoard is told to forget them. One process of a run writes, not all.
+    """
+
+    def __init__(self, workdir: str | Path, first_step: int) -> None:
+        # tensorboardX is imported here, as it takes 0.2 s. Its SummaryWriter queues events for a
+        # thread: on a full disk the thread dies and the training hangs at the tenth event. The
+        # record writer below it is synchronous.
+        from tensorboardX import RecordWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        # The names in these modules are made at import, so a type checker knows none of them.
+        self._event_pb2 = cast(Any, event_pb2)
+        self._summary_pb2 = cast(Any, summary_pb2)
+        workdir = Path(workdir)
+        workdir.mkdir(parents=True, exist_ok=True)
+        _forget_after(workdir / FILENAME, first_step)
+        self._file = (workdir / FILENAME).open("ab", buffering=0)
+        # Opening an event file empties it: the process id keeps two starts in one second apart.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._events = RecordWriter(str(workdir / name))
+        self._write_event(file_version="brain.Event:2")
+        # TensorBoard hides what other event files of the folder hold from this step on.
+        session_log = self._event_pb2.SessionLog
+        start = session_log(status=session_log.START)
+        self._write_event(step=first_step + 1, session_log=start)
+
+    def write(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
+        """Records Python, NumPy or JAX scalars at `step`; they are in the files on return.
+
+        NaN and infinities are null in the file, where JSON has no word for them, and left out of
+        the events.
+
+        Raises:
+            ValueError: a value is not a scalar, or is named "step".
+        """
+        if "step" in scalars:
+            raise ValueError('"step" names the step itself; give the scalar another name')
+        values = {name: _to_float(name, value) for name, value in scalars.items()}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        line = {"step": int(step)} | {name: finite.get(name) for name in values}
+        # One unbuffered write: a kill loses the whole line or nothing.
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        summary = self._summary_pb2.Summary()
+        for name, value in finite.items():
+            summary.value.add(tag=name, simple_value=value)
+        self._write_event(step=int(step), summary=summary)
+
+    def close(self) -> None:
+        """Closes both files; a second call does nothing."""
+        self._file.close()
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write_event(self, **fields: Any) -> None:
+        event = self._event_pb2.Event(wall_time=time.time(), **fields)
+        self._events.write(event.SerializeToString())
+        self._events.flush()
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+    """The lines of `workdir/metrics.jsonl` in order, null as None; [] when there is no such file.
+
+    A line that a kill left unfinished is skipped.
+    """
+    path = Path(workdir) / FILENAME
+    rows = [_parse(line) for line in _lines(path)]
+    return [row for row in rows if row is not None]
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Rewrites the file without lines of later steps and without unfinished lines."""
+    lines = _lines(path)
+    rows = {line: _parse(line) for line in lines}
+    kept = [line for line in lines if (row := rows[line]) is not None and row["step"] <= step]
+    content = b"".join(line + b"\n" for line in kept)
+    if path.exists() and content != path.read_bytes():
+        write_bytes(path, content)
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n") if path.exists() else []
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:  # unfinished, or not even text
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _to_float(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metric {name!r} is no scalar: {value!r}; take its mean first") from error

@@ -1,0 +1,33 @@
+"""SIGTERM and SIGINT as a request to save and stop."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """The growing list of SIGTERM and SIGINT received; a second one acts as it would without us."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may listen
+        return
+    previous = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+    def note(signum: int, frame: Any) -> None:
+        del frame
+        received.append(signum)
+        restore()
+
+    for signum in previous:
+        signal.signal(signum, note)
+    try:
+        yield received
+    finally:
+        restore()

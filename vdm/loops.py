@@ -1,0 +1,273 @@
+"""Train, evaluate, sample: the only loop over steps, and what a workdir receives."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm import config as configs
+from vdm import sharding
+from vdm.data.pipeline import train_batches
+from vdm.evaluation.likelihood import Evaluation, evaluate
+from vdm.evaluation.samples import draw_samples
+from vdm.io import images, plots
+from vdm.io.console import Progress, say
+from vdm.io.environment import describe
+from vdm.io.files import save_npz, write_json
+from vdm.io.metrics import MetricsWriter
+from vdm.io.signals import stop_signals
+from vdm.model import count_parameters
+from vdm.run import Run
+from vdm.training.state import TrainState
+from vdm.training.step import Batch, Metrics, make_train_step
+from vdm.typing import Params
+
+
+class NonFiniteError(RuntimeError):
+    """The bound or its gradient is no number any more."""
+
+
+class Interrupted(Exception):
+    """SIGTERM or SIGINT arrived and the state is saved; `signum` is the signal."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+def train(run: Run, init_from: str | None = None) -> None:
+    """Trains from scratch, from `init_from`, or from where the workdir's run stopped; then
+    evaluates and samples. A finished run is left as it is."""
+    sharding.check_batch(run.config.train.batch_size, run.mesh)
+    if _finished(run):
+        say(f"{run.workdir} is finished at step {run.checkpoints.steps()[-1]}; see its eval.json")
+        return
+    split = run.source.load("train")
+    state = run.first_state(init_from)
+    write_json(run.workdir / "environment.json", describe(run.config.seed))
+    write_json(run.workdir / "config.json", run.config.to_dict())
+    say(
+        f"{run.source.name}: {len(split.examples)} examples of shape {run.source.shape}; "
+        f"{count_parameters(state.params):,} parameters; {sharding.name_devices(run.mesh)}"
+    )
+    batches = train_batches(
+        split,
+        run.config.train.batch_size,
+        run.config.seed,
+        int(state.step),
+        jax.process_index(),
+        jax.process_count(),
+    )
+    state = fit(run, state, (sharding.put_batch(batch, run.mesh) for batch in batches))
+    _report(run, int(state.step), run.chosen(state))
+    _draw(run, run.chosen(state))
+
+
+def evaluate_run(run: Run) -> None:
+    """--mode=eval: eval.json and its pictures from a checkpoint."""
+    _report(run, *run.trained_params())
+
+
+def sample_run(run: Run) -> None:
+    """--mode=sample: samples.png and samples.npz from a checkpoint."""
+    _draw(run, run.trained_params()[1])
+
+
+def _finished(run: Run) -> bool:
+    """Trained to the last step, and evaluated there."""
+    steps, report = run.checkpoints.steps(), run.workdir / "eval.json"
+    if not steps or steps[-1] < run.config.train.num_steps or not report.is_file():
+        return False
+    return json.loads(report.read_text())["step"] == steps[-1]
+
+
+def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
+    """Steps until train.num_steps, with logs, evaluations and checkpoints on the way."""
+    options, first = run.config.train, int(state.step)
+    train_step = make_train_step(
+        run.model,
+        configs.build_optimizer(run.config),
+        run.key,
+        run.config.model.num_steps,
+        run.config.optim.ema_rate,
+        run.config.optim.ema_warmup,
+    )
+    watch = Stopwatch(run.trained_secs(first))
+    pending: list[Metrics] = []  # of the steps since the last log line, still on the devices
+    with (
+        MetricsWriter(run.workdir, first) as writer,
+        Progress("train", options.num_steps, first, "step") as progress,
+        stop_signals() as signals,
+    ):
+        for step in range(first + 1, options.num_steps + 1):
+            batch = next(batches)
+            with jax.transfer_guard("disallow"):
+                state, metrics = train_step(state, batch)
+            pending.append(metrics)
+            if step == first + 1:  # its compilation counts as time, not as speed
+                jax.block_until_ready(metrics)
+                watch.leave_out(options.batch_size)
+
+            last = bool(signals) or step == options.num_steps
+            save = last or step % options.save_every == 0
+            evaluates = options.eval_every > 0 and step % options.eval_every == 0 and not last
+            progress.update(step)
+            if not (save or evaluates or step % options.log_every == 0):
+                continue
+
+            scalars = summarise(pending, step)
+            scalars |= watch.stop(len(pending) * options.batch_size)
+            pending = []
+            if evaluates:
+                result = _evaluation(run, run.chosen(state), options.eval_draws, quiet=True)
+                scalars |= {f"eval/{name}": v for name, v in result.summary().items()}
+            writer.write(step, scalars)
+            progress.log(_log_line(step, options.num_steps, scalars))
+            if save:
+                run.checkpoints.save(step, state)
+            if signals:
+                where = run.checkpoints.path(step)
+                raise Interrupted(
+                    f"stopped at step {step}, saved in {where}; the same command goes on",
+                    signals[0],
+                )
+            watch.start()
+    return state
+
+
+def summarise(pending: list[Metrics], step: int) -> dict[str, float]:
+    """Means of the metrics of the steps up to `step`; of omega_0 and omega_1 the last values.
+
+    NonFiniteError names the first term and step that is not finite.
+    """
+    fetched = jax.device_get(pending)
+    for index, metrics in enumerate(fetched):
+        # The terms before their sum and the gradient, so that the message names the culprit.
+        for name in sorted(metrics, key=lambda name: name in ("bpd", "grad_norm")):
+            if not math.isfinite(metrics[name]):
+                bad = step - len(fetched) + 1 + index
+                raise NonFiniteError(f"train/{name} is {metrics[name]} at step {bad}")
+    means = {f"train/{name}": float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
+    return means | {f"train/{end}": float(fetched[-1][end]) for end in ("omega_0", "omega_1")}
+
+
+def _log_line(step: int, num_steps: int, scalars: dict[str, float]) -> str:
+    evaluated = f"  eval {scalars['eval/bpd']:.4f}" if "eval/bpd" in scalars else ""
+    return (
+        f"step {step}/{num_steps}  train {scalars['train/bpd']:.4f}{evaluated} bits/dim  "
+        f"{scalars['images_per_sec']:.0f} images/s"
+    )
+
+
+class Stopwatch:
+    """Seconds of training, all told, and the speed since it was last started."""
+
+    def __init__(self, secs: float) -> None:
+        self._secs = secs
+        self.start()
+
+    def start(self) -> None:
+        """Goes on, after an evaluation or a save, which do not count."""
+        self._start = self._rate_start = time.monotonic()
+        self._unrated = 0
+
+    def leave_out(self, images: int) -> None:
+        """Leaves what was done since the start out of the speed: a compilation."""
+        self._rate_start, self._unrated = time.monotonic(), images
+
+    def stop(self, images: int) -> dict[str, float]:
+        """time_secs in all, and images_per_sec of the images done since the start."""
+        now = time.monotonic()
+        self._secs += now - self._start
+        rate = (images - self._unrated) / (now - self._rate_start)
+        return {"time_secs": self._secs, "images_per_sec": rate}
+
+
+def _evaluation(run: Run, params: Params, draws: int, quiet: bool = False) -> Evaluation:
+    options = run.config.eval
+    split = run.source.load(run.source.evaluation_split)
+    with Progress("evaluate", 1, quiet=quiet) as progress:
+        return evaluate(
+            run.model,
+            params,
+            split,
+            run.mesh,
+            num_steps=options.num_steps,
+            draws=draws,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            on_batch=progress.update,
+        )
+
+
+def _report(run: Run, step: int, params: Params) -> None:
+    """Evaluates and writes eval.json, eval_examples.npz, loss_density.png and omega.png."""
+    config, start = run.config, time.monotonic()
+    split = run.source.load(run.source.evaluation_split)
+    result = _evaluation(run, params, config.eval.draws)
+    summary = result.summary()
+    report = summary | {
+        "bound": config.eval.bound,
+        "num_steps": config.eval.num_steps,
+        "split": split.name,
+        "dataset": run.source.name,
+        "data_fingerprint": split.fingerprint,
+        "params": config.eval.params,
+        "step": step,
+        "omega_0": result.omega_0,
+        "omega_1": result.omega_1,
+        "train_secs": run.trained_secs(step),
+        "train_images": step * config.train.batch_size,
+        "eval_secs": time.monotonic() - start,
+        "seed": config.seed,
+    }
+    per_example = {name: nats.mean(axis=0) for name, nats in result.terms._asdict().items()}
+    save_npz(run.workdir / "eval_examples.npz", index=np.arange(len(split.examples)), **per_example)
+    plots.plot_loss_density(
+        run.workdir / "loss_density.png", result.omega_t, result.bpd(result.loss_density)
+    )
+    t = jnp.linspace(0.0, 1.0, 513)
+    initial = run.model.init_schedule(run.key)
+    plots.plot_schedule(
+        run.workdir / "omega.png",
+        t,
+        run.model.schedule_fn(params)(t),
+        run.model.schedule_fn({"schedule": initial})(t),
+    )
+    write_json(run.workdir / "eval.json", report)  # last: it says that all of it is there
+    steps = f"T = {config.eval.num_steps}" if config.eval.num_steps else "continuous time"
+    say(
+        f"{split.name} bits/dim {summary['bpd']:.4f} "
+        f"+- {summary['stderr_images']:.4f} (images) +- {summary['stderr_monte_carlo']:.4f} "
+        f"(Monte Carlo): {config.eval.bound}, {steps}, {config.eval.params} parameters of step "
+        f"{step}, {summary['num_examples']} examples x {summary['draws_per_example']} draws"
+    )
+    say(f"wrote {run.workdir}/eval.json, eval_examples.npz, loss_density.png, omega.png")
+
+
+def _draw(run: Run, params: Params) -> None:
+    """Draws samples and writes samples.npz, and samples.png of images and of points."""
+    options = run.config.sample
+    with Progress("sample", options.num_images, unit="image") as progress:
+        samples = draw_samples(
+            run.model,
+            params,
+            options.num_images,
+            run.mesh,
+            step=configs.build_sampler(run.config),
+            num_steps=options.num_steps,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            on_batch=progress.update,
+        )
+    save_npz(run.workdir / "samples.npz", samples=samples)
+    path = run.workdir / "samples.png"
+    if run.source.shape == (2,):
+        plots.plot_points(path, samples, run.source.load(run.source.evaluation_split).examples)
+    elif len(run.source.shape) == 3 and run.source.shape[-1] in (1, 3) and run.source.num_codes:
+        images.save_grid(path, samples, run.source.num_codes)
+    say(f"wrote {len(samples)} samples to {run.workdir}: samples.npz, samples.png")

@@ -1,0 +1,170 @@
+"""Train, evaluate and sample variational diffusion models.
+
+python -m vdm.main --config=configs/digits.py --workdir=runs/digits
+python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=eval
+python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=sample
+
+--config=FILE[:ARG]    a Python file with get_config([ARG]) -> ConfigDict; anywhere
+--config.a.b=VALUE     another value for one field of it
+--workdir=DIR          what the run writes; the same command again resumes
+--mode=MODE            train (default: train, then evaluate and sample), eval, sample
+--init_from=PATH       start from the parameters of another workdir or checkpoint
+--print_config         print the resolved config and exit
+--debug                a traceback instead of one line for a mistake
+"""
+
+# Nothing heavy is imported at the top: --help and --print_config answer at once.
+import json
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+MODES = ("train", "eval", "sample")
+
+FLAGS = flags.FlagValues()
+config_flags.DEFINE_config_file("config", None, "the config file", flag_values=FLAGS)
+flags.DEFINE_string("workdir", None, "what the run writes", flag_values=FLAGS)
+flags.DEFINE_string("mode", "train", "train, eval or sample", flag_values=FLAGS)
+flags.DEFINE_string("init_from", None, "parameters to start from", flag_values=FLAGS)
+flags.DEFINE_bool("print_config", False, "print the config and exit", flag_values=FLAGS)
+flags.DEFINE_bool("debug", False, "tracebacks", flag_values=FLAGS)
+
+
+class UsageError(ValueError):
+    """The command line cannot be understood."""
+
+
+def main(argv: list[str]) -> int:
+    """The program; returns its exit status: 0, 2 for a user's mistake, 1 for a failed run,
+    128 + the signal's number when asked to stop."""
+    if any(a in ("-h", "--help", "-help", "--helpfull") for a in argv[1:]) or len(argv) == 1:
+        print(__doc__.strip())
+        return 0
+    debug = "--debug" in argv
+    try:
+        return run(parse(argv))
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def run(options: flags.FlagValues) -> int:
+    """Does what the flags say."""
+    config: ConfigDict = options.config
+    if options.print_config:
+        print(json.dumps(config.to_dict(), indent=2))
+        return 0
+    if options.mode not in MODES:
+        raise UsageError(f"unknown --mode={options.mode}; known: {', '.join(MODES)}")
+    if not options.workdir:
+        raise UsageError("--workdir is missing: name the folder that the run writes to")
+
+    from vdm import loops
+    from vdm.run import open_run
+
+    opened = open_run(config, options.workdir)
+    try:
+        if options.mode == "train":
+            loops.train(opened, options.init_from)
+        elif options.mode == "eval":
+            loops.evaluate_run(opened)
+        else:
+            loops.sample_run(opened)
+    except loops.Interrupted as stop:
+        print(stop)
+        return 128 + stop.signum
+    except loops.NonFiniteError as error:
+        steps = opened.checkpoints.steps()
+        kept = f"the last good checkpoint is {opened.checkpoints.path(steps[-1])}" if steps else (
+            "there is no checkpoint yet"
+        )  # fmt: skip
+        print(f"error: {error}; {kept}: try a smaller learning rate", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(argv: list[str]) -> flags.FlagValues:
+    """The flags of a command line; UsageError, one line, for what cannot be understood."""
+    argv = [find_config(a) for a in argv]
+    if not any(a.startswith(("--config=", "-config=")) for a in argv):
+        raise UsageError("--config is missing: --config=configs/digits.py is the usual start")
+    # config_flags looks for overrides in sys.argv, not in what it is given.
+    sys.argv = argv
+    try:
+        rest = FLAGS(argv)[1:]
+    except AttributeError as error:  # a field that the config does not have
+        raise UsageError(unknown_field(argv, error)) from error
+    except flags.Error as error:
+        raise UsageError(str(error)) from error
+    except (SyntaxError, NameError, TypeError, ImportError, KeyError) as error:
+        raise UsageError(f"the config file fails: {type(error).__name__}: {error}") from error
+    if rest:
+        raise UsageError(f"{rest[0]!r} is no flag: values are given as --flag=value")
+    if not isinstance(FLAGS.config, ConfigDict):
+        raise UsageError("get_config() of the config file must return an ml_collections.ConfigDict")
+    return FLAGS
+
+
+def find_config(argument: str) -> str:
+    """--config=FILE as it is, or with FILE found beside the package when it is not here."""
+    match = re.fullmatch(r"--?config=([^:]*)(:.*)?", argument)
+    if not match:
+        return argument
+    path, arg = Path(match[1]), match[2] or ""
+    package = Path(__file__).parent  # an installed package has its configs inside
+    for folder in (Path(), package.parent, package):
+        if (folder / path).is_file():
+            return f"--config={folder / path}{arg}"
+    raise UsageError(f"config file {str(path)!r} does not exist: check --config=FILE")
+
+
+def unknown_field(argv: list[str], error: AttributeError) -> str:
+    """Names the override that the config has no field for, and the nearest field."""
+    import difflib
+
+    base = next(a for a in argv if re.match(r"--?config=", a))
+    sys.argv = [argv[0], base]
+    plain = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=plain)
+    plain(sys.argv)
+    known = fields(plain.config)
+    for argument in argv:
+        match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
+        if match and match[1] not in known:
+            near = difflib.get_close_matches(match[1], known, n=1, cutoff=0.5)
+            hint = f"did you mean --config.{near[0]}?" if near else "see --print_config"
+            return f"the config has no field {match[1]!r}; {hint}"
+    return f"the config file fails: {error}"
+
+
+def fields(config: Any, prefix: str = "") -> list[str]:
+    """Every dotted name in a config, groups included."""
+    names = []
+    for key, value in config.items():
+        names.append(f"{prefix}{key}")
+        if isinstance(value, ConfigDict):
+            names += fields(value, f"{prefix}{key}.")
+    return names
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text, line breaks and tracebacks inside it left out."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    text = re.sub(r"Traceback \(most recent call last\):.*\n(?=\S)", "", text, flags=re.DOTALL)
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,123 @@
+"""The variational diffusion model: schedule, network and likelihood tied into one bound.
+
+A `VDM` holds no parameters. Its methods are pure functions of `params`, a dict with the
+entries "network" and "schedule".
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key, Shaped
+
+from vdm.diffusion.elbo import Draws, Estimate, estimate_elbo, noise_levels
+from vdm.diffusion.likelihood import expected_x
+from vdm.diffusion.predictions import convert
+from vdm.diffusion.samplers import Step
+from vdm.diffusion.samplers import sample as run_sampler
+from vdm.typing import Denoiser, Likelihood, Params, PRNGKey, ScheduleFn
+
+
+@dataclasses.dataclass(frozen=True)
+class VDM:
+    """A model of examples of shape `dims`; `num_classes` > 0 if it is conditional on labels.
+
+    prediction: what the network's output means, a name of `diffusion.predictions`, or "codes"
+    for logits of the V codes of each dimension (`diffusion.likelihood.expected_x`).
+    """
+
+    schedule: nn.Module
+    network: nn.Module
+    likelihood: Likelihood
+    dims: tuple[int, ...]
+    num_classes: int = 0
+    prediction: str = "eps"
+    train_schedule: bool = True
+
+    def init(self, key: PRNGKey) -> Params:
+        """Parameters, float32."""
+        key_network, _ = jax.random.split(key)
+        z, omega = jnp.zeros((1, *self.dims), jnp.float32), jnp.zeros(1, jnp.float32)
+        labels = jnp.zeros(1, jnp.int32) if self.num_classes else None
+        network = self.network.init(key_network, z, omega, labels)
+        return {"network": network.get("params", {}), "schedule": self.init_schedule(key)}
+
+    def init_schedule(self, key: PRNGKey) -> Params:
+        """The entry "schedule" of `init(key)`."""
+        _, key_schedule = jax.random.split(key)
+        return self.schedule.init(key_schedule, jnp.zeros((), jnp.float32)).get("params", {})
+
+    def schedule_fn(self, params: Params) -> ScheduleFn:
+        """t, any shape -> omega(t). With train_schedule off no gradient reaches it."""
+        variables = {"params": params["schedule"]}
+        if not self.train_schedule:
+            variables = jax.lax.stop_gradient(variables)
+
+        def omega(t: Array) -> Array:
+            value: Any = self.schedule.apply(variables, t)
+            return value
+
+        return omega
+
+    def denoiser(
+        self,
+        params: Params,
+        labels: Int[Array, " batch"] | None = None,
+        dropout_key: PRNGKey | None = None,
+    ) -> Denoiser:
+        """(z_t, omega [batch]) -> eps_hat, whatever the network predicts.
+
+        With a dropout_key the network is in training mode.
+        """
+
+        def eps_hat(z_t: Array, omega: Array) -> Array:
+            output: Any = self.network.apply(
+                {"params": params["network"]},
+                z_t,
+                omega,
+                labels,
+                train=dropout_key is not None,
+                rngs={} if dropout_key is None else {"dropout": dropout_key},
+            )
+            if self.prediction == "codes":
+                return convert(expected_x(output, z_t, omega), "x", "eps", z_t, omega)
+            return convert(output, self.prediction, "eps", z_t, omega)
+
+        return eps_hat
+
+    def elbo(
+        self,
+        params: Params,
+        data: Shaped[Array, "batch *dims"],
+        draws: Draws,
+        num_steps: int = 0,
+        labels: Int[Array, " batch"] | None = None,
+        dropout_key: PRNGKey | None = None,
+    ) -> Estimate:
+        """One estimate of the negative bound for each example, nats.
+
+        num_steps = 0 is continuous time; it need not be the number trained with.
+        """
+        levels = noise_levels(self.schedule_fn(params), draws.t, num_steps)
+        denoiser = self.denoiser(params, labels, dropout_key)
+        return estimate_elbo(data, draws, levels, denoiser, self.likelihood)
+
+    def sample(
+        self,
+        params: Params,
+        keys: Key[Array, " batch"],
+        num_steps: int,
+        step: Step,
+        labels: Int[Array, " batch"] | None = None,
+    ) -> Shaped[Array, "batch *dims"]:
+        """Data drawn from the model, one example per key, in num_steps equal steps of t."""
+        omegas = self.schedule_fn(params)(jnp.linspace(0.0, 1.0, num_steps + 1))
+        z_0 = run_sampler(keys, self.dims, omegas, self.denoiser(params, labels), step)
+        return self.likelihood.decode(z_0, omegas[0])
+
+
+def count_parameters(params: Params) -> int:
+    """Numbers in a tree of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

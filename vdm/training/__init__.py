@@ -1,0 +1,1 @@
+"""One optimisation step: state, optimiser, compiled step."""

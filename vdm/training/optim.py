@@ -1,0 +1,71 @@
+"""Optimisers: functions of (num_steps, **kwargs) that return an optax transformation."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vdm.typing import Params, PyTree
+
+
+def learning_rate_schedule(
+    num_steps: int, learning_rate: float, warmup_steps: int, decay: str
+) -> optax.Schedule:
+    """Linear warm-up from 0, then constant (`decay` "none") or a half cosine to 0 ("cosine")."""
+    if decay == "none":
+        after = optax.constant_schedule(learning_rate)
+    elif decay == "cosine":
+        after = optax.cosine_decay_schedule(learning_rate, max(1, num_steps - warmup_steps))
+    else:
+        raise ValueError(f"optim.kwargs.decay is 'none' or 'cosine', not {decay!r}")
+    warmup = optax.linear_schedule(0.0, learning_rate, max(1, warmup_steps))
+    return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def kernels_of_network(params: Params) -> PyTree:
+    """True where weight decay applies: the network's arrays of two or more axes.
+
+    Not the schedule: decay would pull omega towards shapes that no term of the bound asks for.
+    """
+
+    def is_kernel(path: tuple, leaf: jax.Array) -> bool:
+        return getattr(path[0], "key", None) == "network" and leaf.ndim >= 2
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)
+
+
+def adamw(
+    num_steps: int,
+    learning_rate: float = 2e-4,
+    warmup_steps: int = 100,
+    decay: str = "none",
+    b1: float = 0.9,
+    b2: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+    clip: float = 0.0,
+) -> optax.GradientTransformation:
+    """AdamW with warm-up; clip > 0 bounds the global gradient norm. Defaults: VDM's CIFAR-10."""
+    rate = learning_rate_schedule(num_steps, learning_rate, warmup_steps, decay)
+    return optax.chain(
+        optax.clip_by_global_norm(clip) if clip else optax.identity(),
+        optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=kernels_of_network),
+    )
+
+
+def sgd(
+    num_steps: int, learning_rate: float = 1e-2, warmup_steps: int = 0, decay: str = "none"
+) -> optax.GradientTransformation:
+    """Plain gradient descent: linear in the gradients, so comparisons across devices are sharp."""
+    return optax.sgd(learning_rate_schedule(num_steps, learning_rate, warmup_steps, decay))
+
+
+def ema_update(
+    ema_params: Params, params: Params, step: jax.Array, rate: float, warmup: bool
+) -> Params:
+    """ema + (1 - r) (params - ema), r = min(rate, (1 + step) / (10 + step)) with warm-up.
+
+    Without warm-up a rate of 0.9999 still holds 74% of the initial weights after 3,000 steps.
+    """
+    n = step.astype(jnp.float32)
+    keep = jnp.minimum(rate, (1 + n) / (10 + n)) if warmup else jnp.float32(rate)
+    return jax.tree.map(lambda e, p: e + (1 - keep) * (p - e), ema_params, params)
