@@ -225,8 +225,13 @@ def _report(run: Run, step: int, params: Params) -> None:
         "eval_secs": time.monotonic() - start,
         "seed": config.seed,
     }
-    per_example = {name: nats.mean(axis=0) for name, nats in result.terms._asdict().items()}
-    save_npz(run.workdir / "eval_examples.npz", index=np.arange(len(split.examples)), **per_example)
+    save_npz(  # nats of each image, averaged over its draws
+        run.workdir / "eval_examples.npz",
+        index=np.arange(len(split.examples)),
+        reconstruction=result.reconstruction.mean(axis=0),
+        prior_matching=result.prior_matching.mean(axis=0),
+        denoising_matching=result.denoising_matching.mean(axis=0),
+    )
     plots.plot_loss_density(
         run.workdir / "loss_density.png", result.omega_t, result.bpd(result.loss_density)
     )

@@ -31,12 +31,13 @@ class Conditioning(nn.Module):
 
     features: int
     num_classes: int = 0
+    omega_scale: float = 1000.0
 
     @nn.compact
     def __call__(
         self, omega: Float[Array, " batch"], labels: Int[Array, " batch"] | None
     ) -> Float[Array, "batch cond"]:
-        cond = omega_embedding(omega, self.features)
+        cond = omega_embedding(omega, self.features, self.omega_scale)
         cond = nn.swish(nn.Dense(4 * self.features, name="dense_0")(cond))
         cond = nn.Dense(4 * self.features, name="dense_1")(cond)
         if self.num_classes:

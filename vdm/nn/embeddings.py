@@ -14,14 +14,20 @@ a fixed omega, and with it the invariance of the continuous-time bound to the sc
 """
 
 
-def omega_embedding(omega: Float[Array, " batch"], num_features: int) -> Float[Array, "batch n"]:
-    """Sines, then cosines, of 1000 (omega + 13.3) / 18.3 at num_features/2 frequencies from 1
-    down to 1e-4 in a geometric series (the timestep embedding of DDPM, which VDM reuses)."""
+def omega_embedding(
+    omega: Float[Array, " batch"], num_features: int, scale: float = 1000.0
+) -> Float[Array, "batch n"]:
+    """Sines, then cosines, of scale (omega + 13.3) / 18.3 at num_features/2 frequencies from 1
+    down to 1e-4 in a geometric series (DDPM's embedding of 1000 time steps, which VDM reuses).
+
+    At scale 1000 the fastest sine turns every 0.11 nats of omega; few data are fitted better by
+    a smoother one.
+    """
     half = num_features // 2
     if num_features < 4 or num_features % 2:
         raise ValueError(f"an embedding of omega needs an even width >= 4, not {num_features}")
     frequencies = jnp.exp(-math.log(10_000) / (half - 1) * jnp.arange(half, dtype=omega.dtype))
-    angles = jnp.outer(1000 * (omega - OMEGA_LOW) / OMEGA_RANGE, frequencies)
+    angles = jnp.outer(scale * (omega - OMEGA_LOW) / OMEGA_RANGE, frequencies)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 

@@ -23,6 +23,7 @@ class MLP(nn.Module):
     num_blocks: int = 3
     dropout: float = 0.0
     fourier: bool = True
+    omega_scale: float = 1000.0
 
     @nn.compact
     def __call__(
@@ -37,7 +38,9 @@ class MLP(nn.Module):
                 f"network 'mlp' takes vectors [batch, dim], not shape {z.shape}; for images "
                 "choose network.name = 'unet'"
             )
-        cond = Conditioning(self.width, self.num_classes, name="conditioning")(omega, labels)
+        cond = Conditioning(self.width, self.num_classes, self.omega_scale, name="conditioning")(
+            omega, labels
+        )
         h = z
         frequencies = fourier_frequencies(self.num_codes) if self.fourier else ()
         if frequencies:

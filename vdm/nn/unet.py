@@ -32,6 +32,7 @@ class UNet(nn.Module):
     num_blocks: int = 32
     dropout: float = 0.1
     fourier: bool = True
+    omega_scale: float = 1000.0
     attention: Literal["middle", "all", "none"] = "middle"
     film: bool = False
 
@@ -46,7 +47,9 @@ class UNet(nn.Module):
         check_image(z, "unet")
         if self.attention not in ("middle", "all", "none"):
             raise ValueError(f"attention is 'middle', 'all' or 'none', not {self.attention!r}")
-        cond = Conditioning(self.width, self.num_classes, name="conditioning")(omega, labels)
+        cond = Conditioning(self.width, self.num_classes, self.omega_scale, name="conditioning")(
+            omega, labels
+        )
 
         def block(h: Array, name: str, attend: bool) -> Array:
             h = ResidualBlock(self.width, self.dropout, self.film, name=name)(h, cond, train)
