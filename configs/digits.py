@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
             },
             "model": {
                 "num_steps": 0,  # T of the bound that is trained; 0 is continuous time
-                "prediction": "eps",  # eps, x, v or score: what the network's output means
+                "prediction": "codes",  # eps, x, v, score or codes: what the network's output means
                 "class_conditional": False,
             },
             "schedule": {
@@ -39,22 +39,24 @@ def get_config() -> ConfigDict:
                 "kwargs": {
                     "width": 32,
                     "num_blocks": 2,
-                    "dropout": 0.1,
+                    "dropout": 0.2,
                     "fourier": True,
+                    "omega_scale": 100.0,
                     "attention": "middle",
+                    "film": True,
                 },
             },
             "likelihood": {"name": "discretised", "kwargs": {}},
             "optim": {
                 "name": "adamw",
                 "kwargs": {
-                    "learning_rate": 2e-3,
+                    "learning_rate": 4e-3,
                     "warmup_steps": 100,
                     "decay": "cosine",
                     "b1": 0.9,
                     "b2": 0.99,
                     "eps": 1e-8,
-                    "weight_decay": 0.01,
+                    "weight_decay": 0.2,
                     "clip": 1.0,
                 },
                 "ema_rate": 0.999,

@@ -15,3 +15,45 @@ import hypothesis  # noqa: E402
 
 hypothesis.settings.register_profile("vdm", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("vdm")
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def make_tiny_config():
+    """A function (**{"group__field": value}) -> digits.py with a network of a few thousand
+    parameters and 30 steps."""
+    from vdm.api import load_config
+
+    def make(**changes):
+        config = load_config(ROOT / "configs" / "digits.py")
+        config.network.kwargs.width, config.network.kwargs.num_blocks = 8, 1
+        config.schedule.kwargs.hidden_features = 8
+        config.train.num_steps, config.train.batch_size, config.train.num_devices = 30, 32, 2
+        config.train.log_every = config.train.save_every = 10
+        config.train.eval_every, config.train.eval_draws = 20, 1
+        config.eval.draws, config.sample.num_steps, config.sample.num_images = 2, 3, 4
+        for name, value in changes.items():
+            *groups, field = name.split("__")
+            group = config
+            for part in groups:
+                group = group[part]
+            group[field] = value
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished_run(make_tiny_config, tmp_path_factory):
+    """The workdir of an undisturbed run of that config; not to be changed."""
+    from vdm import loops
+    from vdm.run import open_run
+
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    loops.train(open_run(make_tiny_config(), workdir))
+    return workdir

@@ -80,11 +80,17 @@ def build(what: str, component: ConfigDict, table: Mapping[str, Callable], **fac
             f"{what}.kwargs.{key} is no parameter of {component.name!r}; {suggest(key, known)}"
         )
     wanted = {k: v for k, v in facts.items() if k in parameters and k not in kwargs}
+    missing = [
+        f"{what}.kwargs.{p.name}"
+        for p in parameters.values()
+        if p.default is p.empty
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and p.name not in wanted | kwargs
+    ]
+    if missing:
+        raise ValueError(f"{what}.name = {component.name!r} also needs {', '.join(missing)}")
     kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
-    try:
-        return constructor(**wanted, **kwargs)
-    except TypeError as error:
-        raise ValueError(f"{what}.name = {component.name!r}: {error}") from error
+    return constructor(**wanted, **kwargs)
 
 
 def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:

@@ -232,9 +232,13 @@ def _report(run: Run, step: int, params: Params) -> None:
         prior_matching=result.prior_matching.mean(axis=0),
         denoising_matching=result.denoising_matching.mean(axis=0),
     )
-    plots.plot_loss_density(
-        run.workdir / "loss_density.png", result.omega_t, result.bpd(result.loss_density)
-    )
+    if result.omega_t.size >= 16 and np.ptp(result.omega_t) > 0:
+        plots.plot_loss_density(
+            run.workdir / "loss_density.png",
+            result.omega_t,
+            result.bpd(result.loss_density),
+            integral=config.eval.num_steps == 0,
+        )
     t = jnp.linspace(0.0, 1.0, 513)
     initial = run.model.init_schedule(run.key)
     plots.plot_schedule(

@@ -26,14 +26,6 @@ from ml_collections import ConfigDict, config_flags
 
 MODES = ("train", "eval", "sample")
 
-FLAGS = flags.FlagValues()
-config_flags.DEFINE_config_file("config", None, "the config file", flag_values=FLAGS)
-flags.DEFINE_string("workdir", None, "what the run writes", flag_values=FLAGS)
-flags.DEFINE_string("mode", "train", "train, eval or sample", flag_values=FLAGS)
-flags.DEFINE_string("init_from", None, "parameters to start from", flag_values=FLAGS)
-flags.DEFINE_bool("print_config", False, "print the config and exit", flag_values=FLAGS)
-flags.DEFINE_bool("debug", False, "tracebacks", flag_values=FLAGS)
-
 
 class UsageError(ValueError):
     """The command line cannot be understood."""
@@ -93,6 +85,18 @@ def run(options: flags.FlagValues) -> int:
     return 0
 
 
+def define_flags() -> flags.FlagValues:
+    """The flags, not parsed yet."""
+    defined = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "the config file", flag_values=defined)
+    flags.DEFINE_string("workdir", None, "what the run writes", flag_values=defined)
+    flags.DEFINE_string("mode", "train", " or ".join(MODES), flag_values=defined)
+    flags.DEFINE_string("init_from", None, "parameters to start from", flag_values=defined)
+    flags.DEFINE_bool("print_config", False, "print the config and exit", flag_values=defined)
+    flags.DEFINE_bool("debug", False, "tracebacks", flag_values=defined)
+    return defined
+
+
 def parse(argv: list[str]) -> flags.FlagValues:
     """The flags of a command line; UsageError, one line, for what cannot be understood."""
     argv = [find_config(a) for a in argv]
@@ -100,8 +104,9 @@ def parse(argv: list[str]) -> flags.FlagValues:
         raise UsageError("--config is missing: --config=configs/digits.py is the usual start")
     # config_flags looks for overrides in sys.argv, not in what it is given.
     sys.argv = argv
+    options = define_flags()
     try:
-        rest = FLAGS(argv)[1:]
+        rest = options(argv)[1:]
     except AttributeError as error:  # a field that the config does not have
         raise UsageError(unknown_field(argv, error)) from error
     except flags.Error as error:
@@ -110,9 +115,9 @@ def parse(argv: list[str]) -> flags.FlagValues:
         raise UsageError(f"the config file fails: {type(error).__name__}: {error}") from error
     if rest:
         raise UsageError(f"{rest[0]!r} is no flag: values are given as --flag=value")
-    if not isinstance(FLAGS.config, ConfigDict):
+    if not isinstance(options.config, ConfigDict):
         raise UsageError("get_config() of the config file must return an ml_collections.ConfigDict")
-    return FLAGS
+    return options
 
 
 def find_config(argument: str) -> str:
@@ -134,8 +139,7 @@ def unknown_field(argv: list[str], error: AttributeError) -> str:
 
     base = next(a for a in argv if re.match(r"--?config=", a))
     sys.argv = [argv[0], base]
-    plain = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", flag_values=plain)
+    plain = define_flags()
     plain(sys.argv)
     known = fields(plain.config)
     for argument in argv:

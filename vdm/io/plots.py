@@ -51,7 +51,11 @@ def plot_schedule(
 
 
 def plot_loss_density(
-    path: str | Path, omega: ArrayLike, density: ArrayLike, bins: int = 40
+    path: str | Path,
+    omega: ArrayLike,
+    density: ArrayLike,
+    bins: int = 40,
+    integral: bool = True,
 ) -> None:
     """Where the bits go: the mean of 1/2 ||eps - eps_hat||^2 against omega, and its integral.
 
@@ -64,6 +68,8 @@ def plot_loss_density(
         omega: -log SNR of each draw, [n], nats; from omega_0 to omega_1.
         density: 1/2 ||eps - eps_hat||^2 / (D ln 2) of each draw, [n], bits/dim per nat of omega.
         bins: the number of bins; fewer where there are under 8 draws for each.
+        integral: whether the draws cover omega, so that the integral is worth stating; not so
+            for a bound of finitely many steps.
 
     Raises:
         ValueError: under 16 draws, or all at one omega.
@@ -75,7 +81,10 @@ def plot_loss_density(
             "at least 16 draws at different omega are needed"
         )
     centre, mean, stderr, width = bin_means(omega, density, min(bins, omega.size // 8))
-    integral, integral_stderr = np.sum(mean * width), np.sqrt(np.sum((stderr * width) ** 2))
+    label = "mean"
+    if integral:
+        total, total_stderr = np.sum(mean * width), np.sqrt(np.sum((stderr * width) ** 2))
+        label += f"; integral {total:.3f} ± {total_stderr:.3f} bits/dim"
 
     figure, (axes,) = _figure(5.0, 2.9)
     axes.fill_between(
@@ -92,7 +101,7 @@ def plot_loss_density(
         mean,
         color=BLUE,
         linewidth=1.6,
-        label=f"mean; integral {integral:.3f} ± {integral_stderr:.3f} bits/dim",
+        label=label,
     )
     axes.set_xlim(omega.min(), omega.max())
     axes.set_ylim(bottom=0.0)
@@ -117,7 +126,7 @@ def plot_points(path: str | Path, samples: ArrayLike, data: ArrayLike) -> None:
     samples, data = np.asarray(samples, np.float64), np.asarray(data, np.float64)
     if samples.shape[1:] != (2,) or data.shape[1:] != (2,):
         raise ValueError(f"samples {samples.shape} and data {data.shape}; both must be [n, 2]")
-    figure, panels = _figure(5.0, 2.7, columns=2)
+    figure, panels = _figure(5.0, 3.0, columns=2)
     # Limits from the data: one stray sample must not shrink the picture to a dot.
     low, high = data.min(axis=0), data.max(axis=0)
     centre, half = (low + high) / 2, 0.575 * max(np.max(high - low), 1e-6)
@@ -159,12 +168,13 @@ def bin_means(
     """
     edges = np.unique(np.quantile(x, np.linspace(0.0, 1.0, bins + 1)))
     index = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
-    count = np.bincount(index, minlength=len(edges) - 1)
+    filled, index = np.unique(index, return_inverse=True)  # a bin between equal values is empty
+    count = np.bincount(index)
     mean_x = np.bincount(index, x) / count
     mean_y = np.bincount(index, y) / count
     # Two passes: a difference of squares loses its digits where the mean is large.
     variance = np.bincount(index, (y - mean_y[index]) ** 2) / np.maximum(count - 1, 1)
-    return mean_x, mean_y, np.sqrt(variance / count), np.diff(edges)
+    return mean_x, mean_y, np.sqrt(variance / count), np.diff(edges)[filled]
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple["Figure", list["Axes"]]:

@@ -33,17 +33,18 @@ def make_loss(
         labels = batch["labels"] if model.num_classes else None
         estimate = model.elbo(params, data, draws, num_steps, labels, key_dropout)
         terms, levels = estimate.terms, estimate.levels
-        bpd = jax.tree.map(lambda nats: to_bpd(jnp.mean(nats), num_dims), terms)
+        reconstruction, prior, denoising = (to_bpd(jnp.mean(nats), num_dims) for nats in terms)
+        bpd = reconstruction + prior + denoising
         metrics = {
-            "bpd": bpd.total,
-            "bpd_reconstruction": bpd.reconstruction,
-            "bpd_prior": bpd.prior_matching,
-            "bpd_denoising": bpd.denoising_matching,
+            "bpd": bpd,
+            "bpd_reconstruction": reconstruction,
+            "bpd_prior": prior,
+            "bpd_denoising": denoising,
             "denoising_variance": jnp.var(to_bpd(terms.denoising_matching, num_dims)),
             "omega_0": levels.omega_0,
             "omega_1": levels.omega_1,
         }
-        return bpd.total, metrics
+        return bpd, metrics
 
     return loss
 
@@ -74,6 +75,6 @@ def make_train_step(
             ema_params=ema_update(state.ema_params, params, state.step, ema_rate, ema_warmup),
             opt_state=opt_state,
         )
-        return new_state, metrics | {"grad_norm": optax.global_norm(grads)}
+        return new_state, metrics | {"grad_norm": optax.tree.norm(grads)}
 
     return jax.jit(train_step, donate_argnums=0)

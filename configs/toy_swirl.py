@@ -1,0 +1,91 @@
+"""VDM with a learned SNR on a 2-D swirl: continuous data, an MLP, a minute on a CPU.
+
+Command   python -m vdm.main --config=configs/toy_swirl.py --workdir=runs/toy_swirl
+Cost      PLACEHOLDER
+Expected  PLACEHOLDER (differential: a density's, may be negative)
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Points on a spiral with noise of standard deviation 0.02."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "data": {
+                "name": "swirl",
+                "kwargs": {"num_train": 10_000, "num_test": 2_000, "noise": 0.02},
+                "data_dir": "",  # not used: the points are generated
+                "holdout": 0,  # h > 0: train without the last h examples, evaluate on them
+            },
+            "model": {
+                "num_steps": 0,  # T of the bound that is trained; 0 is continuous time
+                "prediction": "eps",  # eps, x, v, score or codes: what the network's output means
+                "class_conditional": False,
+            },
+            "schedule": {
+                "name": "monotone",
+                "kwargs": {
+                    "omega_0": -10.0,
+                    "omega_1": 5.0,
+                    "learn_ends": True,
+                    "hidden_features": 1024,
+                },
+                "train": "bound",  # or "fixed"
+            },
+            "network": {
+                "name": "mlp",
+                "kwargs": {
+                    "width": 128,
+                    "num_blocks": 3,
+                    "dropout": 0.0,
+                    "fourier": False,
+                    "omega_scale": 100.0,
+                },
+            },
+            "likelihood": {"name": "gaussian", "kwargs": {}},
+            "optim": {
+                "name": "adamw",
+                "kwargs": {
+                    "learning_rate": 2e-3,
+                    "warmup_steps": 100,
+                    "decay": "cosine",
+                    "b1": 0.9,
+                    "b2": 0.99,
+                    "eps": 1e-8,
+                    "weight_decay": 0.01,
+                    "clip": 1.0,
+                },
+                "ema_rate": 0.999,
+                "ema_warmup": True,
+            },
+            "train": {
+                "num_steps": 2000,
+                "batch_size": 512,
+                "num_devices": 0,  # 0: all; on the CPU one per core
+                "log_every": 500,
+                "save_every": 1000,
+                "eval_every": 1000,
+                "eval_draws": 4,
+                "keep_checkpoints": 3,
+            },
+            "eval": {
+                "bound": "elbo",
+                "num_steps": 0,  # T of the bound that is evaluated; 0 is continuous time
+                "draws": 100,
+                "batch_size": 2000,
+                "seed": 0,
+                "params": "ema",  # or "raw"
+                "step": -1,  # of the checkpoint; -1 is the newest
+            },
+            "sample": {
+                "name": "ancestral",
+                "kwargs": {},
+                "num_steps": 250,
+                "num_images": 2000,
+                "batch_size": 2000,
+                "seed": 0,
+            },
+        }
+    )

@@ -1,0 +1,112 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm import sharding
+from vdm.data.sources import Split
+from vdm.diffusion.exact import GaussianData
+from vdm.diffusion.likelihood import Gaussian
+from vdm.diffusion.samplers import ancestral_step
+from vdm.evaluation.likelihood import Evaluation, evaluate
+from vdm.evaluation.samples import draw_samples
+from vdm.model import VDM
+from vdm.nn.schedules import Linear
+
+
+@dataclasses.dataclass(frozen=True)
+class IdealNetwork:
+    """The exact denoiser of N(0, std^2) in place of a network."""
+
+    std: float
+
+    def apply(self, variables, z, omega, labels, train, rngs):
+        return GaussianData(self.std).eps_hat(z, omega)
+
+
+STD, DIM = 0.5, 3
+MODEL = VDM(Linear(-9.0, 7.0, learn_ends=False), IdealNetwork(STD), Gaussian(), (DIM,))
+PARAMS = {"network": {}, "schedule": {}}
+X = np.asarray(STD * jax.random.normal(jax.random.key(0), (101, DIM)), np.float32)
+SPLIT = Split("test", X, None)
+
+
+def run(batch_size=40, devices=1, **kwargs) -> Evaluation:
+    mesh = sharding.build_mesh(devices)
+    return evaluate(MODEL, PARAMS, SPLIT, mesh, batch_size=batch_size, **kwargs)
+
+
+def test_batch_size_and_devices_do_not_change_the_number():
+    reference = run(batch_size=101)
+    for batch_size, devices in [(40, 1), (7, 1), (16, 8)]:
+        other = run(batch_size=batch_size, devices=devices)
+        np.testing.assert_allclose(other.total, reference.total, rtol=2e-5, atol=1e-5)
+        np.testing.assert_allclose(other.summary()["bpd"], reference.summary()["bpd"], rtol=1e-6)
+
+
+def test_bound_is_unbiased_and_its_monte_carlo_error_honest():
+    # The expectation on these very images is known: reconstruction and prior per image in
+    # closed form, the denoising term of an image x by quadrature over omega:
+    # E ||eps - eps_hat||^2 = D (1 - g sigma)^2 + (g alpha)^2 ||x||^2, eps_hat = g z.
+    result = run(batch_size=101, draws=2000)
+    with jax.enable_x64(True):
+        omega = jnp.linspace(-9.0, 7.0, 20_001)
+        a, s = jnp.sqrt(jax.nn.sigmoid(-omega)), jnp.sqrt(jax.nn.sigmoid(omega))
+        g = s / (a**2 * STD**2 + s**2)
+        square = np.mean(np.sum(X.astype(np.float64) ** 2, -1))
+        error = DIM * (1 - g * s) ** 2 + (g * a) ** 2 * square
+        denoising = 0.5 * np.trapezoid(error, omega)
+        reconstruction = DIM * 0.5 * (1 - 9.0 + np.log(2 * np.pi))
+        snr = 1 / (1 + np.exp(7.0))
+        prior = 0.5 * (snr * (square - DIM) + DIM * np.log1p(np.exp(-7.0)))
+    want = (denoising + reconstruction + prior) / (DIM * np.log(2))
+    summary = result.summary()
+    assert abs(summary["bpd"] - want) < 4 * summary["stderr_monte_carlo"]
+    assert summary["stderr_monte_carlo"] < 0.02
+    # independent evaluations scatter as the error says
+    means = [run(batch_size=101, draws=5, seed=k).summary()["bpd"] for k in range(40)]
+    claimed = summary["stderr_monte_carlo"] * np.sqrt(2000 / 5)
+    assert 0.7 < np.std(means, ddof=1) / claimed < 1.4
+
+
+def test_finite_steps_are_a_looser_bound():
+    assert run(num_steps=5, draws=100).summary()["bpd"] > run(draws=100).summary()["bpd"] + 0.05
+
+
+def test_standard_errors_are_those_of_means():
+    values = np.arange(12.0).reshape(3, 4) ** 2
+    zero = np.zeros((3, 4))
+    result = Evaluation(values, zero, zero, zero, zero, -9.0, 7.0, num_dims=1)
+    bpd = values / np.log(2)
+    summary = result.summary()
+    assert summary["bpd"] == pytest.approx(bpd.mean())
+    assert summary["stderr_images"] == pytest.approx(bpd.mean(0).std(ddof=1) / 2)
+    assert summary["stderr_monte_carlo"] == pytest.approx(bpd.mean(1).std(ddof=1) / np.sqrt(3))
+
+
+def test_times_of_a_draw_cover_the_unit_interval():
+    # omega is linear in t here: 101 images, one time in each of 101 cells, in every draw.
+    result = run(draws=3)
+    for omega in result.omega_t:
+        gaps = np.diff(np.sort((omega + 9.0) / 16.0))
+        np.testing.assert_allclose(gaps, 1 / 101, atol=2e-6)
+
+
+def test_samples_do_not_depend_on_batch_size():
+    def draw(batch_size, devices):
+        mesh = sharding.build_mesh(devices)
+        return draw_samples(
+            MODEL, PARAMS, 10, mesh, step=ancestral_step, num_steps=30, batch_size=batch_size
+        )
+
+    reference = draw(10, 1)
+    assert reference.shape == (10, DIM)
+    np.testing.assert_allclose(draw(3, 1), reference, atol=1e-5)
+    np.testing.assert_allclose(draw(8, 8), reference, atol=1e-5)
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(ValueError, match="must be positive"):
+        run(draws=0)

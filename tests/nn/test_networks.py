@@ -1,0 +1,135 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm.nn.blocks import num_groups
+from vdm.nn.embeddings import fourier_features, fourier_frequencies, omega_embedding
+from vdm.nn.mlp import MLP
+from vdm.nn.unet import UNet
+
+
+def shaken(params, scale=0.3):
+    """Parameters away from their zero initialisation, so that every path carries signal."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    return jax.tree.unflatten(
+        tree,
+        [x + scale * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)],
+    )
+
+
+def build(network, shape, labels=None):
+    z = jax.random.normal(jax.random.key(0), shape)
+    omega = jnp.linspace(-8.0, 5.0, shape[0])
+    params = jax.jit(network.init)(jax.random.key(1), z, omega, labels)
+    return params, z, omega
+
+
+@functools.partial(jax.jit, static_argnames=("network", "train"))
+def apply(network, params, z, omega, labels=None, train=False, rngs=None):
+    return network.apply(params, z, omega, labels, train=train, rngs=rngs)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 5, 7, 3)])
+@pytest.mark.parametrize("attention", ["middle", "all", "none"])
+def test_unet_takes_any_image_and_starts_as_the_identity(shape, attention):
+    network = UNet(num_codes=256, width=16, num_blocks=1, attention=attention)
+    params, z, omega = build(network, shape)
+    np.testing.assert_array_equal(apply(network, params, z, omega), z)
+    moved = apply(network, shaken(params), z, omega)
+    assert np.abs(moved - z).max() > 1e-3
+
+
+@pytest.mark.parametrize("film", [False, True])
+@pytest.mark.parametrize("width", [4, 16, 32, 36])
+def test_unet_sees_omega(width, film):
+    # Blind to omega to 2e-7 with one channel per group: the published network at width 32.
+    network = UNet(num_codes=17, width=width, num_blocks=1, film=film, attention="none")
+    params, z, omega = build(network, (2, 4, 4, 1))
+    params = shaken(params)
+    change = apply(network, params, z, omega) - apply(network, params, z, omega + 3.0)
+    assert np.sqrt(np.mean(np.square(change))) > 1e-2
+
+
+@pytest.mark.parametrize("channels", [4, 8, 20, 30, 32, 36, 64, 128, 256])
+def test_groups_have_four_channels_or_more(channels):
+    groups = num_groups(channels)
+    assert channels % groups == 0
+    assert channels // groups >= min(4, channels)
+    assert groups <= 32
+    assert num_groups(128) == 32
+
+
+@pytest.mark.parametrize("network", [
+    UNet(num_codes=17, num_classes=10, width=16, num_blocks=1),
+    MLP(num_classes=10, width=16, num_blocks=1),
+])  # fmt: skip
+def test_labels_matter_and_are_required(network):
+    shape = (2, 4, 4, 1) if isinstance(network, UNet) else (2, 3)
+    labels = jnp.array([3, 3])
+    params, z, omega = build(network, shape, labels)
+    params = shaken(params)
+    one, other = (apply(network, params, z, omega, jnp.array([3, k])) for k in (3, 4))
+    np.testing.assert_array_equal(one[0], other[0])
+    assert np.abs(one[1] - other[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="needs labels"):
+        apply(network, params, z, omega)
+
+
+def test_dropout_is_off_without_train_and_random_with_it():
+    network = UNet(num_codes=17, width=16, num_blocks=1, dropout=0.5)
+    params, z, omega = build(network, (2, 4, 4, 1))
+    params = shaken(params)
+
+    def train(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return apply(network, params, z, omega, train=True, rngs=rngs)
+
+    np.testing.assert_array_equal(
+        apply(network, params, z, omega), apply(network, params, z, omega)
+    )
+    assert np.abs(train(0) - train(1)).max() > 1e-3
+    np.testing.assert_array_equal(train(0), train(0))
+
+
+@pytest.mark.parametrize("network", [
+    UNet(num_codes=5, outputs_per_dim=5, width=16, num_blocks=1), MLP(5, 0, 5, width=16)
+])  # fmt: skip
+def test_logits_have_one_axis_more_and_start_at_zero(network):
+    shape = (2, 4, 4, 3) if isinstance(network, UNet) else (2, 3)
+    params, z, omega = build(network, shape)
+    logits = apply(network, params, z, omega)
+    assert logits.shape == (*shape, 5)
+    np.testing.assert_array_equal(logits, 0)
+
+
+def test_fourier_features_turn_v_over_4_and_v_over_2_times_per_unit():
+    assert fourier_frequencies(256) == (2**6, 2**7)
+    assert fourier_frequencies(0) == ()
+    x = jnp.array([[0.3, -0.7]])
+    features = fourier_features(x, fourier_frequencies(16))
+    angles = 2 * np.pi * np.array([[0.3 * 4, 0.3 * 8, -0.7 * 4, -0.7 * 8]])
+    want = np.concatenate([np.sin(angles), np.cos(angles)], -1)
+    np.testing.assert_allclose(features, want, atol=1e-5)
+    half = fourier_features(x.astype(jnp.bfloat16), (64.0, 128.0))
+    assert half.dtype == jnp.float32
+
+
+def test_omega_embedding_reads_fixed_constants():
+    # u = 0 at omega = -13.3 and 1 at 5: sines of 1000 u f_k, then cosines.
+    got = omega_embedding(jnp.array([-13.3, 5.0]), 6)
+    f = 10_000.0 ** -np.array([0, 0.5, 1])
+    want = [np.r_[np.sin(u * f), np.cos(u * f)] for u in (0.0, 1000.0)]
+    np.testing.assert_allclose(got, want, atol=1e-3)
+    with pytest.raises(ValueError, match="even width"):
+        omega_embedding(jnp.zeros(1), 7)
+
+
+def test_networks_name_the_other_when_the_shape_is_wrong():
+    with pytest.raises(ValueError, match="'mlp'"):
+        build(UNet(num_codes=17, width=16, num_blocks=1), (2, 3))
+    with pytest.raises(ValueError, match="'unet'"):
+        build(MLP(), (2, 4, 4, 1))

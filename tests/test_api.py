@@ -1,0 +1,62 @@
+import json
+
+import numpy as np
+import pytest
+
+import vdm
+from vdm.api import BitsPerDim
+
+
+@pytest.fixture(scope="module")
+def trained(finished_run):
+    return vdm.load(finished_run)
+
+
+def test_load_gives_the_numbers_of_eval_json(trained, finished_run):
+    from vdm.data.sources import digits
+
+    images = digits("", 0).load("test").examples
+    got = trained.bpd(images, draws=2)
+    report = json.loads((finished_run / "eval.json").read_text())
+    assert isinstance(got, BitsPerDim)
+    assert got.mean == pytest.approx(report["bpd"], rel=1e-5)
+    assert got.stderr_images == pytest.approx(report["stderr_images"], rel=1e-4)
+    assert got.per_image.shape == (297,)
+    assert trained.step == 30
+    assert trained.omega(np.array([0.0, 1.0])) == pytest.approx(
+        [report["omega_0"], report["omega_1"]], rel=1e-6
+    )
+
+
+def test_samples_are_images_of_codes(trained):
+    samples = trained.sample(3, num_steps=4)
+    assert samples.shape == (3, 8, 8, 1)
+    assert 0 <= samples.min() <= samples.max() <= 16
+    np.testing.assert_array_equal(samples, trained.sample(3, num_steps=4, batch_size=2))
+
+
+def test_build_starts_from_the_seed(make_tiny_config):
+    model = vdm.build(make_tiny_config())
+    images = np.full((2, 8, 8, 1), 3)
+    assert model.step == 0
+    assert np.isfinite(model.bpd(images, draws=2).mean)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 8, 8), np.uint8), "expected"),
+        (np.zeros((2, 8, 8, 1), np.float32), "integer codes"),
+        (np.full((2, 8, 8, 1), 17), "expected 0 to 16"),
+    ],
+)
+def test_wrong_images_are_refused(trained, images, message):
+    with pytest.raises(ValueError, match=message):
+        trained.bpd(images)
+
+
+def test_a_folder_that_is_no_workdir_is_named(tmp_path):
+    with pytest.raises(ValueError, match="is no workdir"):
+        vdm.load(tmp_path)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        vdm.nothing  # noqa: B018

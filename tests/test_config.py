@@ -1,0 +1,173 @@
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from vdm import config as configs
+from vdm import sharding
+from vdm.api import load_config
+from vdm.diffusion.samplers import ddim_step
+from vdm.nn.schedules import Cosine, Linear, Monotone
+from vdm.training.state import init_state
+from vdm.training.step import make_train_step
+
+FOLDER = Path(importlib.util.find_spec("vdm").origin).parent.parent / "configs"
+FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+def load(name):
+    return load_config(FOLDER / f"{name}.py")
+
+
+def test_every_config_has_the_fields_that_scripts_set():
+    assert FILES == ["cifar10", "digits", "toy_mixture", "toy_swirl"]
+    fields = (
+        "seed train.num_steps train.batch_size train.log_every train.save_every train.eval_every "
+        "eval.bound eval.num_steps eval.draws eval.batch_size sample.name sample.num_steps "
+        "sample.num_images data.data_dir data.holdout schedule.train model.prediction"
+    )
+    for name in FILES:
+        config = load(name)
+        configs.check(config)
+        assert [f for f in fields.split() if configs.get(config, f) is None] == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_builds_and_takes_a_tiny_step(name):
+    # CIFAR-10's network is cut to two blocks; test_cifar10 builds the whole one.
+    config = load(name)
+    real = configs.build_source(config)
+    if real.num_codes:  # a synthetic stand-in with the same facts
+        config.data = {
+            "name": "synthetic",
+            "kwargs": {"shape": real.shape, "num_codes": real.num_codes, "num_train": 64},
+            "data_dir": "",
+            "holdout": 0,
+        }
+        config.network.kwargs.num_blocks = 1
+    source = configs.build_source(config)
+    model = configs.build_model(config, source)
+    optimizer = configs.build_optimizer(config)
+    mesh = sharding.build_mesh(2)
+    state = jax.jit(
+        lambda key: init_state(model, optimizer, key), out_shardings=sharding.replicated(mesh)
+    )(jax.random.key(0))
+    step = make_train_step(model, optimizer, jax.random.key(0), 0, 0.99, True)
+    batch = {"examples": source.load("train").examples[:2]}
+    state, metrics = step(state, sharding.put_batch(batch, mesh))
+    assert np.isfinite(metrics["bpd"])
+    assert int(state.step) == 1
+
+
+def test_cifar10_builds_the_paper_network_of_its_stated_size():
+    config = load("cifar10")
+    model = configs.build_model(config, configs.build_source(config))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert f"{count / 1e6:.1f} M parameters" in (FOLDER / "cifar10.py").read_text()
+    blocks = [name for name in shapes["network"] if name.startswith(("down", "middle", "up"))]
+    assert len(blocks) == 32 + 2 + 1 + 33  # with the attention of the middle
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_network_moves_when_omega_moves(name):
+    config = load(name)
+    if "num_blocks" in config.network.kwargs:
+        config.network.kwargs.num_blocks = 1
+    source = configs.build_source(config)
+    model = configs.build_model(config, source)
+    params = jax.jit(model.init)(jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), 200))
+    params["network"] = jax.tree.map(
+        lambda x: x + 0.2 * jax.random.normal(next(keys), x.shape), params["network"]
+    )
+    z = jax.random.normal(jax.random.key(2), (2, *source.shape))
+
+    @jax.jit
+    def output(omega):  # the network's own: eps_hat also moves through the conversion to it
+        return model.network.apply({"params": params["network"]}, z, omega)
+
+    omega = np.array([-2.0, 1.0], np.float32)
+    assert np.abs(output(omega) - output(omega + 0.5)).max() > 1e-3
+
+
+def test_a_component_is_swapped_by_its_name_alone():
+    config = load("digits")
+    source = configs.build_source(config)
+    for name, kind in [("linear", Linear), ("cosine", Cosine), ("monotone", Monotone)]:
+        config.schedule.name = name  # hidden_features is left out where it is not a parameter
+        schedule = configs.build_model(config, source).schedule
+        assert type(schedule) is kind
+        assert schedule.omega_0 == config.schedule.kwargs.omega_0
+    config.sample.name = "ddim"
+    assert configs.build_sampler(config) is ddim_step
+
+
+def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch):
+    (tmp_path / "my_schedules.py").write_text(
+        "import flax.linen as nn\n"
+        "class Square(nn.Module):\n"
+        "    lowest: float\n"
+        "    def __call__(self, t):\n"
+        "        return self.lowest + 10 * t + t**2\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = load("toy_swirl")
+    config.schedule = {"name": "my_schedules:Square", "kwargs": {"lowest": -7.0}, "train": "fixed"}
+    model = configs.build_model(config, configs.build_source(config))
+    params = model.init(jax.random.key(0))
+    assert float(model.schedule_fn(params)(np.float32(1.0))) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schedule.name": "monotne"}, "did you mean 'monotone'"),
+        ({"network.name": "unt"}, "unknown network.name 'unt'; did you mean 'unet'"),
+        ({"network.name": "nowhere.at_all:Net"}, "cannot be imported"),
+        ({"model.prediction": "epsilon"}, "unknown model.prediction 'epsilon'"),
+        ({"schedule.train": "bond"}, "did you mean 'bound'"),
+        ({"eval.bound": "iw-8"}, "unknown eval.bound"),
+        ({"train.batch_size": 0}, "must be at least 1"),
+        ({"data.holdout": -1}, "must not be negative"),
+        ({"optim.ema_rate": 1.5}, "must be in"),
+        ({"likelihood.name": "discretised", "data.name": "swirl"}, "is real-valued"),
+        ({"model.class_conditional": True, "data.name": "swirl"}, "has no labels"),
+    ],
+)
+def test_nonsense_is_refused_with_the_remedy(change, message):
+    config = load("digits")
+    for field, value in change.items():
+        *path, last = field.split(".")
+        configs.get(config, ".".join(path))[last] = value
+    with pytest.raises(ValueError, match=message):
+        check_and_build(config)
+
+
+def check_and_build(config):
+    configs.check(config)
+    configs.build_model(config, configs.build_source(config))
+
+
+def test_a_parameter_that_no_component_has_is_refused():
+    config = load("digits")
+    config.schedule.kwargs = {"omega_o": -8.0}
+    with pytest.raises(ValueError, match=r"omega_o is no parameter .* did you mean 'omega_"):
+        configs.build_model(config, configs.build_source(config))
+
+
+def test_only_fields_that_shape_the_state_differ():
+    config = load("digits")
+    other = ConfigDict(config.to_dict())
+    other.eval.draws, other.train.log_every, other.data.data_dir = 7, 1, "/elsewhere"
+    other.train.num_steps = 5
+    assert configs.differing_fields(config.to_dict(), other.to_dict()) == []
+    other.network.kwargs.width, other.train.batch_size = 48, 64
+    differing = configs.differing_fields(config.to_dict(), other.to_dict())
+    assert [line.split(":")[0] for line in differing] == [
+        "network.kwargs.width",
+        "train.batch_size",
+    ]

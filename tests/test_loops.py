@@ -1,0 +1,191 @@
+"""Whole runs: the files they leave, resuming, and the faults they must survive."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from vdm import loops
+from vdm.io.checkpoints import CheckpointError
+from vdm.io.metrics import read_metrics
+from vdm.run import open_run
+
+
+def state_of(config, workdir):
+    run = open_run(config, workdir)
+    step, state = run.checkpoints.restore(run.abstract_state())
+    return step, jax.device_get(state)
+
+
+def assert_same_state(config, workdir, other):
+    (step, state), (other_step, other_state) = (state_of(config, w) for w in (workdir, other))
+    assert step == other_step
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+
+
+def interrupted_copy(finished_run, workdir, last_step):
+    """What a kill after `last_step` leaves of the finished run."""
+    shutil.copytree(finished_run, workdir, dirs_exist_ok=True)
+    (workdir / "eval.json").unlink()
+    for folder in (workdir / "checkpoints").iterdir():
+        if int(folder.name) > last_step:
+            shutil.rmtree(folder)
+    return workdir
+
+
+def test_a_run_leaves_every_file_of_the_interface(finished_run):
+    names = {path.name for path in finished_run.iterdir()}
+    assert names >= {
+        "config.json", "environment.json", "checkpoints", "metrics.jsonl", "eval.json",
+        "eval_examples.npz", "samples.png", "omega.png", "loss_density.png",
+    }  # fmt: skip
+    assert any(name.startswith("events.out.tfevents.") for name in names)
+    report = json.loads((finished_run / "eval.json").read_text())
+    assert set(report) == {
+        "bpd", "bpd_reconstruction", "bpd_prior", "bpd_denoising", "stderr_images",
+        "stderr_monte_carlo", "bound", "num_steps", "num_examples", "draws_per_example", "split",
+        "dataset", "data_fingerprint", "params", "step", "omega_0", "omega_1", "train_secs",
+        "train_images", "eval_secs", "seed",
+    }  # fmt: skip
+    assert (report["num_examples"], report["split"], report["step"]) == (297, "test", 30)
+    terms = report["bpd_reconstruction"] + report["bpd_prior"] + report["bpd_denoising"]
+    assert report["bpd"] == pytest.approx(terms, rel=1e-6)
+    examples = np.load(finished_run / "eval_examples.npz")
+    names = ("reconstruction", "prior_matching", "denoising_matching")
+    nats = sum(examples[name].mean() for name in names)
+    assert nats / 64 / np.log(2) == pytest.approx(report["bpd"], rel=1e-6)
+    np.testing.assert_array_equal(examples["index"], np.arange(297))
+    environment = json.loads((finished_run / "environment.json").read_text())
+    assert environment["versions"]["jax"] == jax.__version__
+
+
+def test_metrics_have_the_keys_of_the_interface(finished_run):
+    lines = read_metrics(finished_run)
+    assert [line["step"] for line in lines] == [10, 20, 30]
+    assert set(lines[0]) >= {
+        "step", "time_secs", "train/bpd", "train/bpd_reconstruction", "train/bpd_prior",
+        "train/bpd_denoising", "train/grad_norm", "train/denoising_variance", "train/omega_0",
+        "train/omega_1", "images_per_sec",
+    }  # fmt: skip
+    assert "eval/bpd" in lines[1]
+    secs = [line["time_secs"] for line in lines]
+    assert secs == sorted(secs)
+
+
+@pytest.mark.parametrize("last_step", [10, 20])
+def test_a_resumed_run_is_bit_identical(make_tiny_config, finished_run, tmp_path, last_step):
+    config = make_tiny_config()
+    workdir = interrupted_copy(finished_run, tmp_path / "run", last_step)
+    loops.train(open_run(config, workdir))
+    assert_same_state(config, workdir, finished_run)
+    ours, theirs = (json.loads((w / "eval.json").read_text()) for w in (workdir, finished_run))
+    assert ours["bpd"] == theirs["bpd"]
+    assert [line["step"] for line in read_metrics(workdir)] == [10, 20, 30]
+
+
+def test_a_finished_run_is_left_alone(make_tiny_config, finished_run, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished_run.rglob("*") if p.is_file()}
+    loops.train(open_run(make_tiny_config(), finished_run))
+    assert "finished at step 30" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in finished_run.rglob("*") if p.is_file()} == before
+
+
+def test_more_steps_extend_a_finished_run(make_tiny_config, finished_run, tmp_path, capsys):
+    shutil.copytree(finished_run, tmp_path / "run")
+    loops.train(open_run(make_tiny_config(train__num_steps=40), tmp_path / "run"))
+    assert "learning rate that decays" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "eval.json").read_text())["step"] == 40
+
+
+def test_a_workdir_of_another_config_is_refused(make_tiny_config, finished_run):
+    with pytest.raises(ValueError, match=r"network.kwargs.width: here 12, there 8"):
+        open_run(make_tiny_config(network__kwargs__width=12), finished_run)
+    open_run(make_tiny_config(eval__draws=3, train__log_every=1), finished_run)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    make_tiny_config, finished_run, tmp_path, capsys
+):
+    shutil.copytree(finished_run, tmp_path / "run")
+    run = open_run(make_tiny_config(), tmp_path / "run")
+    largest = max((p for p in run.checkpoints.path(30).rglob("*") if p.is_file()),
+                  key=lambda p: p.stat().st_size)  # fmt: skip
+    largest.write_bytes(largest.read_bytes()[:-7])
+    loops.evaluate_run(run)
+    printed = capsys.readouterr().out
+    assert f"{run.checkpoints.path(30)} is unreadable" in printed
+    assert json.loads((tmp_path / "run" / "eval.json").read_text())["step"] == 20
+    for step in (10, 20):
+        shutil.rmtree(run.checkpoints.path(step))
+    with pytest.raises(CheckpointError, match="readable"):
+        loops.evaluate_run(run)
+
+
+def test_init_from_takes_the_parameters_of_another_run(make_tiny_config, finished_run, tmp_path):
+    config = make_tiny_config(seed=1)
+    run = open_run(config, tmp_path / "new")
+    state = run.first_state(str(finished_run))
+    _, trained = state_of(make_tiny_config(), finished_run)
+    assert int(state.step) == 0
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), trained.params)
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.device_get(state.ema_params), trained.ema_params
+    )
+    with pytest.raises(CheckpointError, match="is no checkpoint"):
+        run.first_state(str(tmp_path))
+    other = open_run(make_tiny_config(network__kwargs__width=12), tmp_path / "other")
+    with pytest.raises(CheckpointError, match="another model"):
+        other.first_state(str(finished_run))
+
+
+def test_evaluation_can_choose_step_and_parameters(make_tiny_config, finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "run")
+    reports = []
+    for step, params in [(10, "ema"), (30, "raw"), (30, "ema")]:
+        config = make_tiny_config(eval__step=step, eval__params=params, eval__num_steps=5)
+        loops.evaluate_run(open_run(config, tmp_path / "run"))
+        reports.append(json.loads((tmp_path / "run" / "eval.json").read_text()))
+        assert (reports[-1]["step"], reports[-1]["params"]) == (step, params)
+        assert reports[-1]["num_steps"] == 5
+    assert len({report["bpd"] for report in reports}) == 3
+    with pytest.raises(CheckpointError, match="has 10, 20, 30"):
+        loops.evaluate_run(open_run(make_tiny_config(eval__step=7), tmp_path / "run"))
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_term_and_step(make_tiny_config, tmp_path):
+    config = make_tiny_config(
+        optim__kwargs__learning_rate=1e30, optim__kwargs__warmup_steps=12, train__log_every=5
+    )
+    run = open_run(config, tmp_path / "run")
+    with pytest.raises(loops.NonFiniteError, match=r"train/\w+ is (nan|inf) at step \d+") as error:
+        loops.train(run)
+    assert run.checkpoints.steps() == []
+    step = int(str(error.value).split()[-1])
+    assert 1 < step <= 10
+    assert not (tmp_path / "run" / "eval.json").exists()
+
+
+def test_summarise_names_the_first_term_that_is_not_finite():
+    good = {name: np.float32(1.0) for name in
+            ("bpd", "bpd_prior", "bpd_denoising", "omega_0", "omega_1", "grad_norm")}  # fmt: skip
+    bad = good | {"bpd": np.float32("nan"), "bpd_denoising": np.float32("nan")}
+    with pytest.raises(loops.NonFiniteError, match="train/bpd_denoising is nan at step 42"):
+        loops.summarise([good, good, bad, bad], 43)
+    last = good | {"omega_0": np.float32(3.0), "bpd": np.float32(2.0)}
+    means = loops.summarise([good, last], 2)
+    assert (means["train/bpd"], means["train/omega_0"]) == (1.5, 3.0)
+
+
+def test_holdout_trains_and_evaluates_on_the_rest_of_the_training_split(make_tiny_config, tmp_path):
+    config = make_tiny_config(data__holdout=200, train__num_steps=1)
+    loops.train(open_run(config, tmp_path / "run"))
+    report = json.loads((tmp_path / "run" / "eval.json").read_text())
+    assert (report["split"], report["num_examples"]) == ("holdout", 200)
+
+
+def test_class_conditional_digits_train_and_sample(make_tiny_config, tmp_path):
+    config = make_tiny_config(model__class_conditional=True, train__num_steps=2)
+    loops.train(open_run(config, tmp_path / "run"))
+    assert np.load(tmp_path / "run" / "samples.npz")["samples"].shape == (4, 8, 8, 1)

@@ -1,0 +1,146 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vdm import sharding
+from vdm.diffusion.likelihood import Discretised
+from vdm.model import VDM
+from vdm.nn.schedules import Monotone
+from vdm.nn.unet import UNet
+from vdm.training import optim
+from vdm.training.state import init_state
+from vdm.training.step import make_loss, make_train_step
+
+MODEL = VDM(
+    schedule=Monotone(-8.0, 5.0, hidden_features=8),
+    network=UNet(num_codes=17, num_classes=0, width=8, num_blocks=1, dropout=0.1),
+    likelihood=Discretised(17),
+    dims=(4, 4, 1),
+)
+CODES = np.asarray(jax.random.randint(jax.random.key(0), (16, 4, 4, 1), 0, 17), np.uint8)
+KEY = jax.random.key(5)
+
+
+def start(optimizer, mesh):
+    state = init_state(MODEL, optimizer, jax.random.key(1))
+    # away from the zeros of conv_out, so that all gradients are there
+    params = jax.tree.map(lambda x: x + 0.02, state.params)
+    state = init_state(MODEL, optimizer, jax.random.key(1), params)
+    return jax.device_put(state, sharding.replicated(mesh))
+
+
+def run(num_steps, num_devices, optimizer=None):
+    optimizer = optimizer or optim.sgd(10, learning_rate=1e-2)
+    mesh = sharding.build_mesh(num_devices)
+    state = start(optimizer, mesh)
+    step = make_train_step(MODEL, optimizer, KEY, 0, 0.99, True)
+    metrics = {}
+    for _ in range(num_steps):
+        state, metrics = step(state, sharding.put_batch({"examples": CODES}, mesh))
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+def test_one_device_and_eight_agree():
+    # SGD: linear in the gradients, where Adam would divide rounding by itself.
+    (one, m_1), (eight, m_8) = run(1, 1), run(1, 8)
+    for name in m_1:
+        np.testing.assert_allclose(m_8[name], m_1[name], rtol=1e-5)
+    mesh_1, mesh_8 = sharding.build_mesh(1), sharding.build_mesh(8)
+    loss = jax.jit(jax.grad(make_loss(MODEL, 0), has_aux=True))
+    grads = [
+        jax.device_get(
+            loss(
+                start(optim.sgd(10), mesh).params,
+                sharding.put_batch({"examples": CODES}, mesh),
+                KEY,
+            )[0]
+        )
+        for mesh in (mesh_1, mesh_8)
+    ]
+    norm = optax.tree.norm(grads[0])
+    difference = optax.tree.norm(jax.tree.map(lambda a, b: a - b, *grads))
+    assert difference < 1e-5 * norm
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_step_is_traced_once_and_donates_its_state():
+    chex.clear_trace_counter()
+    optimizer = optim.adamw(10, clip=1.0)
+    mesh = sharding.build_mesh(2)
+    state = start(optimizer, mesh)
+    step = make_train_step(MODEL, optimizer, KEY, 0, 0.99, True)
+    counted = jax.jit(chex.assert_max_traces(step.__wrapped__, n=1), donate_argnums=0)
+    for _ in range(3):
+        before = state
+        batch = sharding.put_batch({"examples": CODES}, mesh)
+        with jax.transfer_guard("disallow"):
+            state, _ = counted(state, batch)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+    assert counted._cache_size() == 1
+    assert int(state.step) == 3
+
+
+def test_draws_follow_from_seed_and_step():
+    # Two steps in a row equal one step after a state with step = 1 was handed over.
+    optimizer = optim.adamw(10)
+    (two, _), (one, _) = run(2, 2, optimizer), run(1, 2, optimizer)
+    mesh = sharding.build_mesh(2)
+    step = make_train_step(MODEL, optimizer, KEY, 0, 0.99, True)
+    resumed, _ = step(
+        jax.device_put(one, sharding.replicated(mesh)),
+        sharding.put_batch({"examples": CODES}, mesh),
+    )
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), two)
+
+
+def test_loss_is_the_sum_of_its_terms_and_falls():
+    _, first = run(1, 1, optim.adamw(60, learning_rate=3e-3, warmup_steps=1))
+    _, last = run(60, 1, optim.adamw(60, learning_rate=3e-3, warmup_steps=1))
+    for m in (first, last):
+        total = m["bpd_reconstruction"] + m["bpd_prior"] + m["bpd_denoising"]
+        np.testing.assert_allclose(total, m["bpd"], rtol=1e-5)
+    assert last["bpd"] < 0.9 * first["bpd"]
+
+
+def test_finite_steps_train_too():
+    optimizer = optim.sgd(10)
+    mesh = sharding.build_mesh(1)
+    step = make_train_step(MODEL, optimizer, KEY, 7, 0.99, True)
+    _, metrics = step(start(optimizer, mesh), sharding.put_batch({"examples": CODES}, mesh))
+    assert np.isfinite(metrics["bpd"])
+
+
+@pytest.mark.parametrize(("warmup", "want"), [(True, 1 - 2 / 11), (False, 0.01)])
+def test_ema_moves_by_its_rate(warmup, want):
+    got = optim.ema_update({"a": jnp.zeros(2)}, {"a": jnp.ones(2)}, jnp.int32(1), 0.99, warmup)
+    np.testing.assert_allclose(got["a"], want, rtol=1e-5)
+
+
+def test_weight_decay_touches_kernels_of_the_network_only():
+    params = MODEL.init(jax.random.key(0))
+    mask = optim.kernels_of_network(params)
+    assert mask["network"]["conv_in"] == {"kernel": True, "bias": False}
+    assert not any(jax.tree.leaves(mask["schedule"]))
+    # zero gradients: only decay moves anything, by learning_rate * weight_decay
+    optimizer = optim.adamw(10, learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    kernel = params["network"]["conv_in"]["kernel"]
+    np.testing.assert_allclose(updates["network"]["conv_in"]["kernel"], -0.05 * kernel, rtol=1e-5)
+    np.testing.assert_array_equal(updates["network"]["conv_in"]["bias"], 0)
+    assert all(not np.any(u) for u in jax.tree.leaves(updates["schedule"]))
+
+
+def test_learning_rate_warms_up_and_decays():
+    rate = optim.learning_rate_schedule(1000, 2e-3, 100, "cosine")
+    np.testing.assert_allclose(
+        [rate(0), rate(50), rate(100), rate(550), rate(1000)],
+        [0, 1e-3, 2e-3, 1e-3, 0], atol=1e-9,
+    )  # fmt: skip
+    assert optim.learning_rate_schedule(1000, 2e-3, 100, "none")(999) == pytest.approx(2e-3)
+    with pytest.raises(ValueError, match="'linear'"):
+        optim.learning_rate_schedule(10, 1e-3, 1, "linear")
