@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
             "eval": {
                 "bound": "elbo",
                 "num_steps": 0,  # T of the bound that is evaluated; 0 is continuous time
-                "draws": 20,
+                "draws": 100,
                 "batch_size": 300,
                 "seed": 0,
                 "params": "ema",  # or "raw"

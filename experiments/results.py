@@ -1,0 +1,56 @@
+"""What every experiment shares: its flags, the identity of a row, results.json and its table."""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vdm.io.environment import commit
+from vdm.io.files import write_json
+
+Row = dict[str, Any]
+
+
+def parse_flags(script: str) -> argparse.Namespace:
+    """--scale=small|full and --outdir=DIR; without it the committed results are rewritten."""
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--scale", choices=("small", "full"), default="small")
+    parser.add_argument("--outdir", type=Path, default=Path(script).parent)
+    return parser.parse_args()
+
+
+def config_hash(config: ConfigDict) -> str:
+    """Twelve hex digits of the resolved config without its seed and its places on this machine."""
+    fields = config.to_dict()
+    fields.pop("seed")
+    fields["data"].pop("data_dir")
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def identity(config: ConfigDict, module: str, scale: str) -> Row:
+    """The keys that let a row be traced and run again."""
+    command = f"python -m {module} --scale={scale}"
+    return {"config_hash": config_hash(config), "commit": commit(), "command": command}
+
+
+def write_results(outdir: Path, rows: Sequence[Row]) -> None:
+    """outdir/results.json, one row per name."""
+    write_json(outdir / "results.json", list(rows))
+
+
+def format_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """A Markdown table; numbers with four significant digits, nothing where a row has no key."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        return "" if value is None else str(value)
+
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(cell(row.get(c)) for c in columns) + " |" for row in rows]
+    return "\n".join(lines)
