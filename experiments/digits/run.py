@@ -54,8 +54,10 @@ def reference(name: str, probabilities: np.ndarray, test: Split) -> Row:
     }
 
 
-def trained(config: ConfigDict, seeds: tuple[int, ...], outdir: Path, module: str, scale: str):
-    """The row of the main job: means over seeds of runs in outdir/runs, the first one's pictures."""
+def trained(
+    config: ConfigDict, seeds: tuple[int, ...], outdir: Path, module: str, scale: str
+) -> Row:
+    """The row of the main job: means over seeds; the runs and the first pictures in outdir."""
     reports = []
     for seed in seeds:
         config.seed = seed
