@@ -91,7 +91,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     train_step = make_train_step(
         run.model,
         configs.build_optimizer(run.config),
-        run.key,
+        run.step_key,
         run.config.model.num_steps,
         run.config.optim.ema_rate,
         run.config.optim.ema_warmup,
@@ -126,7 +126,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
                 result = _evaluation(run, run.chosen(state), options.eval_draws, quiet=True)
                 scalars |= {f"eval/{name}": v for name, v in result.summary().items()}
             writer.write(step, scalars)
-            progress.log(_log_line(step, options.num_steps, scalars))
+            progress.report(_log_line(step, options.num_steps, scalars))
             if save:
                 run.checkpoints.save(step, state)
             if signals:
@@ -156,9 +156,9 @@ def summarise(pending: list[Metrics], step: int) -> dict[str, float]:
 
 
 def _log_line(step: int, num_steps: int, scalars: dict[str, float]) -> str:
-    evaluated = f"  eval {scalars['eval/bpd']:.4f}" if "eval/bpd" in scalars else ""
+    evaluated = f", eval {scalars['eval/bpd']:.4f}" if "eval/bpd" in scalars else ""
     return (
-        f"step {step}/{num_steps}  train {scalars['train/bpd']:.4f}{evaluated} bits/dim  "
+        f"step {step}/{num_steps}: train {scalars['train/bpd']:.4f}{evaluated} bits/dim, "
         f"{scalars['images_per_sec']:.0f} images/s"
     )
 
@@ -240,7 +240,7 @@ def _report(run: Run, step: int, params: Params) -> None:
             integral=config.eval.num_steps == 0,
         )
     t = jnp.linspace(0.0, 1.0, 513)
-    initial = run.model.init_schedule(run.key)
+    initial = run.model.init_schedule(run.init_key)
     plots.plot_schedule(
         run.workdir / "omega.png",
         t,

@@ -36,20 +36,26 @@ class Run:
         return Checkpoints(self.workdir / "checkpoints", self.config.train.keep_checkpoints)
 
     @property
-    def key(self) -> jax.Array:
-        """The key that every other one of the run is folded from."""
-        return jax.random.key(self.config.seed)
+    def init_key(self) -> jax.Array:
+        """For the initial parameters."""
+        return jax.random.split(jax.random.key(self.config.seed))[0]
+
+    @property
+    def step_key(self) -> jax.Array:
+        """What the key of every step is folded from."""
+        # Not the root key itself: fold_in(key, 0) and split(key)[0] are one and the same.
+        return jax.random.split(jax.random.key(self.config.seed))[1]
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on every device."""
-        return jax.jit(self._init, out_shardings=sharding.replicated(self.mesh))(self.key)
+        return jax.jit(self._init, out_shardings=sharding.replicated(self.mesh))(self.init_key)
 
     def abstract_state(self) -> Any:
         """Shapes, dtypes and shardings of the state."""
         everywhere = sharding.replicated(self.mesh)
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-            jax.eval_shape(self._init, self.key),
+            jax.eval_shape(self._init, self.init_key),
         )
 
     def _init(self, key: jax.Array) -> TrainState:

@@ -23,6 +23,9 @@ from vdm.diffusion.elbo import Draws, Estimate
 from vdm.model import VDM
 from vdm.typing import Params
 
+KEY_STREAM = 1_000_001
+"""Keeps the noise of evaluation apart from that of a training run of the same seed."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -115,7 +118,7 @@ def evaluate(
         raise ValueError(f"eval.draws = {draws} on {num_examples} examples: both must be positive")
     batch_size = sharding.round_up(min(batch_size, num_examples), mesh)
     evaluate_batch = make_evaluate_batch(model, num_steps, num_examples)
-    key = jax.random.key(seed)
+    key = jax.random.fold_in(jax.random.key(seed), KEY_STREAM)
     rows: list[np.ndarray] = []  # [three terms, omega_t, density; draws; batch]
     total = draws * math.ceil(num_examples / batch_size)
     for batch in evaluation_batches(split, batch_size):

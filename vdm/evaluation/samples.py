@@ -11,6 +11,9 @@ from vdm.diffusion.samplers import Step
 from vdm.model import VDM
 from vdm.typing import Params
 
+KEY_STREAM = 1_000_002
+"""Keeps the noise of samples apart from that of training and evaluation of the same seed."""
+
 
 def draw_samples(
     model: VDM,
@@ -40,7 +43,8 @@ def draw_samples(
 
     @jax.jit
     def draw(params: Params, index: jax.Array, labels: jax.Array) -> jax.Array:
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(index)
+        key = jax.random.fold_in(jax.random.key(seed), KEY_STREAM)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
         return model.sample(params, keys, num_steps, step, labels if model.num_classes else None)
 
     batch_size = sharding.round_up(min(batch_size, num_samples), mesh)

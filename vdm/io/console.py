@@ -11,7 +11,7 @@ def say(line: str) -> None:
 
 
 class Progress:
-    """Progress of `total` units of work as a bar (terminal), or not at all (anything else)."""
+    """Progress of `total` units of work: a bar on a terminal, else only what is reported."""
 
     def __init__(
         self, what: str, total: int, done: int = 0, unit: str = "it", quiet: bool = False
@@ -29,20 +29,18 @@ class Progress:
             leave=False,
         )
 
-    def update(self, done: int, total: int | None = None, text: str = "") -> None:
+    def update(self, done: int, total: int | None = None) -> None:
         """`done` units of all, of a total that may have become known, are finished."""
         if total is not None:
             self._bar.total = total
-        if text:
-            self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(done - self._bar.n)
 
-    def log(self, line: str) -> None:
-        """A line that stays: above the bar on a terminal, an ordinary one elsewhere."""
+    def report(self, text: str) -> None:
+        """News of the work: behind the bar on a terminal, a line of its own elsewhere."""
         if self._bar.disable:
-            say(line)
+            say(text)
         else:
-            self._bar.write(line, file=sys.stdout)
+            self._bar.set_postfix_str(text.partition(": ")[2] or text)  # the bar counts steps
 
     def __enter__(self) -> Self:
         return self
