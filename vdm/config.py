@@ -48,6 +48,22 @@ PREDICTIONS = ("eps", "x", "v", "score", "codes")  # 'next_mean' belongs to a fi
 BOUNDS = ("elbo",)
 SCHEDULE_TRAINING = ("bound", "fixed")
 
+# Every config has these groups and fields; the kwargs are the components' own.
+REQUIRED_FIELDS = {
+    "data": ("name", "kwargs", "data_dir", "holdout"),
+    "model": ("num_steps", "prediction", "class_conditional"),
+    "schedule": ("name", "kwargs", "train"),
+    "network": ("name", "kwargs"),
+    "likelihood": ("name", "kwargs"),
+    "optim": ("name", "kwargs", "ema_rate", "ema_warmup"),
+    "train": (
+        "num_steps", "batch_size", "num_devices", "log_every", "save_every", "eval_every",
+        "eval_draws", "keep_checkpoints",
+    ),
+    "eval": ("bound", "num_steps", "draws", "batch_size", "seed", "params", "step"),
+    "sample": ("name", "kwargs", "num_steps", "num_images", "batch_size", "seed"),
+}  # fmt: skip
+
 # Fields that shape the trained state: a workdir belongs to one choice of them.
 STATE_FIELDS = (
     "seed", "model", "schedule", "network", "likelihood", "data", "optim", "train.batch_size"
@@ -126,6 +142,11 @@ def get(config: ConfigDict, field: str) -> Any:
 
 def check(config: ConfigDict) -> None:
     """Refuses values that no part of the program could use, before anything is built."""
+    required = ["seed"] + [f"{g}.{name}" for g, names in REQUIRED_FIELDS.items() for name in names]
+    present = _flatten(config.to_dict())
+    for field in required:
+        if field not in present and not any(name.startswith(f"{field}.") for name in present):
+            raise ValueError(f"the config has no {field}; configs/digits.py shows every field")
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
     check_choice("model.prediction", config.model.prediction, PREDICTIONS)
     check_choice("eval.bound", config.eval.bound, BOUNDS)
@@ -205,7 +226,7 @@ _ABSENT = object()
 def _flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value

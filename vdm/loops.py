@@ -112,7 +112,8 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
                 jax.block_until_ready(metrics)
                 watch.leave_out(options.batch_size)
 
-            last = bool(signals) or step == options.num_steps
+            stop = bool(signals)  # looked at once: a signal may come at any moment
+            last = stop or step == options.num_steps
             save = last or step % options.save_every == 0
             evaluates = options.eval_every > 0 and step % options.eval_every == 0 and not last
             progress.update(step)
@@ -129,7 +130,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
             progress.report(_log_line(step, options.num_steps, scalars))
             if save:
                 run.checkpoints.save(step, state)
-            if signals:
+            if stop:
                 where = run.checkpoints.path(step)
                 raise Interrupted(
                     f"stopped at step {step}, saved in {where}; the same command goes on",
