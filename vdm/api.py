@@ -125,6 +125,7 @@ def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> M
         raise ValueError(f"{workdir} is no workdir: it has no config.json")
     config = ConfigDict(json.loads(path.read_text()))
     config.eval.step, config.eval.params = -1 if step is None else step, params
+    config.train.num_devices = 0  # those there are, whatever it was trained on
     run = open_run(config, workdir)
     found, parameters = run.trained_params()
     return _model(run, parameters, found)
