@@ -1,8 +1,9 @@
 """VDM with a learned SNR on a 2-D Gaussian mixture: the exact density is known.
 
 Command   python -m vdm.main --config=configs/toy_mixture.py --workdir=runs/toy_mixture
-Cost      PLACEHOLDER
-Expected  PLACEHOLDER (differential: a density's, may be negative)
+Cost      629,509 parameters; about a minute on two CPU cores
+Expected  -0.502 bits/dim, +- 0.026 over points, +- 0.015 Monte Carlo, seed 0; exactly -0.537 +- 0.018
+          (differential: bits of a density, which may be negative)
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +28,7 @@ def get_config() -> ConfigDict:
             "schedule": {
                 "name": "monotone",
                 "kwargs": {
-                    "omega_0": -8.0,
+                    "omega_0": -10.0,
                     "omega_1": 5.0,
                     "learn_ends": True,
                     "hidden_features": 1024,

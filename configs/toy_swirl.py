@@ -1,8 +1,9 @@
 """VDM with a learned SNR on a 2-D swirl: continuous data, an MLP, a minute on a CPU.
 
 Command   python -m vdm.main --config=configs/toy_swirl.py --workdir=runs/toy_swirl
-Cost      PLACEHOLDER
-Expected  PLACEHOLDER (differential: a density's, may be negative)
+Cost      629,509 parameters; about a minute on two CPU cores
+Expected  -0.475 bits/dim, +- 0.026 over points, +- 0.020 Monte Carlo, seed 0
+          (differential: bits of a density, which may be negative)
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +28,7 @@ def get_config() -> ConfigDict:
             "schedule": {
                 "name": "monotone",
                 "kwargs": {
-                    "omega_0": -10.0,
+                    "omega_0": -13.0,
                     "omega_1": 5.0,
                     "learn_ends": True,
                     "hidden_features": 1024,
