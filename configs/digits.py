@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
                 "num_devices": 0,  # 0: all; on the CPU one per core
                 "log_every": 50,
                 "save_every": 500,
-                "eval_every": 500,
+                "eval_every": 0,  # n > 0: evaluate every n steps too; then set data.holdout
                 "eval_draws": 4,
                 "keep_checkpoints": 3,
             },

@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
                 "num_devices": 0,  # 0: all; on the CPU one per core
                 "log_every": 500,
                 "save_every": 1000,
-                "eval_every": 1000,
+                "eval_every": 0,
                 "eval_draws": 4,
                 "keep_checkpoints": 3,
             },

@@ -16,7 +16,7 @@ def test_load_gives_the_numbers_of_eval_json(trained, finished_run):
     from vdm.data.sources import digits
 
     images = digits("", 0).load("test").examples
-    got = trained.bpd(images, draws=2)
+    got = trained.bpd(images)
     report = json.loads((finished_run / "eval.json").read_text())
     assert isinstance(got, BitsPerDim)
     assert got.mean == pytest.approx(report["bpd"], rel=1e-5)
@@ -53,6 +53,22 @@ def test_build_starts_from_the_seed(make_tiny_config):
 def test_wrong_images_are_refused(trained, images, message):
     with pytest.raises(ValueError, match=message):
         trained.bpd(images)
+
+
+def test_labels_of_a_conditional_model_are_checked(make_tiny_config):
+    model = vdm.build(make_tiny_config(model__class_conditional=True))
+    images = np.full((2, 8, 8, 1), 3)
+    assert np.isfinite(model.bpd(images, [1, 9], draws=2).mean)
+    for labels, message in [(None, "give labels"), ([1], "expected 2"), ([1, 10], "0 to 9")]:
+        with pytest.raises(ValueError, match=message):
+            model.bpd(images, labels)
+    with pytest.raises(ValueError, match="0 to 9"):
+        model.sample(1, labels=[-1])
+
+
+def test_negative_steps_are_refused(trained):
+    with pytest.raises(ValueError, match="continuous time"):
+        trained.bpd(np.full((2, 8, 8, 1), 3), num_steps=-1)
 
 
 def test_a_folder_that_is_no_workdir_is_named(tmp_path):

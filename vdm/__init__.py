@@ -14,3 +14,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(importlib.import_module("vdm.api"), name)
     raise AttributeError(f"module 'vdm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,20 +7,19 @@ trained.bpd(images).mean, trained.sample(16)
 
 import dataclasses
 import importlib.util
-import json
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vdm import config as configs
+from vdm.config_files import find_config_file
 from vdm.data.sources import Split
 from vdm.evaluation.likelihood import evaluate, standard_error
 from vdm.evaluation.samples import draw_samples
+from vdm.io.files import read_json
 from vdm.model import VDM
-from vdm.run import Run, open_run
+from vdm.run import Run, build_run, open_run
 from vdm.typing import Params
 
 
@@ -42,11 +41,14 @@ class BitsPerDim:
 class Model:
     """A `VDM` with parameters: what `build` and `load` return."""
 
-    config: ConfigDict
-    vdm: VDM
+    run: Run
     params: Params
-    mesh: Mesh
     step: int
+
+    @property
+    def vdm(self) -> VDM:
+        """The model without its parameters."""
+        return self.run.model
 
     def bpd(
         self,
@@ -54,18 +56,21 @@ class Model:
         labels: np.ndarray | None = None,
         *,
         num_steps: int = 0,
-        draws: int = 20,
+        draws: int | None = None,
         batch_size: int = 256,
         seed: int = 0,
     ) -> BitsPerDim:
         """Bits/dim of data [N, *dims] (integer codes, or real numbers), by the ELBO.
 
-        num_steps = 0 is continuous time. ValueError for another shape or codes out of range.
+        num_steps = 0 is continuous time; draws defaults to the config's. ValueError for another
+        shape, codes out of range, or labels that a conditional model lacks.
         """
-        split = Split("given", self._checked(np.asarray(images)), labels)
+        images = self._checked(np.asarray(images))
+        split = Split("given", images, self._checked_labels(labels, len(images)))
         result = evaluate(
-            self.vdm, self.params, split, self.mesh,
-            num_steps=num_steps, draws=draws, batch_size=batch_size, seed=seed,
+            self.vdm, self.params, split, self.run.mesh,
+            num_steps=num_steps, draws=draws or self.run.options.eval.draws,
+            batch_size=batch_size, seed=seed,
         )  # fmt: skip
         total = result.bpd(result.total)  # [draws, N]
         per_image = total.mean(axis=0)
@@ -87,10 +92,11 @@ class Model:
     ) -> np.ndarray:
         """[num_samples, *dims] from the config's sampler; num_steps defaults to the config's."""
         return draw_samples(
-            self.vdm, self.params, num_samples, self.mesh,
-            step=configs.build_sampler(self.config),
-            num_steps=self.config.sample.num_steps if num_steps is None else num_steps,
-            batch_size=batch_size, seed=seed, labels=labels,
+            self.vdm, self.params, num_samples, self.run.mesh,
+            step=self.run.sampler_step,
+            num_steps=self.run.options.sample.num_steps if num_steps is None else num_steps,
+            batch_size=batch_size, seed=seed,
+            labels=None if labels is None else self._checked_labels(labels, num_samples),
         )  # fmt: skip
 
     def omega(self, t: np.ndarray) -> np.ndarray:
@@ -99,7 +105,8 @@ class Model:
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         if images.shape[1:] != self.vdm.dims:
-            raise ValueError(f"images of shape {images.shape}: expected [N, {self.vdm.dims}]")
+            expected = ", ".join(map(str, self.vdm.dims))
+            raise ValueError(f"images of shape {images.shape}: expected [N, {expected}]")
         num_codes = getattr(self.vdm.likelihood, "num_codes", 0)
         if not num_codes:
             return images.astype(np.float32)
@@ -111,11 +118,25 @@ class Model:
             )
         return images
 
+    def _checked_labels(self, labels: np.ndarray | None, count: int) -> np.ndarray | None:
+        classes = self.vdm.num_classes
+        if not classes:
+            return None  # an unconditional model reads none
+        if labels is None:
+            raise ValueError(f"this model is conditional on {classes} classes: give labels")
+        labels = np.asarray(labels)
+        if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"labels of shape {labels.shape}: expected {count} integers")
+        if count and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected 0 to "
+                             f"{classes - 1}")  # fmt: skip
+        return labels.astype(np.int32)
+
 
 def build(config: ConfigDict) -> Model:
     """A freshly initialised model from a config."""
-    run = open_run(config, Path())  # reads no workdir: there is no config.json to compare
-    return _model(run, run.chosen(run.initial_state()), 0)
+    run = build_run(config, Path())
+    return Model(run, run.chosen(run.initial_state()), 0)
 
 
 def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> Model:
@@ -123,23 +144,20 @@ def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> M
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} is no workdir: it has no config.json")
-    config = ConfigDict(json.loads(path.read_text()))
+    config = ConfigDict(read_json(path))
     config.eval.step, config.eval.params = -1 if step is None else step, params
     config.train.num_devices = 0  # those there are, whatever it was trained on
     run = open_run(config, workdir)
     found, parameters = run.trained_params()
-    return _model(run, parameters, found)
+    return Model(run, parameters, found)
 
 
 def load_config(path: str | Path, *args: str) -> ConfigDict:
-    """get_config(*args) of a config file."""
+    """get_config(*args) of a config file; configs/digits.py and its like are always found."""
+    path = find_config_file(Path(path))
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(*args)
-
-
-def _model(run: Run, params: Params, step: int) -> Model:
-    return Model(run.config, run.model, params, run.mesh, step)

@@ -1,17 +1,21 @@
 """From a config to objects: the tables of components, and the only reader of a ConfigDict.
 
+`read` gives the options of training, evaluation and sampling; `build_*` the components.
+
 A component is {"name": ..., "kwargs": {...}}. The name is one of the table's, or a dotted path
 "my_package.module:Thing" to a component of your own. The kwargs go to its constructor; facts
 about the data (num_codes, num_classes, ...) go to the parameters that are named for them. Kwargs
 that only another component of the table has are left out.
 """
 
+import dataclasses
 import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -48,21 +52,63 @@ PREDICTIONS = ("eps", "x", "v", "score", "codes")  # 'next_mean' belongs to a fi
 BOUNDS = ("elbo",)
 SCHEDULE_TRAINING = ("bound", "fixed")
 
-# Every config has these groups and fields; the kwargs are the components' own.
-REQUIRED_FIELDS = {
-    "data": ("name", "kwargs", "data_dir", "holdout"),
-    "model": ("num_steps", "prediction", "class_conditional"),
-    "schedule": ("name", "kwargs", "train"),
-    "network": ("name", "kwargs"),
-    "likelihood": ("name", "kwargs"),
-    "optim": ("name", "kwargs", "ema_rate", "ema_warmup"),
-    "train": (
-        "num_steps", "batch_size", "num_devices", "log_every", "save_every", "eval_every",
-        "eval_draws", "keep_checkpoints",
-    ),
-    "eval": ("bound", "num_steps", "draws", "batch_size", "seed", "params", "step"),
-    "sample": ("name", "kwargs", "num_steps", "num_images", "batch_size", "seed"),
-}  # fmt: skip
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """config.train; intervals are in steps, 0 devices are all there are."""
+
+    num_steps: int
+    batch_size: int
+    num_devices: int
+    log_every: int
+    save_every: int
+    eval_every: int
+    eval_draws: int
+    keep_checkpoints: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    """config.eval; num_steps is the T of the bound (0: continuous time), step the checkpoint's."""
+
+    bound: str
+    num_steps: int
+    draws: int
+    batch_size: int
+    seed: int
+    params: str
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleOptions:
+    """config.sample without the sampler itself."""
+
+    num_steps: int
+    num_images: int
+    batch_size: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is not a component: bound_steps is the T trained on, 0 for continuous time."""
+
+    seed: int
+    bound_steps: int
+    ema_rate: float
+    ema_warmup: bool
+    train: TrainOptions
+    eval: EvalOptions
+    sample: SampleOptions
+
+
+# The fields that every config has beside those of the options.
+REQUIRED_FIELDS = """
+data.name data.kwargs data.data_dir data.holdout model.prediction model.class_conditional
+schedule.name schedule.kwargs schedule.train network.name network.kwargs likelihood.name
+likelihood.kwargs optim.name optim.kwargs sample.name sample.kwargs
+"""
 
 # Fields that shape the trained state: a workdir belongs to one choice of them.
 STATE_FIELDS = (
@@ -120,9 +166,12 @@ def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:
         )
     module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{what}.name = {name!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ValueError(f"{what}.name = {name!r} is a {type(found).__name__}, not callable")
+    return found
 
 
 def check_choice(field: str, value: Any, known: tuple) -> Any:
@@ -132,41 +181,69 @@ def check_choice(field: str, value: Any, known: tuple) -> Any:
     return value
 
 
-def get(config: ConfigDict, field: str) -> Any:
-    """config.a.b for "a.b"."""
+def read(config: ConfigDict) -> Options:
+    """The options of a config. ValueError for a missing field or a value of no use."""
+    for field in REQUIRED_FIELDS.split():
+        _field(config, field)
+    check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
+    check_choice("model.prediction", config.model.prediction, PREDICTIONS)
+    options = Options(
+        seed=_count(config, "seed", 0),
+        bound_steps=_count(config, "model.num_steps", 0),
+        ema_rate=_field(config, "optim.ema_rate"),
+        ema_warmup=_field(config, "optim.ema_warmup"),
+        train=TrainOptions(
+            num_steps=_count(config, "train.num_steps", 1),
+            batch_size=_count(config, "train.batch_size", 1),
+            num_devices=_count(config, "train.num_devices", 0),
+            log_every=_count(config, "train.log_every", 1),
+            save_every=_count(config, "train.save_every", 1),
+            eval_every=_count(config, "train.eval_every", 0),
+            eval_draws=_count(config, "train.eval_draws", 1),
+            keep_checkpoints=_count(config, "train.keep_checkpoints", 1),
+        ),
+        eval=EvalOptions(
+            bound=check_choice("eval.bound", _field(config, "eval.bound"), BOUNDS),
+            num_steps=_count(config, "eval.num_steps", 0),
+            draws=_count(config, "eval.draws", 1),
+            batch_size=_count(config, "eval.batch_size", 1),
+            seed=_count(config, "eval.seed", 0),
+            params=check_choice("eval.params", _field(config, "eval.params"), ("ema", "raw")),
+            step=_field(config, "eval.step"),
+        ),
+        sample=SampleOptions(
+            num_steps=_count(config, "sample.num_steps", 1),
+            num_images=_count(config, "sample.num_images", 1),
+            batch_size=_count(config, "sample.batch_size", 1),
+            seed=_count(config, "sample.seed", 0),
+        ),
+    )
+    if not 0 <= options.ema_rate < 1:
+        raise ValueError(f"optim.ema_rate = {options.ema_rate}: it must be in [0, 1)")
+    return options
+
+
+def _field(config: ConfigDict, field: str) -> Any:
+    """config.a.b for "a.b"; ValueError where there is none."""
     value: Any = config
     for part in field.split("."):
+        if part not in value:
+            raise ValueError(f"the config has no {field}; configs/digits.py shows every field")
         value = value[part]
     return value
 
 
-def check(config: ConfigDict) -> None:
-    """Refuses values that no part of the program could use, before anything is built."""
-    required = ["seed"] + [f"{g}.{name}" for g, names in REQUIRED_FIELDS.items() for name in names]
-    present = _flatten(config.to_dict())
-    for field in required:
-        if field not in present and not any(name.startswith(f"{field}.") for name in present):
-            raise ValueError(f"the config has no {field}; configs/digits.py shows every field")
-    check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
-    check_choice("model.prediction", config.model.prediction, PREDICTIONS)
-    check_choice("eval.bound", config.eval.bound, BOUNDS)
-    check_choice("eval.params", config.eval.params, ("ema", "raw"))
-    for field in ("train.num_steps", "train.batch_size", "eval.draws", "eval.batch_size",
-                  "sample.num_steps", "sample.num_images", "sample.batch_size",
-                  "train.log_every", "train.save_every", "train.keep_checkpoints"):  # fmt: skip
-        if get(config, field) < 1:
-            raise ValueError(f"{field} = {get(config, field)}: it must be at least 1")
-    for field in ("seed", "model.num_steps", "eval.num_steps", "train.eval_every", "eval.seed",
-                  "data.holdout", "train.num_devices", "sample.seed"):  # fmt: skip
-        if get(config, field) < 0:
-            raise ValueError(f"{field} = {get(config, field)}: it must not be negative")
-    if not 0 <= config.optim.ema_rate < 1:
-        raise ValueError(f"optim.ema_rate = {config.optim.ema_rate}: it must be in [0, 1)")
+def _count(config: ConfigDict, field: str, least: int) -> int:
+    """An integer field that must be `least` or more."""
+    value = _field(config, field)
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{field} = {value!r}: it must be an integer of at least {least}")
+    return value
 
 
 def build_source(config: ConfigDict) -> sources.Source:
     """The data set: its facts; nothing is read yet."""
-    data_dir, holdout = config.data.data_dir, config.data.holdout
+    data_dir, holdout = config.data.data_dir, _count(config, "data.holdout", 0)
     return build("data", config.data, SOURCES, data_dir=data_dir, holdout=holdout)
 
 
@@ -180,6 +257,11 @@ def build_model(config: ConfigDict, source: sources.Source) -> VDM:
         raise ValueError(
             f"data set {source.name!r} is real-valued: likelihood.name = 'discretised' and "
             "model.prediction = 'codes' need integer codes; choose 'gaussian' and 'eps'"
+        )
+    if source.num_codes and config.likelihood.name == "gaussian":
+        raise ValueError(
+            f"data set {source.name!r} has integer codes: likelihood.name = 'gaussian' is for "
+            "real-valued data; choose 'discretised'"
         )
     facts = {
         "dims": source.shape,
@@ -196,6 +278,16 @@ def build_model(config: ConfigDict, source: sources.Source) -> VDM:
         prediction=config.model.prediction,
         train_schedule=config.schedule.train != "fixed",
     )
+
+
+def check_shapes(config: ConfigDict, model: VDM) -> None:
+    """Runs schedule and network on shapes alone, so that a slip in one of the user's own is one
+    line before anything is written."""
+    try:
+        jax.eval_shape(model.init, jax.random.key(0))
+    except (TypeError, AttributeError) as error:
+        names = f"network {config.network.name!r} or schedule {config.schedule.name!r}"
+        raise ValueError(f"{names} cannot be called as the README says: {error}") from error
 
 
 def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -1,15 +1,14 @@
 """Train, evaluate, sample: the only loop over steps, and what a workdir receives."""
 
-import json
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm import config as configs
 from vdm import sharding
 from vdm.data.pipeline import train_batches
 from vdm.evaluation.likelihood import Evaluation, evaluate
@@ -17,7 +16,7 @@ from vdm.evaluation.samples import draw_samples
 from vdm.io import images, plots
 from vdm.io.console import Progress, say
 from vdm.io.environment import describe
-from vdm.io.files import save_npz, write_json
+from vdm.io.files import read_json, save_npz, write_json
 from vdm.io.metrics import MetricsWriter
 from vdm.io.signals import stop_signals
 from vdm.model import count_parameters
@@ -42,22 +41,23 @@ class Interrupted(Exception):
 def train(run: Run, init_from: str | None = None) -> None:
     """Trains from scratch, from `init_from`, or from where the workdir's run stopped; then
     evaluates and samples. A finished run is left as it is."""
-    sharding.check_batch(run.config.train.batch_size, run.mesh)
-    if _finished(run):
-        say(f"{run.workdir} is finished at step {run.checkpoints.steps()[-1]}; see its eval.json")
+    sharding.check_batch(run.options.train.batch_size, run.mesh)
+    finished = _finished(run)
+    if finished:
+        say(f"{run.workdir} is finished at step {run.checkpoints.steps()[-1]}: {finished}")
         return
     split = run.source.load("train")
     state = run.first_state(init_from)
-    write_json(run.workdir / "environment.json", describe(run.config.seed))
-    write_json(run.workdir / "config.json", run.config.to_dict())
+    write_json(run.workdir / "environment.json", describe(run.options.seed))
+    write_json(run.workdir / "config.json", run.resolved)
     say(
         f"{run.source.name}: {len(split.examples)} examples of shape {run.source.shape}; "
         f"{count_parameters(state.params):,} parameters; {sharding.name_devices(run.mesh)}"
     )
     batches = train_batches(
         split,
-        run.config.train.batch_size,
-        run.config.seed,
+        run.options.train.batch_size,
+        run.options.seed,
         int(state.step),
         jax.process_index(),
         jax.process_count(),
@@ -77,24 +77,27 @@ def sample_run(run: Run) -> None:
     _draw(run, run.trained_params()[1])
 
 
-def _finished(run: Run) -> bool:
-    """Trained to the last step, and evaluated there."""
+def _finished(run: Run) -> str:
+    """What eval.json says, if the run is trained to its last step, evaluated and sampled; else
+    nothing."""
     steps, report = run.checkpoints.steps(), run.workdir / "eval.json"
-    if not steps or steps[-1] < run.config.train.num_steps or not report.is_file():
-        return False
-    return json.loads(report.read_text())["step"] == steps[-1]
+    done = steps and steps[-1] >= run.options.train.num_steps and report.is_file()
+    if not done or not (run.workdir / "samples.npz").is_file():
+        return ""
+    saved = read_json(report)
+    return describe_evaluation(saved) if saved["step"] == steps[-1] else ""
 
 
 def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     """Steps until train.num_steps, with logs, evaluations and checkpoints on the way."""
-    options, first = run.config.train, int(state.step)
+    options, first = run.options.train, int(state.step)
     train_step = make_train_step(
         run.model,
-        configs.build_optimizer(run.config),
+        run.optimizer,
         run.step_key,
-        run.config.model.num_steps,
-        run.config.optim.ema_rate,
-        run.config.optim.ema_warmup,
+        run.options.bound_steps,
+        run.options.ema_rate,
+        run.options.ema_warmup,
     )
     watch = Stopwatch(run.trained_secs(first))
     pending: list[Metrics] = []  # of the steps since the last log line, still on the devices
@@ -123,13 +126,13 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
             scalars = summarise(pending, step)
             scalars |= watch.stop(len(pending) * options.batch_size)
             pending = []
-            if evaluates:
+            if save:  # before the evaluation, which a kill may interrupt
+                run.checkpoints.save(step, state)
+            if evaluates and not signals:
                 result = _evaluation(run, run.chosen(state), options.eval_draws, quiet=True)
                 scalars |= {f"eval/{name}": v for name, v in result.summary().items()}
             writer.write(step, scalars)
             progress.report(_log_line(step, options.num_steps, scalars))
-            if save:
-                run.checkpoints.save(step, state)
             if stop:
                 where = run.checkpoints.path(step)
                 raise Interrupted(
@@ -189,7 +192,7 @@ class Stopwatch:
 
 
 def _evaluation(run: Run, params: Params, draws: int, quiet: bool = False) -> Evaluation:
-    options = run.config.eval
+    options = run.options.eval
     split = run.source.load(run.source.evaluation_split)
     with Progress("evaluate", 1, quiet=quiet) as progress:
         return evaluate(
@@ -207,24 +210,24 @@ def _evaluation(run: Run, params: Params, draws: int, quiet: bool = False) -> Ev
 
 def _report(run: Run, step: int, params: Params) -> None:
     """Evaluates and writes eval.json, eval_examples.npz, loss_density.png and omega.png."""
-    config, start = run.config, time.monotonic()
+    options, start = run.options.eval, time.monotonic()
     split = run.source.load(run.source.evaluation_split)
-    result = _evaluation(run, params, config.eval.draws)
+    result = _evaluation(run, params, options.draws)
     summary = result.summary()
     report = summary | {
-        "bound": config.eval.bound,
-        "num_steps": config.eval.num_steps,
+        "bound": options.bound,
+        "num_steps": options.num_steps,
         "split": split.name,
         "dataset": run.source.name,
         "data_fingerprint": split.fingerprint,
-        "params": config.eval.params,
+        "params": options.params,
         "step": step,
         "omega_0": result.omega_0,
         "omega_1": result.omega_1,
         "train_secs": run.trained_secs(step),
-        "train_images": step * config.train.batch_size,
+        "train_images": step * run.options.train.batch_size,
         "eval_secs": time.monotonic() - start,
-        "seed": config.seed,
+        "seed": run.options.seed,
     }
     save_npz(  # nats of each image, averaged over its draws
         run.workdir / "eval_examples.npz",
@@ -233,12 +236,14 @@ def _report(run: Run, step: int, params: Params) -> None:
         prior_matching=result.prior_matching.mean(axis=0),
         denoising_matching=result.denoising_matching.mean(axis=0),
     )
+    written = ["eval_examples.npz", "omega.png"]
     if result.omega_t.size >= 16 and np.ptp(result.omega_t) > 0:
+        written.append("loss_density.png")
         plots.plot_loss_density(
             run.workdir / "loss_density.png",
             result.omega_t,
             result.bpd(result.loss_density),
-            integral=config.eval.num_steps == 0,
+            integral=options.num_steps == 0,
         )
     t = jnp.linspace(0.0, 1.0, 513)
     initial = run.model.init_schedule(run.init_key)
@@ -249,35 +254,47 @@ def _report(run: Run, step: int, params: Params) -> None:
         run.model.schedule_fn({"schedule": initial})(t),
     )
     write_json(run.workdir / "eval.json", report)  # last: it says that all of it is there
-    steps = f"T = {config.eval.num_steps}" if config.eval.num_steps else "continuous time"
-    say(
-        f"{split.name} bits/dim {summary['bpd']:.4f} "
-        f"+- {summary['stderr_images']:.4f} (images) +- {summary['stderr_monte_carlo']:.4f} "
-        f"(Monte Carlo): {config.eval.bound}, {steps}, {config.eval.params} parameters of step "
-        f"{step}, {summary['num_examples']} examples x {summary['draws_per_example']} draws"
+    say(describe_evaluation(report))
+    say(f"wrote eval.json, {', '.join(written)} in {run.workdir}")
+
+
+def describe_evaluation(report: dict[str, Any]) -> str:
+    """eval.json in a line: the number, its errors, and what kind of number it is."""
+    steps = f"T = {report['num_steps']}" if report["num_steps"] else "continuous time"
+    images, noise = (report[f"stderr_{kind}"] for kind in ("images", "monte_carlo"))
+    return (
+        f"{report['split']} bits/dim {report['bpd']:.4f} +- {_error(images)} (images) "
+        f"+- {_error(noise)} (Monte Carlo): {report['bound']}, {steps}, {report['params']} "
+        f"parameters of step {report['step']}, {report['num_examples']} examples x "
+        f"{report['draws_per_example']} draws"
     )
-    say(f"wrote {run.workdir}/eval.json, eval_examples.npz, loss_density.png, omega.png")
+
+
+def _error(value: float | None) -> str:
+    return "unknown" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def _draw(run: Run, params: Params) -> None:
     """Draws samples and writes samples.npz, and samples.png of images and of points."""
-    options = run.config.sample
+    options = run.options.sample
     with Progress("sample", options.num_images, unit="image") as progress:
         samples = draw_samples(
             run.model,
             params,
             options.num_images,
             run.mesh,
-            step=configs.build_sampler(run.config),
+            step=run.sampler_step,
             num_steps=options.num_steps,
             batch_size=options.batch_size,
             seed=options.seed,
             on_batch=progress.update,
         )
     save_npz(run.workdir / "samples.npz", samples=samples)
-    path = run.workdir / "samples.png"
+    path, written = run.workdir / "samples.png", "samples.npz, samples.png"
     if run.source.shape == (2,):
         plots.plot_points(path, samples, run.source.load(run.source.evaluation_split).examples)
     elif len(run.source.shape) == 3 and run.source.shape[-1] in (1, 3) and run.source.num_codes:
         images.save_grid(path, samples, run.source.num_codes)
-    say(f"wrote {len(samples)} samples to {run.workdir}: samples.npz, samples.png")
+    else:
+        written = "samples.npz"
+    say(f"wrote {len(samples)} samples in {run.workdir}: {written}")

@@ -14,15 +14,19 @@ python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=sampl
 """
 
 # Nothing heavy is imported at the top: --help and --print_config answer at once.
+import difflib
 import json
 import re
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+
+from vdm.config_files import find_config_file
 
 MODES = ("train", "eval", "sample")
 
@@ -31,23 +35,36 @@ class UsageError(ValueError):
     """The command line cannot be understood."""
 
 
+class Terminated(Exception):
+    """SIGTERM outside the training loop, which saves first."""
+
+
 def main(argv: list[str]) -> int:
     """The program; returns its exit status: 0, 2 for a user's mistake, 1 for a failed run,
     128 + the signal's number when asked to stop."""
     if any(a in ("-h", "--help", "-help", "--helpfull") for a in argv[1:]) or len(argv) == 1:
         print(__doc__.strip())
         return 0
-    debug = "--debug" in argv
+    listening = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, _terminate) if listening else None
     try:
         return run(parse(argv))
     except (ValueError, OSError) as error:
-        if debug:
+        if any(re.fullmatch(r"--?debug(=(true|1|yes))?", a, re.IGNORECASE) for a in argv):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except (KeyboardInterrupt, Terminated) as stop:
+        # Nothing half-written stays: every file is written beside its place and renamed.
+        print("stopped; the same command goes on from the last checkpoint", flush=True)
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+    finally:
+        if listening:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(signum: int, frame: Any) -> None:
+    raise Terminated
 
 
 def run(options: flags.FlagValues) -> int:
@@ -60,6 +77,8 @@ def run(options: flags.FlagValues) -> int:
         raise UsageError(f"unknown --mode={options.mode}; known: {', '.join(MODES)}")
     if not options.workdir:
         raise UsageError("--workdir is missing: name the folder that the run writes to")
+    if options.init_from and options.mode != "train":
+        raise UsageError(f"--init_from is for --mode=train, not --mode={options.mode}")
 
     from vdm import loops
     from vdm.run import open_run
@@ -73,14 +92,17 @@ def run(options: flags.FlagValues) -> int:
         else:
             loops.sample_run(opened)
     except loops.Interrupted as stop:
-        print(stop)
+        print(stop, flush=True)
         return 128 + stop.signum
     except loops.NonFiniteError as error:
         steps = opened.checkpoints.steps()
-        kept = f"the last good checkpoint is {opened.checkpoints.path(steps[-1])}" if steps else (
-            "there is no checkpoint yet"
-        )  # fmt: skip
-        print(f"error: {error}; {kept}: try a smaller learning rate", file=sys.stderr)
+        kept = (
+            f"the last good checkpoint is {opened.checkpoints.path(steps[-1])}; with a smaller "
+            "learning rate start another --workdir, perhaps by --init_from"
+            if steps
+            else "there is no checkpoint yet: try a smaller learning rate"
+        )
+        print(f"error: {error}; {kept}", file=sys.stderr)
         return 1
     return 0
 
@@ -99,19 +121,21 @@ def define_flags() -> flags.FlagValues:
 
 def parse(argv: list[str]) -> flags.FlagValues:
     """The flags of a command line; UsageError, one line, for what cannot be understood."""
-    argv = [find_config(a) for a in argv]
-    if not any(a.startswith(("--config=", "-config=")) for a in argv):
+    argv = [find_config(a) for a in joined(argv)]
+    if not any(a.startswith("--config=") for a in argv):
         raise UsageError("--config is missing: --config=configs/digits.py is the usual start")
     # config_flags looks for overrides in sys.argv, not in what it is given.
     sys.argv = argv
     options = define_flags()
     try:
         rest = options(argv)[1:]
-    except AttributeError as error:  # a field that the config does not have
-        raise UsageError(unknown_field(argv, error)) from error
+    except flags.IllegalFlagValueError as error:
+        raise UsageError(wrong_value(argv, error)) from error
     except flags.Error as error:
         raise UsageError(str(error)) from error
-    except (SyntaxError, NameError, TypeError, ImportError, KeyError) as error:
+    except (AttributeError, KeyError) as error:  # a field that the config does not have
+        raise UsageError(unknown_field(argv, error)) from error
+    except (SyntaxError, NameError, TypeError, ImportError) as error:
         raise UsageError(f"the config file fails: {type(error).__name__}: {error}") from error
     if rest:
         raise UsageError(f"{rest[0]!r} is no flag: values are given as --flag=value")
@@ -120,35 +144,62 @@ def parse(argv: list[str]) -> flags.FlagValues:
     return options
 
 
+def joined(argv: list[str]) -> list[str]:
+    """`--config FILE` as `--config=FILE`."""
+    result: list[str] = []
+    for argument in argv:
+        if result and result[-1] in ("--config", "-config"):
+            result[-1] = f"--config={argument}"
+        else:
+            result.append(argument)
+    return result
+
+
 def find_config(argument: str) -> str:
-    """--config=FILE as it is, or with FILE found beside the package when it is not here."""
+    """--config=FILE[:ARG] with FILE found also when it is beside the package, not here."""
     match = re.fullmatch(r"--?config=([^:]*)(:.*)?", argument)
     if not match:
         return argument
-    path, arg = Path(match[1]), match[2] or ""
-    package = Path(__file__).parent  # an installed package has its configs inside
-    for folder in (Path(), package.parent, package):
-        if (folder / path).is_file():
-            return f"--config={folder / path}{arg}"
-    raise UsageError(f"config file {str(path)!r} does not exist: check --config=FILE")
+    return f"--config={find_config_file(Path(match[1]))}{match[2] or ''}"
 
 
-def unknown_field(argv: list[str], error: AttributeError) -> str:
+def plain_config(argv: list[str]) -> ConfigDict:
+    """The config without overrides."""
+    sys.argv = [argv[0], next(a for a in argv if a.startswith("--config="))]
+    options = define_flags()
+    options(sys.argv)
+    return options.config
+
+
+def unknown_field(argv: list[str], error: Exception) -> str:
     """Names the override that the config has no field for, and the nearest field."""
-    import difflib
-
-    base = next(a for a in argv if re.match(r"--?config=", a))
-    sys.argv = [argv[0], base]
-    plain = define_flags()
-    plain(sys.argv)
-    known = fields(plain.config)
+    try:
+        known = fields(plain_config(argv))
+    except (AttributeError, KeyError):  # not an override, then
+        return f"the config file fails: {type(error).__name__}: {error}"
     for argument in argv:
         match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
         if match and match[1] not in known:
             near = difflib.get_close_matches(match[1], known, n=1, cutoff=0.5)
             hint = f"did you mean --config.{near[0]}?" if near else "see --print_config"
             return f"the config has no field {match[1]!r}; {hint}"
-    return f"the config file fails: {error}"
+    return f"the config file fails: {type(error).__name__}: {error}"
+
+
+def wrong_value(argv: list[str], error: Exception) -> str:
+    """Names the override whose value has the wrong type, and what is expected."""
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
+    if not match:
+        return str(error)
+    value: Any = plain_config(argv)
+    for part in match[1].split("."):
+        value = value[part]
+    if isinstance(value, ConfigDict):
+        inner = "name" if "name" in value else next(iter(value))
+        expected = f"a group; did you mean --config.{match[1]}.{inner}={match[2]}?"
+    else:
+        expected = f"{type(value).__name__}, such as {value!r}"
+    return f"--config.{match[1]}={match[2]}: expected {expected}"
 
 
 def fields(config: Any, prefix: str = "") -> list[str]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, Shaped
 
 from vdm.diffusion.elbo import Draws, Estimate, estimate_elbo, noise_levels
-from vdm.diffusion.likelihood import expected_x
+from vdm.diffusion.likelihood import expected_eps
 from vdm.diffusion.predictions import convert
 from vdm.diffusion.samplers import Step
 from vdm.diffusion.samplers import sample as run_sampler
@@ -25,7 +25,7 @@ class VDM:
     """A model of examples of shape `dims`; `num_classes` > 0 if it is conditional on labels.
 
     prediction: what the network's output means, a name of `diffusion.predictions`, or "codes"
-    for logits of the V codes of each dimension (`diffusion.likelihood.expected_x`).
+    for logits of the V codes of each dimension (`diffusion.likelihood.expected_eps`).
     """
 
     schedule: nn.Module
@@ -82,7 +82,7 @@ class VDM:
                 rngs={} if dropout_key is None else {"dropout": dropout_key},
             )
             if self.prediction == "codes":
-                return convert(expected_x(output, z_t, omega), "x", "eps", z_t, omega)
+                return expected_eps(output, z_t, omega)
             return convert(output, self.prediction, "eps", z_t, omega)
 
         return eps_hat

@@ -1,19 +1,22 @@
 """A run: a config made into objects, the folder that belongs to it, and its states."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vdm import config as configs
 from vdm import sharding
+from vdm.config import Options
 from vdm.data.sources import Source
+from vdm.diffusion.samplers import Step
 from vdm.io.checkpoints import CheckpointError, Checkpoints, restore_params
 from vdm.io.console import say
+from vdm.io.files import read_json
 from vdm.io.metrics import read_metrics
 from vdm.model import VDM
 from vdm.training.state import TrainState, init_state
@@ -22,29 +25,32 @@ from vdm.typing import Params
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What `open_run` makes of a config and a workdir."""
+    """What a config becomes. `resolved` is the config itself, every field, as plain values."""
 
-    config: ConfigDict
+    resolved: dict[str, Any]
+    options: Options
     workdir: Path
     source: Source
     model: VDM
+    optimizer: optax.GradientTransformation
+    sampler_step: Step
     mesh: Mesh
 
     @property
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints."""
-        return Checkpoints(self.workdir / "checkpoints", self.config.train.keep_checkpoints)
+        return Checkpoints(self.workdir / "checkpoints", self.options.train.keep_checkpoints)
 
     @property
     def init_key(self) -> jax.Array:
         """For the initial parameters."""
-        return jax.random.split(jax.random.key(self.config.seed))[0]
+        return jax.random.split(jax.random.key(self.options.seed))[0]
 
     @property
     def step_key(self) -> jax.Array:
         """What the key of every step is folded from."""
         # Not the root key itself: fold_in(key, 0) and split(key)[0] are one and the same.
-        return jax.random.split(jax.random.key(self.config.seed))[1]
+        return jax.random.split(jax.random.key(self.options.seed))[1]
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on every device."""
@@ -59,11 +65,11 @@ class Run:
         )
 
     def _init(self, key: jax.Array) -> TrainState:
-        return init_state(self.model, configs.build_optimizer(self.config), key)
+        return init_state(self.model, self.optimizer, key)
 
     def chosen(self, state: TrainState) -> Params:
-        """The parameters that are evaluated: config.eval.params, "ema" or "raw"."""
-        return state.ema_params if self.config.eval.params == "ema" else state.params
+        """The parameters that are evaluated: options.eval.params, "ema" or "raw"."""
+        return state.ema_params if self.options.eval.params == "ema" else state.params
 
     def first_state(self, init_from: str | None) -> TrainState:
         """Where training begins: the newest readable checkpoint, else the parameters of the run
@@ -83,8 +89,8 @@ class Run:
         note = "; --init_from is for a new workdir and not used" if init_from else ""
         say(f"resuming {self.workdir} at step {step}{note}")
         saved = self.workdir / "config.json"
-        before = json.loads(saved.read_text())["train"]["num_steps"] if saved.is_file() else None
-        now = self.config.train.num_steps
+        before = read_json(saved)["train"]["num_steps"] if saved.is_file() else None
+        now = self.options.train.num_steps
         if before not in (None, now):
             say(
                 f"train.num_steps was {before} and is {now}: a learning rate that decays over "
@@ -94,8 +100,8 @@ class Run:
 
     def trained_params(self) -> tuple[int, Params]:
         """(step, parameters) to evaluate: of checkpoint eval.step, or of the newest readable."""
-        wanted = self.config.eval.step
-        field = "ema_params" if self.config.eval.params == "ema" else "params"
+        wanted = self.options.eval.step
+        field = "ema_params" if self.options.eval.params == "ema" else "params"
         like = {field: getattr(self.abstract_state(), field)}
         source = self.workdir
         if wanted >= 0:
@@ -117,23 +123,39 @@ class Run:
 
 
 def open_run(config: ConfigDict, workdir: str | Path) -> Run:
-    """Checks the config and that workdir belongs to it; builds source, model and mesh.
+    """The run of a config in a workdir, which must be new or belong to that config.
 
     Nothing is written. ValueError for a workdir of another config, with the keys that differ.
     """
-    configs.check(config)
-    workdir = Path(workdir).absolute()
-    saved = workdir / "config.json"
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir={workdir} is a file: name a folder")
-    if saved.is_file():
-        differing = configs.differing_fields(config.to_dict(), json.loads(saved.read_text()))
+    run = build_run(config, workdir)
+    saved = run.workdir / "config.json"
+    if run.workdir.exists() and not run.workdir.is_dir():
+        raise ValueError(f"--workdir={run.workdir} is a file: name a folder")
+    # Without a checkpoint there is nothing that another config could harm.
+    if saved.is_file() and run.checkpoints.steps():
+        differing = configs.differing_fields(run.resolved, read_json(saved))
         if differing:
             raise ValueError(
-                f"--workdir={workdir} belongs to another config ({'; '.join(differing)}): choose "
-                "another workdir, or go back to those values"
+                f"--workdir={run.workdir} belongs to another config ({'; '.join(differing)}): "
+                "choose another workdir, or go back to those values"
             )
-    sharding.split_host(config.train.num_devices)
+    return run
+
+
+def build_run(config: ConfigDict, workdir: str | Path) -> Run:
+    """Checks the config and builds everything that it names; looks at no file."""
+    options = configs.read(config)
+    sharding.split_host(options.train.num_devices)
     source = configs.build_source(config)
     model = configs.build_model(config, source)
-    return Run(config, workdir, source, model, sharding.build_mesh(config.train.num_devices))
+    configs.check_shapes(config, model)
+    return Run(
+        resolved=config.to_dict(),
+        options=options,
+        workdir=Path(workdir).absolute(),
+        source=source,
+        model=model,
+        optimizer=configs.build_optimizer(config),
+        sampler_step=configs.build_sampler(config),
+        mesh=sharding.build_mesh(options.train.num_devices),
+    )

@@ -27,6 +27,8 @@ def split_host(num_devices: int = 0) -> None:
     than one device on all cores. A power of two divides the usual batch sizes. Does nothing
     when an accelerator is used or a backend has already started.
     """
+    if num_devices > max(MAX_HOST_DEVICES, num_cores()):
+        return  # accelerators, or a mistake that `build_mesh` names
     if not num_devices:
         num_devices = min(MAX_HOST_DEVICES, 1 << (num_cores().bit_length() - 1))
     try:
@@ -68,7 +70,7 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
     if batch_size % size:
         raise ValueError(
             f"train.batch_size = {batch_size} does not divide by the {size} devices: take "
-            f"{max(size, batch_size - batch_size % size)}, or --config.train.num_devices=1"
+            f"{round_up(batch_size, mesh)}, or --config.train.num_devices=1"
         )
 
 

@@ -85,9 +85,9 @@ def trained(
 
 
 def main() -> None:
+    """Trains, evaluates, writes results.json and the pictures."""
     flags = parse_flags(__file__)
     config = load_config(CONFIG)
-    config.train.eval_every = 0  # the test split is read once, at the end
     if flags.scale == "full":  # wider and longer, for an accelerator
         config.network.kwargs.width, config.network.kwargs.num_blocks = 128, 4
         config.network.kwargs.dropout, config.train.num_steps = 0.4, 10_000

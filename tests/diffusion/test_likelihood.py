@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 from vdm.diffusion import likelihood, noise
+from vdm.diffusion.exact import FiniteData
 from vdm.diffusion.likelihood import Discretised, Gaussian, codes_to_x, x_to_codes
 
 
@@ -44,29 +45,88 @@ def test_log_prob_equals_brute_force(num_codes, omega_0):
     np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
 
 
-def test_window_alone_would_be_wrong_below_its_spacing(monkeypatch):
-    # The fallback is needed: force the window where codes lie 0.4 standard deviations apart.
-    codes, noise_ = jnp.full((100,), 128), jnp.linspace(-2, 2, 100)
-    omega_0 = jnp.float32(2 * np.log(2 / 256 / 0.1))
-    args = (codes, noise_, omega_0, 256)
-    exact = likelihood.discretised_log_prob(*args)
-    monkeypatch.setattr(likelihood, "EXACT_SPACING", 0.0)
-    assert np.abs(likelihood.discretised_log_prob(*args) - exact).max() > 0.01
+def spaced(spacing, num_codes=256):
+    """omega_0 at which codes lie `spacing` standard deviations apart."""
+    return jnp.float32(2 * np.log(2 / num_codes / spacing))
 
 
-@pytest.mark.parametrize("omega_0", [-11.0, -5.0])
-def test_gradients_of_the_window_equal_those_of_all_codes(omega_0, monkeypatch):
-    codes = jax.random.randint(jax.random.key(0), (500,), 0, 256)
-    noise_ = jax.random.normal(jax.random.key(1), (500,))
+def log_prob_with(monkeypatch, window, exact_spacing, omega_0):
+    monkeypatch.setattr(likelihood, "WINDOW", window)
+    monkeypatch.setattr(likelihood, "EXACT_SPACING", exact_spacing)
+    codes, noise_ = jnp.full((400,), 128), jnp.linspace(-4, 4, 400)
+    return np.asarray(likelihood.discretised_log_prob(codes, noise_, omega_0, 256))
+
+
+def test_window_is_exact_where_it_is_used_and_wrong_below(monkeypatch):
+    threshold = likelihood.EXACT_SPACING
+    for spacing, largest in [(threshold * 1.001, 1e-6), (1.0, 1e-6)]:
+        window = log_prob_with(monkeypatch, likelihood.WINDOW, 0.0, spaced(spacing))
+        every = log_prob_with(monkeypatch, 256, 0.0, spaced(spacing))
+        assert np.abs(window - every).max() <= largest
+        monkeypatch.undo()
+    window = log_prob_with(monkeypatch, 17, 0.0, spaced(0.1))
+    every = log_prob_with(monkeypatch, 256, 0.0, spaced(0.1))
+    assert np.abs(window - every).max() > 0.01
+    # 0.5 would already be too low a threshold
+    window = log_prob_with(monkeypatch, 17, 0.0, spaced(0.5))
+    every = log_prob_with(monkeypatch, 256, 0.0, spaced(0.5))
+    assert np.abs(window - every).max() > 1e-6
+
+
+@pytest.mark.parametrize(("spacing", "used"), [(0.71, True), (0.69, False)])
+def test_window_is_used_above_its_spacing_only(spacing, used, monkeypatch):
+    # A window of one code leaves out visible terms, so it shows where it is taken.
+    narrow = log_prob_with(monkeypatch, 1, likelihood.EXACT_SPACING, spaced(spacing))
+    every = log_prob_with(monkeypatch, 256, likelihood.EXACT_SPACING, spaced(spacing))
+    assert (np.abs(narrow - every).max() > 0.1) == used
+
+
+@pytest.mark.parametrize("omega_0", [-13.3, -11.0, -8.5, -5.0])
+def test_gradients_equal_differences_of_the_definition(omega_0):
+    rng = np.random.default_rng(0)
+    codes, noise_ = rng.integers(0, 256, 200), rng.normal(size=200)
+
+    def total(noise_, omega_0):
+        # z is fixed by noise and omega_0, as in training
+        return jnp.sum(likelihood.discretised_log_prob(jnp.asarray(codes), noise_, omega_0, 256))
+
+    by_noise, by_omega = jax.grad(total, (0, 1))(jnp.float32(noise_), jnp.float32(omega_0))
+    h = 1e-5
+    up, down = (brute_force(codes, noise_ + s * h, omega_0, 256) for s in (1, -1))
+    np.testing.assert_allclose(by_noise, (up - down) / (2 * h), rtol=1e-3, atol=1e-3)
+    up, down = (brute_force(codes, noise_, omega_0 + s * h, 256).sum() for s in (1, -1))
+    np.testing.assert_allclose(by_omega, (up - down) / (2 * h), rtol=1e-3, atol=1e-3)
+
+
+def test_gradient_of_the_window_keeps_no_array_of_all_codes():
+    codes, noise_ = jnp.zeros((7, 5), jnp.int32), jnp.zeros((7, 5))
 
     def total(noise_, omega_0):
         return jnp.sum(likelihood.discretised_log_prob(codes, noise_, omega_0, 256))
 
-    got = jax.grad(total, (0, 1))(noise_, jnp.float32(omega_0))
-    monkeypatch.setattr(likelihood, "WINDOW", 256)
-    want = jax.grad(total, (0, 1))(noise_, jnp.float32(omega_0))
-    for g, w in zip(got, want, strict=True):
-        np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5)
+    _, pullback = jax.vjp(total, noise_, jnp.float32(-13.3))
+    assert max(leaf.size for leaf in jax.tree.leaves(pullback)) <= 35
+
+
+def test_small_unsigned_codes_do_not_wrap():
+    args = jnp.array([0.3, -0.4]), jnp.float32(-8.0), 256
+    got = likelihood.discretised_log_prob(jnp.array([200, 3], jnp.uint8), *args)
+    want = likelihood.discretised_log_prob(jnp.array([200, 3], jnp.int32), *args)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_expected_eps_is_bayes_rule_for_independent_codes():
+    with jax.enable_x64(True):
+        logits = 2 * jax.random.normal(jax.random.key(0), (6, 3, 5), jnp.float64)
+        z = jax.random.normal(jax.random.key(1), (6, 3), jnp.float64)
+        omega = jnp.linspace(-4.0, 3.0, 6)
+        got = likelihood.expected_eps(logits, z, omega)
+        points = likelihood.codes_to_x(jnp.arange(5), 5).astype(jnp.float64)[:, None]
+        for i in range(6):
+            for d in range(3):
+                data = FiniteData(points, jax.nn.softmax(logits[i, d]))
+                want = data.eps_hat(z[i : i + 1, d : d + 1], omega[i])
+                np.testing.assert_allclose(got[i, d], want[0, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("num_codes", [2, 17, 256])

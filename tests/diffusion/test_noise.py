@@ -53,11 +53,10 @@ def test_transition_variance_keeps_its_digits_for_small_steps():
     with jax.enable_x64(True):
         _, exact = noise.transition(jnp.float64(5.0), jnp.float64(5.0 + 2**-10))
     _, got = noise.transition(jnp.float32(5.0), jnp.float32(5.0 + 2**-10))
-    np.testing.assert_allclose(got, exact, rtol=2e-4)
-    # the obvious form, for comparison, fails this tolerance
-    s2 = jax.nn.sigmoid(jnp.float32([5.0, 5.0 + 2**-10]))
-    obvious = s2[1] - (1 - s2[1]) / (1 - s2[0]) * s2[0]
-    assert abs(obvious / exact - 1) > 2e-4
+    np.testing.assert_allclose(got, exact, rtol=1e-6)
+    # a difference of two softplus, for comparison, fails this tolerance
+    low, high = jax.nn.softplus(jnp.float32([5.0, 5.0 + 2**-10]))
+    assert abs(-jnp.expm1(low - high) / exact - 1) > 1e-5
 
 
 def test_expand_refuses_a_column_of_omegas():

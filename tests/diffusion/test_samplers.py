@@ -37,6 +37,20 @@ def test_variance_converges_to_the_truth_with_first_order(step, std):
     assert abs(order - 1) < 0.25
 
 
+def test_ancestral_step_is_the_posterior_with_x_hat():
+    # Bayes' rule with x = x_hat: precisions add.
+    with jax.enable_x64(True):
+        z, eps, xi = jax.random.normal(jax.random.key(0), (3, 4, 2), jnp.float64)
+        s, t = jnp.float64(-1.5), jnp.float64(0.4)
+        x_hat = (z - noise.sigma(t) * eps) / noise.alpha(t)
+        scale = noise.alpha(t) / noise.alpha(s)
+        step_var = noise.sigma(t) ** 2 - scale**2 * noise.sigma(s) ** 2
+        var = 1 / (1 / noise.sigma(s) ** 2 + scale**2 / step_var)
+        mean = var * (scale / step_var * z + noise.alpha(s) / noise.sigma(s) ** 2 * x_hat)
+        got = samplers.ancestral_step(z, eps, s, t, xi)
+        np.testing.assert_allclose(got, mean + jnp.sqrt(var) * xi, rtol=1e-10)
+
+
 def test_ancestral_samples_of_a_mixture_have_its_moments():
     data = MixtureData(
         jnp.array([0.2, 0.8]), jnp.array([[-0.8, 0.0], [0.6, 0.3]]), jnp.array([0.1, 0.2])

@@ -88,10 +88,12 @@ def test_standard_errors_are_those_of_means():
 
 def test_times_of_a_draw_cover_the_unit_interval():
     # omega is linear in t here: 101 images, one time in each of 101 cells, in every draw.
-    result = run(draws=3)
-    for omega in result.omega_t:
-        gaps = np.diff(np.sort((omega + 9.0) / 16.0))
-        np.testing.assert_allclose(gaps, 1 / 101, atol=2e-6)
+    t = (run(draws=7).omega_t + 9.0) / 16.0
+    for draw in t:
+        np.testing.assert_allclose(np.diff(np.sort(draw)), 1 / 101, atol=2e-6)
+    # and every image has one time in each of 7 equal parts, counted from its own offset
+    parts = np.floor((t - np.arange(101) / 101) % 1.0 * 7)
+    np.testing.assert_array_equal(parts, np.arange(7)[:, None] * np.ones(101))
 
 
 def test_samples_do_not_depend_on_batch_size():

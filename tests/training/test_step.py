@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -106,12 +108,63 @@ def test_loss_is_the_sum_of_its_terms_and_falls():
     assert last["bpd"] < 0.9 * first["bpd"]
 
 
-def test_finite_steps_train_too():
-    optimizer = optim.sgd(10)
-    mesh = sharding.build_mesh(1)
-    step = make_train_step(MODEL, optimizer, KEY, 7, 0.99, True)
-    _, metrics = step(start(optimizer, mesh), sharding.put_batch({"examples": CODES}, mesh))
-    assert np.isfinite(metrics["bpd"])
+def loss_of(model, num_steps, key=KEY):
+    params = start(optim.sgd(10), sharding.build_mesh(1)).params
+    return jax.jit(make_loss(model, num_steps))(params, {"examples": jnp.asarray(CODES)}, key)[1]
+
+
+def test_the_number_of_steps_and_dropout_reach_the_loss():
+    coarse, fine = loss_of(MODEL, 1), loss_of(MODEL, 0)
+    assert coarse["bpd_denoising"] > 2 * fine["bpd_denoising"]
+    assert coarse["bpd_prior"] == fine["bpd_prior"]
+    still = dataclasses.replace(MODEL, network=dataclasses.replace(MODEL.network, dropout=0.0))
+    assert loss_of(still, 0)["bpd_denoising"] != fine["bpd_denoising"]
+
+
+def test_times_of_a_batch_are_low_discrepancy_and_noises_differ():
+    seen = []
+
+    class Spy(VDM):
+        def elbo(self, params, data, draws, *args):
+            seen.append(draws)
+            return super().elbo(params, data, draws, *args)
+
+    spy = Spy(**{f.name: getattr(MODEL, f.name) for f in dataclasses.fields(MODEL)})
+    params = start(optim.sgd(10), sharding.build_mesh(1)).params
+    make_loss(spy, 0)(params, {"examples": jnp.asarray(CODES)}, KEY)
+    np.testing.assert_allclose(np.diff(np.sort(seen[0].t)), 1 / 16, atol=1e-6)
+    assert abs(np.corrcoef(seen[0].eps.ravel(), seen[0].eps_0.ravel())[0, 1]) < 0.3
+
+
+def test_every_step_draws_anew():
+    optimizer = optim.sgd(10, learning_rate=0.0)
+    (_, first), (_, second) = run(1, 1, optimizer), run(2, 1, optimizer)
+    assert first["bpd_denoising"] != second["bpd_denoising"]
+    assert first["bpd_prior"] == second["bpd_prior"]  # the parameters did not move
+
+
+def test_ema_follows_the_new_parameters():
+    optimizer = optim.sgd(10, learning_rate=0.1)
+    old = jax.device_get(start(optimizer, sharding.build_mesh(1)))
+    new, _ = run(1, 1, optimizer)
+    want = optim.ema_update(old.ema_params, new.params, jnp.int32(0), 0.99, True)
+    for a, b in zip(jax.tree.leaves(new.ema_params), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+def test_clipping_bounds_the_global_norm():
+    params = {"network": {"a": jnp.zeros(3), "b": jnp.zeros(4)}, "schedule": {}}
+    grads = jax.tree.map(lambda x: jnp.arange(1.0, x.size + 1), params)  # norm 6.63
+
+    def update(clip, scale):
+        # eps = 1 makes Adam's update depend on the size of the gradient
+        chain = optim.adamw(10, learning_rate=1.0, warmup_steps=0, eps=1.0, clip=clip)
+        scaled = jax.tree.map(lambda g: scale * g, grads)
+        return chain.update(scaled, chain.init(params), params)[0]["network"]["a"]
+
+    norm = float(optax.tree.norm(grads))
+    np.testing.assert_allclose(update(1.0, 1.0), update(0.0, 1 / norm), rtol=1e-5)
+    np.testing.assert_allclose(update(100.0, 1.0), update(0.0, 1.0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("warmup", "want"), [(True, 1 - 2 / 11), (False, 0.01)])

@@ -1,8 +1,8 @@
 """The variational bound: -log p(x) <= reconstruction + prior matching + denoising matching.
 
-VDM Eq. 3 (three terms), 13-16 (T steps), 17-18 (continuous time). A schedule enters only
-through its values at the drawn times (`NoiseLevels`), a network only as a `Denoiser`, so the
-same function serves a trained model, an exact oracle and a test.
+VDM = arXiv:2107.00630: Eq. 11 (three terms), 12-14 (T steps), 15-17 (continuous time). A
+schedule enters only through its values at the drawn times (`NoiseLevels`), a network only as a
+`Denoiser`, so the same function serves a trained model, an exact oracle and a test.
 """
 
 import math
@@ -90,7 +90,10 @@ def noise_levels(schedule: ScheduleFn, t: Float[Array, " batch"], num_steps: int
 def prior_matching(
     x: Float[Array, "batch *dims"], omega_1: Float[Array, ""]
 ) -> Float[Array, " batch"]:
-    """KL(q(z_1 | x) || N(0, I)) in nats, summed over every non-batch axis (VDM Eq. 3)."""
+    """KL(q(z_1 | x) || N(0, I)) in nats, summed over every non-batch axis (VDM Eq. 11).
+
+    At x = 0 and omega_1 = 12 the two parts cancel to 1% of a term of 1e-11 nats.
+    """
     # sigma^2 - log sigma^2 - 1, in that order, is 0.15% off at omega_1 = 5 in float32
     # (x = 0) and returns 0 at omega_1 = 8.
     snr_share = jax.nn.sigmoid(-omega_1)
@@ -102,7 +105,7 @@ def loss_density(
     eps: Float[Array, "batch *dims"], eps_hat: Float[Array, "batch *dims"]
 ) -> Float[Array, " batch"]:
     """1/2 ||eps - eps_hat||^2, summed over every non-batch axis. Times omega'(t), or times
-    T expm1(omega_t - omega_s), it estimates the denoising term (VDM Eq. 17 and 14)."""
+    T expm1(omega_t - omega_s), it estimates the denoising term (VDM Eq. 15-17 and 12-14)."""
     return 0.5 * jnp.sum(jnp.square(eps - eps_hat), axis=tuple(range(1, eps.ndim)))
 
 

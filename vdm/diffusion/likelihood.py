@@ -1,15 +1,16 @@
 """p(x | z_0): from the least noisy latent back to the data.
 
-`Discretised` is the VDM paper's likelihood of integer codes (section 3.3 and appendix E);
+`Discretised` is the VDM paper's likelihood of integer codes (section 3.3);
 `Gaussian` is a density for real-valued data. Both satisfy `vdm.typing.Likelihood`.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Num
+from jaxtyping import Array, Float, Integer
 
 from vdm.diffusion.noise import alpha, expand, sigma
 from vdm.typing import PerExample
@@ -44,50 +45,76 @@ def discretised_log_prob(
     num_codes: int,
 ) -> Float[Array, "*shape"]:
     """log p(code | z_0) in nats per dimension: a softmax over all V codes of
-    -1/2 (z_0/alpha_0 - x(v))^2 / (sigma_0/alpha_0)^2, taken at v = code (VDM Eq. 30).
+    -1/2 (z_0/alpha_0 - x(v))^2 / (sigma_0/alpha_0)^2, taken at v = code (VDM section 3.3).
 
     `noise` u = (z_0/alpha_0 - x(code)) / (sigma_0/alpha_0) is z_0's distance from the true
     code in standard deviations; for z_0 ~ q(z_0|x) it is the drawn eps_0 itself, without the
     4e-5 that forming z_0 - x loses in float32 at omega_0 = -13.3.
-
-    Only a window of neighbouring codes enters the normaliser where that is exact to float32
-    (EXACT_SPACING); elsewhere all codes do. No array of V values per dimension is kept.
     """
+    codes = codes.astype(jnp.int32)
     spacing = 2 / num_codes * jnp.exp(-0.5 * omega_0)  # between codes, in standard deviations
     # m: the nearest code's offset from the true one. Distances are taken from it, because
     # differences of squares of distances from far codes cancel (1e6 - 1e6 at V = 256).
     m = jnp.clip(jnp.round(jax.lax.stop_gradient(noise / spacing)), -codes, num_codes - 1 - codes)
     to_nearest = noise - m * spacing
-    nearest = codes + m.astype(codes.dtype)
+    normaliser = log_normaliser(num_codes, codes + m.astype(codes.dtype), to_nearest, spacing)
+    return -0.5 * m * spacing * (2 * to_nearest + m * spacing) - normaliser
 
-    def log_normaliser(width: int) -> Float[Array, "*shape"]:
-        """log sum over `width` codes around the nearest, relative to the nearest one's term."""
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def log_normaliser(
+    num_codes: int,
+    nearest: Integer[Array, "*shape"],
+    to_nearest: Float[Array, "*shape"],
+    spacing: Float[Array, ""],
+) -> Float[Array, "*shape"]:
+    """log sum over codes of exp(-1/2 distance^2), relative to the nearest code's term.
+
+    to_nearest: z_0 minus the nearest code; spacing: between codes; both in standard deviations.
+    Only a window of neighbouring codes is summed where that is exact to float32
+    (EXACT_SPACING); elsewhere all codes are.
+    """
+    return _normaliser_and_slopes(num_codes, nearest, to_nearest, spacing)[0]
+
+
+@log_normaliser.defjvp
+def _log_normaliser_jvp(num_codes: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # The slopes come from the same branch as the value: differentiating through the cond would
+    # keep V-sized arrays of both branches (13 times slower for the window at V = 256).
+    value, by_noise, by_spacing = _normaliser_and_slopes(num_codes, *primals)
+    return value, by_noise * tangents[1] + by_spacing * tangents[2]
+
+
+def _normaliser_and_slopes(
+    num_codes: int, nearest: Array, to_nearest: Array, spacing: Array
+) -> tuple[Array, Array, Array]:
+    """The log normaliser and its derivatives in to_nearest and spacing, each like to_nearest."""
+
+    def over(width: int) -> tuple[Array, Array, Array]:
         first = jnp.clip(nearest - width // 2, 0, num_codes - width) - nearest
         offsets = first[..., None] + jax.lax.broadcasted_iota(
             first.dtype, (*first.shape, width), first.ndim
         )
         distances = offsets * spacing
-        return jax.nn.logsumexp(distances * (to_nearest[..., None] - 0.5 * distances), axis=-1)
+        exponents = distances * (to_nearest[..., None] - 0.5 * distances)
+        value = jax.nn.logsumexp(exponents, axis=-1)
+        shares = jnp.exp(exponents - value[..., None])
+        by_spacing = shares * offsets * (to_nearest[..., None] - distances)
+        return value, jnp.sum(shares * distances, axis=-1), jnp.sum(by_spacing, axis=-1)
 
-    def windowed() -> Float[Array, "*shape"]:
-        return log_normaliser(WINDOW)
-
-    def over_all() -> Float[Array, "*shape"]:
-        return log_normaliser(num_codes)
-
-    if num_codes <= WINDOW or noise.dtype == jnp.float64:  # the window is exact to float32 only
-        normaliser = over_all()
-    else:
-        normaliser = jax.lax.cond(spacing >= EXACT_SPACING, windowed, over_all)
-    return -0.5 * m * spacing * (2 * to_nearest + m * spacing) - normaliser
+    # The window is exact to float32 only.
+    if num_codes <= WINDOW or to_nearest.dtype == jnp.float64:
+        return over(num_codes)
+    return jax.lax.cond(spacing >= EXACT_SPACING, lambda: over(WINDOW), lambda: over(num_codes))
 
 
-def expected_x(
+def expected_eps(
     logits: Float[Array, "batch *dims codes"],
     z: Float[Array, "batch *dims"],
     omega: PerExample,
 ) -> Float[Array, "batch *dims"]:
-    """x_hat = E[x] over codes v with probabilities proportional to exp(logit_v) q(z | x(v)).
+    """eps_hat = E[(z - alpha x) / sigma] over codes v with probabilities proportional to
+    exp(logit_v) q(z | x(v)).
 
     A network's logits say what z's neighbours tell of a dimension, q(z | x(v)) what z itself
     does. With logits 0 this is the exact denoiser of independent uniform codes, and the bound
@@ -97,9 +124,11 @@ def expected_x(
     num_codes = logits.shape[-1]
     x = codes_to_x(jnp.arange(num_codes), num_codes).reshape((1,) * z.ndim + (num_codes,))
     omega = expand(omega, z)[..., None]
+    # The mean of the distances, not (z - alpha x_hat) / sigma: 9 times more exact in float32 at
+    # omega = -8, V = 256.
     distance = (z[..., None] - alpha(omega) * x) / sigma(omega)
     probabilities = jax.nn.softmax(logits - 0.5 * jnp.square(distance), axis=-1)
-    return jnp.sum(probabilities * x, axis=-1)
+    return jnp.sum(probabilities * distance, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +137,7 @@ class Discretised:
 
     num_codes: int
 
-    def encode(self, data: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def encode(self, data: Integer[Array, "*shape"]) -> Float[Array, "*shape"]:
         """codes -> x in (-1, 1)."""
         return codes_to_x(data, self.num_codes)
 
@@ -120,7 +149,7 @@ class Discretised:
 
     def log_prob(
         self,
-        data: Num[Array, "batch *dims"],
+        data: Integer[Array, "batch *dims"],
         z_0: Float[Array, "batch *dims"],
         omega_0: Float[Array, ""],
     ) -> Float[Array, " batch"]:
@@ -130,13 +159,12 @@ class Discretised:
 
     def reconstruction(
         self,
-        data: Num[Array, "batch *dims"],
+        data: Integer[Array, "batch *dims"],
         eps_0: Float[Array, "batch *dims"],
         omega_0: Float[Array, ""],
     ) -> Float[Array, " batch"]:
         """-log p(codes | z_0 = alpha_0 x + sigma_0 eps_0), nats per example."""
-        codes = data.astype(jnp.int32)
-        log_prob = discretised_log_prob(codes, eps_0, omega_0, self.num_codes)
+        log_prob = discretised_log_prob(data, eps_0, omega_0, self.num_codes)
         return -jnp.sum(log_prob, axis=tuple(range(1, eps_0.ndim)))
 
 

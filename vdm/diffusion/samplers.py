@@ -22,7 +22,8 @@ def ancestral_step(
     omega_t: Float[Array, ""],
     noise: Float[Array, "batch *dims"],
 ) -> Float[Array, "batch *dims"]:
-    """A draw of p(z_s | z_t) = q(z_s | z_t, x_hat) (VDM Eq. 34; DDPM algorithm 2)."""
+    """A draw of p(z_s | z_t) = q(z_s | z_t, x_hat) (VDM Eq. 33), also in the last step,
+    where DDPM's algorithm 2 leaves the noise out."""
     mean, variance = posterior(z_t, eps_hat, omega_s, omega_t)
     return mean + jnp.sqrt(variance) * noise
 

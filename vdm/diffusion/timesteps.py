@@ -7,11 +7,6 @@ from jaxtyping import Array, Float
 from vdm.typing import PRNGKey
 
 
-def uniform(key: PRNGKey, num: int) -> Float[Array, " num"]:
-    """Independent times, U(0, 1)."""
-    return jax.random.uniform(key, (num,), jnp.float32)
-
-
 def low_discrepancy(key: PRNGKey, num: int) -> Float[Array, " num"]:
     """t_i = frac(u + i / num) with one shared u ~ U(0, 1) (VDM appendix I.1).
 

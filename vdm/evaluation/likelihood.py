@@ -1,8 +1,10 @@
 """Bits/dim of a whole split: every example once per draw, with two standard errors.
 
-Draw k gives every example one time and fresh noise. Its times are low-discrepancy over the
-split; the draws are independent of one another, so the spread of their means is an honest
-Monte-Carlo error. Times and noise depend on (seed, draw, example) alone, not on the batch size
+Draw k of K gives every example one time and fresh noise. Within a draw the times are
+low-discrepancy over the split; over the draws every example has one time in each of K equal
+parts of [0, 1). Draws are independent, so the spread of their means is a Monte-Carlo error (a
+little too large, as the parts differ). The error over images contains what noise is left in the
+mean of each image. Times and noise depend on (seed, draw, example) alone, not on the batch size
 or the devices, and are the same for every checkpoint.
 """
 
@@ -76,14 +78,14 @@ def standard_error(values: np.ndarray) -> float:
 
 @functools.lru_cache(maxsize=8)  # compiled once for the evaluations of a run
 def make_evaluate_batch(
-    model: VDM, num_steps: int, num_examples: int
-) -> Callable[[Params, dict, jax.Array], Estimate]:
-    """A compiled (params, batch, key of the draw) -> one estimate for each example."""
+    model: VDM, num_steps: int, num_examples: int, num_draws: int
+) -> Callable[[Params, dict, jax.Array, jax.Array], Estimate]:
+    """A compiled (params, batch, key, index of the draw) -> one estimate for each example."""
 
-    def evaluate_batch(params: Params, batch: dict, key: jax.Array) -> Estimate:
+    def evaluate_batch(params: Params, batch: dict, key: jax.Array, draw: jax.Array) -> Estimate:
         data, index = batch["examples"], batch["index"]
-        key_t, key_noise = jax.random.split(key)
-        u = jax.random.uniform(key_t, (), jnp.float32)
+        key_t, key_noise = jax.random.split(jax.random.fold_in(key, draw))
+        u = (draw + jax.random.uniform(key_t, (), jnp.float32)) / num_draws
         t = jnp.mod(u + index.astype(jnp.float32) / num_examples, 1.0)
 
         def noise(i: jax.Array) -> jax.Array:
@@ -115,9 +117,11 @@ def evaluate(
     """
     num_examples = len(split.examples)
     if draws < 1 or num_examples < 1:
-        raise ValueError(f"eval.draws = {draws} on {num_examples} examples: both must be positive")
+        raise ValueError(f"{draws} draws of {num_examples} examples: both must be positive")
+    if num_steps < 0:
+        raise ValueError(f"num_steps = {num_steps}: 0 is continuous time, T > 0 is T steps")
     batch_size = sharding.round_up(min(batch_size, num_examples), mesh)
-    evaluate_batch = make_evaluate_batch(model, num_steps, num_examples)
+    evaluate_batch = make_evaluate_batch(model, num_steps, num_examples, draws)
     key = jax.random.fold_in(jax.random.key(seed), KEY_STREAM)
     rows: list[np.ndarray] = []  # [three terms, omega_t, density; draws; batch]
     total = draws * math.ceil(num_examples / batch_size)
@@ -126,7 +130,7 @@ def evaluate(
         on_device = sharding.put_batch(batch, mesh)
         results = []
         for k in range(draws):
-            estimate = evaluate_batch(params, on_device, jax.random.fold_in(key, k))
+            estimate = evaluate_batch(params, on_device, key, jnp.int32(k))
             columns = (*estimate.terms, estimate.levels.omega_t, estimate.loss_density)
             results.append(jnp.stack(columns))
             on_batch(len(rows) * draws + k + 1, total)

@@ -20,7 +20,7 @@ def describe(seed: int) -> dict[str, Any]:
         "devices": [str(device) for device in jax.devices()],
         "processes": jax.process_count(),
         "commit": commit(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["python", "-m", "vdm.main", *sys.argv[1:]],
         "seed": seed,
     }
 

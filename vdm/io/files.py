@@ -57,6 +57,14 @@ def write_json(path: str | Path, value: Any) -> None:
     write_bytes(path, text.encode())
 
 
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file; ValueError naming the file when it is none."""
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it or its folder") from error
+
+
 def save_npz(path: str | Path, **arrays: ArrayLike) -> None:
     """Writes named arrays to `path`, for `numpy.load`, atomically."""
     # numpy appends ".npz" to a name without it, not to an open file.

@@ -32,9 +32,11 @@ def omega_embedding(
 
 
 def fourier_frequencies(num_codes: int) -> tuple[float, ...]:
-    """V/4 and V/2 cycles per unit of x: the finest patterns V codes can carry.
+    """V/4 cycles per unit of x, the finest pattern that V codes can carry, and V/2, which tells
+    where between two codes z lies.
 
-    For V = 256 these are the 2^6 and 2^7 of VDM appendix C; continuous data (V = 0) have none.
+    For V = 256 these are the 2^6 and 2^7 of VDM's published code; continuous data (V = 0) have
+    none.
     """
     return (num_codes / 4, num_codes / 2) if num_codes else ()
 

@@ -2,7 +2,7 @@
 
 Every schedule is a linen module called with times t in [0, 1] of any shape. Its derivative
 is taken by `jax.jvp`, which for the closed forms here is the closed form of omega'.
-Sources: VDM section 3.2 and appendix H; mathematics: interior changes only the variance of
+Sources: VDM sections 3.2, 5.1 and 5.2, appendix H. The interior changes only the variance of
 the continuous-time bound, the end points change the bound.
 """
 
@@ -77,7 +77,7 @@ class Cosine(nn.Module):
     @nn.compact
     def __call__(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         omega_0, omega_1 = ends(self, t)
-        # tan near pi/2 keeps few digits (omega is off by 4e-4 at omega_1 = 14 in float32), so
+        # tan near pi/2 keeps few digits (omega is off by 2e-4 at omega_1 = 14 in float32), so
         # the complement of the angle is interpolated too: tan(theta) = sin(theta) / sin(co).
         angle = (1 - t) * jnp.arctan(jnp.exp(omega_0 / 2)) + t * jnp.arctan(jnp.exp(omega_1 / 2))
         co = (1 - t) * jnp.arctan(jnp.exp(-omega_0 / 2)) + t * jnp.arctan(jnp.exp(-omega_1 / 2))
@@ -87,8 +87,8 @@ class Cosine(nn.Module):
 class BetaLinear(nn.Module):
     """omega = log expm1(1e-4 + 10 tau^2), tau = tau_0 + (tau_1 - tau_0) t.
 
-    VDM's closed form (appendix H) of DDPM's linear beta; tau_0 and tau_1 re-time it to the
-    given ends, which are fixed. At tau = 0 and 1 these are -9.21 and 10.00.
+    The closed form of DDPM's linear beta that VDM compares with; tau_0 and tau_1 re-time it to
+    the given ends, which are fixed. At tau = 0 and 1 these are -9.21 and 10.00.
     """
 
     omega_0: float = -9.21
@@ -117,8 +117,8 @@ class Monotone(nn.Module):
     """The learned SNR: omega_0 + (omega_1 - omega_0) (m(t) - m(0)) / (m(1) - m(0)).
 
     m(t) = a t + 1/K sum_k c_k sigmoid(w_k (t - b_k)), with a, c, w > 0 (softplus), is
-    increasing for every parameter value; the ends are exact and parameters of their own.
-    VDM appendix H uses 1 -> 1024 -> 1 with a linear path, as here.
+    increasing for every parameter value; the ends are parameters of their own, met to rounding
+    (VDM Eq. 59). VDM's network (appendix H) is 1 -> 1024 -> 1 with a linear path too.
     """
 
     omega_0: float = -13.3
@@ -143,8 +143,9 @@ class Monotone(nn.Module):
         def m(t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
             distance = t.reshape(-1, 1) - centres[None]
             hidden = jax.nn.sigmoid(jax.nn.softplus(widths)[None] * distance)
-            hidden = (hidden @ (jax.nn.softplus(heights) / k)).reshape(t.shape)
-            return jax.nn.softplus(linear) * t + hidden
+            # A sum, not a matrix product, which accelerators round to TF32 or bfloat16.
+            hidden = jnp.sum(hidden * (jax.nn.softplus(heights) / k)[None], axis=-1)
+            return jax.nn.softplus(linear) * t + hidden.reshape(t.shape)
 
         low, high = m(jnp.zeros((), t.dtype)), m(jnp.ones((), t.dtype))
         ratio = (m(t) - low) / (high - low)
