@@ -13,7 +13,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import optax
@@ -103,6 +103,8 @@ class Options:
     sample: SampleOptions
 
 
+T = TypeVar("T", TrainOptions, EvalOptions, SampleOptions)
+
 # The fields that every config has beside those of the options.
 REQUIRED_FIELDS = """
 data.name data.kwargs data.data_dir data.holdout model.prediction model.class_conditional
@@ -187,36 +189,16 @@ def read(config: ConfigDict) -> Options:
         _field(config, field)
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
     check_choice("model.prediction", config.model.prediction, PREDICTIONS)
+    check_choice("eval.bound", _field(config, "eval.bound"), BOUNDS)
+    check_choice("eval.params", _field(config, "eval.params"), ("ema", "raw"))
     options = Options(
         seed=_count(config, "seed", 0),
         bound_steps=_count(config, "model.num_steps", 0),
         ema_rate=_field(config, "optim.ema_rate"),
         ema_warmup=_field(config, "optim.ema_warmup"),
-        train=TrainOptions(
-            num_steps=_count(config, "train.num_steps", 1),
-            batch_size=_count(config, "train.batch_size", 1),
-            num_devices=_count(config, "train.num_devices", 0),
-            log_every=_count(config, "train.log_every", 1),
-            save_every=_count(config, "train.save_every", 1),
-            eval_every=_count(config, "train.eval_every", 0),
-            eval_draws=_count(config, "train.eval_draws", 1),
-            keep_checkpoints=_count(config, "train.keep_checkpoints", 1),
-        ),
-        eval=EvalOptions(
-            bound=check_choice("eval.bound", _field(config, "eval.bound"), BOUNDS),
-            num_steps=_count(config, "eval.num_steps", 0),
-            draws=_count(config, "eval.draws", 1),
-            batch_size=_count(config, "eval.batch_size", 1),
-            seed=_count(config, "eval.seed", 0),
-            params=check_choice("eval.params", _field(config, "eval.params"), ("ema", "raw")),
-            step=_field(config, "eval.step"),
-        ),
-        sample=SampleOptions(
-            num_steps=_count(config, "sample.num_steps", 1),
-            num_images=_count(config, "sample.num_images", 1),
-            batch_size=_count(config, "sample.batch_size", 1),
-            seed=_count(config, "sample.seed", 0),
-        ),
+        train=_group(config, "train", TrainOptions, num_devices=0, eval_every=0),
+        eval=_group(config, "eval", EvalOptions, num_steps=0, seed=0, step=-1),
+        sample=_group(config, "sample", SampleOptions, seed=0),
     )
     if not 0 <= options.ema_rate < 1:
         raise ValueError(f"optim.ema_rate = {options.ema_rate}: it must be in [0, 1)")
@@ -231,6 +213,18 @@ def _field(config: ConfigDict, field: str) -> Any:
             raise ValueError(f"the config has no {field}; configs/digits.py shows every field")
         value = value[part]
     return value
+
+
+def _group(config: ConfigDict, group: str, kind: type[T], **least: int) -> T:
+    """The options of one group; its integers are at least 1, or what `least` says."""
+    values = {}
+    for field in dataclasses.fields(kind):
+        name = f"{group}.{field.name}"
+        is_text = field.type is str
+        values[field.name] = (
+            _field(config, name) if is_text else _count(config, name, least.get(field.name, 1))
+        )
+    return kind(**values)
 
 
 def _count(config: ConfigDict, field: str, least: int) -> int:

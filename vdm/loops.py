@@ -63,8 +63,11 @@ def train(run: Run, init_from: str | None = None) -> None:
         jax.process_count(),
     )
     state = fit(run, state, (sharding.put_batch(batch, run.mesh) for batch in batches))
-    _report(run, int(state.step), run.chosen(state))
-    _draw(run, run.chosen(state))
+    step, params = int(state.step), run.chosen(state)
+    result = _report(run, step, params)
+    with MetricsWriter(run.workdir, step) as writer:
+        writer.write(step, _eval_scalars(result))
+    _draw(run, params)
 
 
 def evaluate_run(run: Run) -> None:
@@ -123,16 +126,17 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
             if not (save or evaluates or step % options.log_every == 0):
                 continue
 
-            scalars = summarise(pending, step)
-            scalars |= watch.stop(len(pending) * options.batch_size)
+            scalars = summarise(pending, step) | watch.stop(len(pending) * options.batch_size)
             pending = []
-            if save:  # before the evaluation, which a kill may interrupt
-                run.checkpoints.save(step, state)
-            if evaluates and not signals:
-                result = _evaluation(run, run.chosen(state), options.eval_draws, quiet=True)
-                scalars |= {f"eval/{name}": v for name, v in result.summary().items()}
+            # Logged before the save: a kill in between repeats the line and loses none.
             writer.write(step, scalars)
             progress.report(_log_line(step, options.num_steps, scalars))
+            if save:
+                run.checkpoints.save(step, state)
+            if evaluates and not signals:
+                evaluation = _evaluation(run, run.chosen(state), options.eval_draws, quiet=True)
+                writer.write(step, _eval_scalars(evaluation))
+                progress.report(f"step {step}: eval {evaluation.summary()['bpd']:.4f} bits/dim")
             if stop:
                 where = run.checkpoints.path(step)
                 raise Interrupted(
@@ -160,11 +164,15 @@ def summarise(pending: list[Metrics], step: int) -> dict[str, float]:
 
 
 def _log_line(step: int, num_steps: int, scalars: dict[str, float]) -> str:
-    evaluated = f", eval {scalars['eval/bpd']:.4f}" if "eval/bpd" in scalars else ""
     return (
-        f"step {step}/{num_steps}: train {scalars['train/bpd']:.4f}{evaluated} bits/dim, "
+        f"step {step}/{num_steps}: train {scalars['train/bpd']:.4f} bits/dim, "
         f"{scalars['images_per_sec']:.0f} images/s"
     )
+
+
+def _eval_scalars(result: Evaluation) -> dict[str, float]:
+    """A summary as metrics.jsonl names it."""
+    return {f"eval/{name}": value for name, value in result.summary().items()}
 
 
 class Stopwatch:
@@ -208,7 +216,7 @@ def _evaluation(run: Run, params: Params, draws: int, quiet: bool = False) -> Ev
         )
 
 
-def _report(run: Run, step: int, params: Params) -> None:
+def _report(run: Run, step: int, params: Params) -> Evaluation:
     """Evaluates and writes eval.json, eval_examples.npz, loss_density.png and omega.png."""
     options, start = run.options.eval, time.monotonic()
     split = run.source.load(run.source.evaluation_split)
@@ -256,6 +264,7 @@ def _report(run: Run, step: int, params: Params) -> None:
     write_json(run.workdir / "eval.json", report)  # last: it says that all of it is there
     say(describe_evaluation(report))
     say(f"wrote eval.json, {', '.join(written)} in {run.workdir}")
+    return result
 
 
 def describe_evaluation(report: dict[str, Any]) -> str:
