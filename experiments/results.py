@@ -25,15 +25,17 @@ def parse_flags(script: str) -> argparse.Namespace:
 
 
 def config_hash(config: ConfigDict) -> str:
-    """Twelve hex digits of the resolved config without its seed and its places on this machine."""
+    """Twelve hex digits of the resolved config without its seeds and its places on this machine."""
     fields = config.to_dict()
     fields.pop("seed")
+    fields["eval"].pop("seed")
     fields["data"].pop("data_dir")
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def identity(config: ConfigDict, module: str, scale: str) -> Row:
-    """The keys that let a row be traced and run again."""
+    """The keys that let a row be traced and run again. Called before anything is written, which
+    would make the checkout differ from its commit."""
     command = f"python -m {module} --scale={scale}"
     return {"config_hash": config_hash(config), "commit": commit(), "command": command}
 

@@ -48,19 +48,21 @@ def reference(name: str, probabilities: np.ndarray, test: Split) -> Row:
         "name": name,
         "bpd": float(bits.mean()),
         "stderr": 0.0,
-        "stderr_images": float(bits.std(ddof=1) / np.sqrt(len(bits))),
+        "stderr_images": round(float(bits.std(ddof=1) / np.sqrt(len(bits))), 12),
         "bound": "exact",
         "data_fingerprint": test.fingerprint,
     }
 
 
-def trained(
-    config: ConfigDict, seeds: tuple[int, ...], outdir: Path, module: str, scale: str
-) -> Row:
-    """The row of the main job: means over seeds; the runs and the first pictures in outdir."""
+def trained(config: ConfigDict, seeds: tuple[int, ...], outdir: Path) -> Row:
+    """The row of the main job: means over seeds; the runs and the first pictures in outdir.
+
+    Its commit is that of the code which trained: finished runs in outdir are not trained again.
+    """
     reports = []
     for seed in seeds:
-        config.seed = seed
+        # Noise of its own for each evaluation, so that the Monte-Carlo errors are independent.
+        config.seed = config.eval.seed = seed
         workdir = outdir / "runs" / f"seed{seed}"
         train(open_run(config, workdir))
         reports.append(json.loads((workdir / "eval.json").read_text()))
@@ -72,8 +74,10 @@ def trained(
                     "omega_0", "omega_1", "train_secs")
     }  # fmt: skip
     noise = [report["stderr_monte_carlo"] for report in reports]
-    return mean | identity(config, module, scale) | {
+    environment = json.loads((outdir / "runs" / f"seed{seeds[0]}" / "environment.json").read_text())
+    return mean | {
         "name": "vdm",
+        "commit": environment["commit"],
         "stderr": float(np.sqrt(np.sum(np.square(noise))) / len(noise)),
         "bpd_of_seeds": [report["bpd"] for report in reports],
         "seeds": list(seeds),
@@ -91,11 +95,9 @@ def main() -> None:
     if flags.scale == "full":  # wider and longer, for an accelerator
         config.network.kwargs.width, config.network.kwargs.num_blocks = 128, 4
         config.network.kwargs.dropout, config.train.num_steps = 0.4, 10_000
-    rows = references(config)
-    module = "experiments.digits.run"
-    rows.append(trained(config, SEEDS[flags.scale], flags.outdir, module, flags.scale))
-    for row in rows[:-1]:
-        row |= identity(config, module, flags.scale) | {"seconds": 0.0}
+    identified = identity(config, "experiments.digits.run", flags.scale)
+    rows = [identified | {"seconds": 0.0} | row for row in references(config)]
+    rows.append(identified | trained(config, SEEDS[flags.scale], flags.outdir))
     write_results(flags.outdir, rows)
     print(format_table(rows, ("name", "bpd", "stderr", "stderr_images", "bound", "seconds")))
 
