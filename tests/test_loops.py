@@ -95,6 +95,7 @@ def test_a_finished_run_is_left_alone(make_tiny_config, finished_run, capsys):
     assert {p: p.stat().st_mtime_ns for p in finished_run.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_more_steps_extend_a_finished_run(make_tiny_config, finished_run, tmp_path, capsys):
     shutil.copytree(finished_run, tmp_path / "run")
     loops.train(open_run(make_tiny_config(train__num_steps=40), tmp_path / "run"))
@@ -181,6 +182,7 @@ def test_summarise_names_the_first_term_that_is_not_finite():
     assert (means["train/bpd"], means["train/omega_0"]) == (1.5, 3.0)
 
 
+@pytest.mark.slow
 def test_holdout_trains_and_evaluates_on_the_rest_of_the_training_split(make_tiny_config, tmp_path):
     config = make_tiny_config(data__holdout=200, train__num_steps=1)
     loops.train(open_run(config, tmp_path / "run"))
@@ -188,6 +190,7 @@ def test_holdout_trains_and_evaluates_on_the_rest_of_the_training_split(make_tin
     assert (report["split"], report["num_examples"]) == ("holdout", 200)
 
 
+@pytest.mark.slow
 def test_class_conditional_digits_train_and_sample(make_tiny_config, tmp_path):
     config = make_tiny_config(model__class_conditional=True, train__num_steps=2)
     loops.train(open_run(config, tmp_path / "run"))

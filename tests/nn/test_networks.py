@@ -33,8 +33,10 @@ def apply(network, params, z, omega, labels=None, train=False, rngs=None):
     return network.apply(params, z, omega, labels, train=train, rngs=rngs)
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 5, 7, 3)])
-@pytest.mark.parametrize("attention", ["middle", "all", "none"])
+@pytest.mark.parametrize(
+    ("shape", "attention"),
+    [((2, 8, 8, 1), "middle"), ((2, 5, 7, 3), "all"), ((2, 4, 9, 3), "none")],
+)
 def test_unet_takes_any_image_and_starts_as_the_identity(shape, attention):
     network = UNet(num_codes=256, width=16, num_blocks=1, attention=attention)
     params, z, omega = build(network, shape)
