@@ -44,6 +44,11 @@ def get_config() -> ConfigDict:
                     "omega_scale": 100.0,
                     "attention": "middle",
                     "film": True,
+                    "num_groups": 0,  # of every GroupNorm; 0: as many as hold 4 channels each
+                    "frequencies": (),  # of the Fourier features; (): V/4 and V/2
+                    "omega_low": -13.3,  # the network reads (omega - omega_low) / omega_range
+                    "omega_range": 18.3,
+                    "label_as_scalar": False,  # a label is a number beside omega's features
                 },
             },
             "likelihood": {"name": "discretised", "kwargs": {}},
@@ -58,6 +63,7 @@ def get_config() -> ConfigDict:
                     "eps": 1e-8,
                     "weight_decay": 0.2,
                     "clip": 1.0,
+                    "decay_mask": "kernels",  # or "not_bias": norms and schedule decay too
                 },
                 "ema_rate": 0.999,
                 "ema_warmup": True,
@@ -73,13 +79,19 @@ def get_config() -> ConfigDict:
                 "keep_checkpoints": 3,
             },
             "eval": {
-                "bound": "elbo",
+                "bound": "elbo",  # or iw-64, ode-decoder, ode-uniform, ode-truncated-normal
                 "num_steps": 0,  # T of the bound that is evaluated; 0 is continuous time
                 "draws": 100,
                 "batch_size": 300,
                 "seed": 0,
                 "params": "ema",  # or "raw"
                 "step": -1,  # of the checkpoint; -1 is the newest
+                "ode": {
+                    "num_steps": 0,  # of the solver; 0: as many as the tolerance asks for
+                    "tolerance": 1e-4,
+                    "divergence": "auto",  # exact up to 16 dimensions, else hutchinson
+                    "probes": 2,  # random directions of hutchinson; two give its error
+                },
             },
             "sample": {
                 "name": "ancestral",

@@ -57,6 +57,7 @@ def get_config() -> ConfigDict:
                     "eps": 1e-8,
                     "weight_decay": 0.01,
                     "clip": 1.0,
+                    "decay_mask": "kernels",  # or "not_bias": norms and schedule decay too
                 },
                 "ema_rate": 0.999,
                 "ema_warmup": True,
@@ -72,13 +73,19 @@ def get_config() -> ConfigDict:
                 "keep_checkpoints": 3,
             },
             "eval": {
-                "bound": "elbo",
+                "bound": "elbo",  # or iw-64, ode-decoder, ode-uniform, ode-truncated-normal
                 "num_steps": 0,  # T of the bound that is evaluated; 0 is continuous time
                 "draws": 100,
                 "batch_size": 2000,
                 "seed": 0,
                 "params": "ema",  # or "raw"
                 "step": -1,  # of the checkpoint; -1 is the newest
+                "ode": {
+                    "num_steps": 0,  # of the solver; 0: as many as the tolerance asks for
+                    "tolerance": 1e-4,
+                    "divergence": "auto",  # exact up to 16 dimensions, else hutchinson
+                    "probes": 2,  # random directions of hutchinson; two give its error
+                },
             },
             "sample": {
                 "name": "ancestral",

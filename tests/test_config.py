@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from vdm import config as configs
-from vdm import sharding
+from vdm import options, sharding
 from vdm.api import load_config
 from vdm.diffusion.samplers import ddim_step
+from vdm.evaluation.estimators import Elbo
 from vdm.nn.schedules import Cosine, Linear, Monotone
 from vdm.training.state import init_state
 from vdm.training.step import make_train_step
@@ -25,7 +27,7 @@ def load(name):
 def test_every_config_has_every_field():
     assert FILES == ["cifar10", "digits", "toy_mixture", "toy_swirl"]
     for name in FILES:
-        configs.read(load(name))
+        options.read(load(name))
 
 
 @pytest.mark.parametrize("field", ["seed", "train.eval_draws", "network.kwargs"])
@@ -34,7 +36,7 @@ def test_a_missing_field_is_named(field):
     group, _, name = field.rpartition(".")
     del (config[group] if group else config)[name]
     with pytest.raises(ValueError, match=f"the config has no {field}"):
-        configs.read(config)
+        options.read(config)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -132,7 +134,13 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ({"network.name": "nowhere.at_all:Net"}, "cannot be imported"),
         ({"model.prediction": "epsilon"}, "unknown model.prediction 'epsilon'"),
         ({"schedule.train": "bond"}, "did you mean 'bound'"),
-        ({"eval.bound": "iw-8"}, "unknown eval.bound"),
+        ({"eval.bound": "ode-decode"}, "unknown eval.bound .* did you mean 'ode-decoder'"),
+        ({"eval.bound": "iw-0"}, "unknown eval.bound"),
+        ({"eval.bound": "iw-K"}, "such as iw-64"),
+        ({"eval.bound": "iw-8"}, "set eval.num_steps to their number"),
+        ({"eval.bound": "ode-decoder", "eval.num_steps": 10}, "is of continuous time"),
+        ({"eval.ode.divergence": "hutchison"}, "did you mean 'hutchinson'"),
+        ({"eval.ode.tolerance": 0.0}, "eval.ode.tolerance = 0.0"),
         ({"train.batch_size": 0}, "at least 1"),
         ({"likelihood.name": "gaussian"}, "has integer codes"),
         ({"schedule.name": "json:__name__"}, "not callable"),
@@ -156,8 +164,9 @@ def test_nonsense_is_refused_with_the_remedy(change, message):
 
 
 def check_and_build(config):
-    configs.read(config)
-    configs.build_model(config, configs.build_source(config))
+    read = options.read(config)
+    model = configs.build_model(config, configs.build_source(config))
+    configs.build_estimator(read.eval, model)
 
 
 def test_a_parameter_that_no_component_has_is_refused():
@@ -173,9 +182,33 @@ def test_only_fields_that_shape_the_state_differ():
     other.eval.draws, other.train.log_every, other.data.data_dir = 7, 1, "/elsewhere"
     other.train.num_steps = 5
     assert configs.differing_fields(config.to_dict(), other.to_dict()) == []
+    del other.network.kwargs.film  # True here, and False is the default
+    del other.schedule.kwargs.learn_ends  # the default, as here
     other.network.kwargs.width, other.train.batch_size = 48, 64
     differing = configs.differing_fields(config.to_dict(), other.to_dict())
     assert [line.split(":")[0] for line in differing] == [
+        "network.kwargs.film",
         "network.kwargs.width",
         "train.batch_size",
     ]
+
+
+def test_bounds_are_built_by_name():
+    config = load("digits")
+    model = configs.build_model(config, configs.build_source(config))
+    evaluation = dataclasses.replace(options.read(config).eval, num_steps=10)
+    assert configs.build_estimator(evaluation, model) == Elbo(10)
+    weighted = configs.build_estimator(dataclasses.replace(evaluation, bound="iw-64"), model)
+    assert (weighted.name, weighted.num_steps, weighted.facts) == ("iw-64", 10, {"K": 64})
+    for kind in ("decoder", "uniform", "truncated-normal"):
+        flow = configs.build_estimator(
+            dataclasses.replace(evaluation, bound=f"ode-{kind}", num_steps=0), model
+        )
+        assert flow.name == f"ode-{kind}"
+        assert flow.facts["divergence"] == "hutchinson"  # 64 dimensions
+    toy = load("toy_mixture")
+    model = configs.build_model(toy, configs.build_source(toy))
+    evaluation = dataclasses.replace(options.read(toy).eval, bound="ode-decoder")
+    assert configs.build_estimator(evaluation, model).facts["divergence"] == "exact"
+    with pytest.raises(ValueError, match="is for integer codes: choose 'ode-decoder'"):
+        configs.build_estimator(dataclasses.replace(evaluation, bound="ode-uniform"), model)

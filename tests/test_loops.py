@@ -1,5 +1,6 @@
 """Whole runs: the files they leave, resuming, and the faults they must survive."""
 
+import itertools
 import json
 import shutil
 
@@ -7,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from vdm import loops
+from vdm import loops, reports
 from vdm.io.checkpoints import CheckpointError
+from vdm.io.journal import Journal
 from vdm.io.metrics import read_metrics
 from vdm.run import open_run
 
@@ -47,7 +49,7 @@ def test_a_run_leaves_every_file_of_the_interface(finished_run):
         "bpd", "bpd_reconstruction", "bpd_prior", "bpd_denoising", "stderr_images",
         "stderr_monte_carlo", "bound", "num_steps", "num_examples", "draws_per_example", "split",
         "dataset", "data_fingerprint", "params", "step", "omega_0", "omega_1", "train_secs",
-        "train_images", "eval_secs", "seed",
+        "train_images", "eval_secs", "seed", "eval_seed", "num_dims",
     }  # fmt: skip
     assert (report["num_examples"], report["split"], report["step"]) == (297, "test", 30)
     terms = report["bpd_reconstruction"] + report["bpd_prior"] + report["bpd_denoising"]
@@ -59,6 +61,76 @@ def test_a_run_leaves_every_file_of_the_interface(finished_run):
     np.testing.assert_array_equal(examples["index"], np.arange(297))
     environment = json.loads((finished_run / "environment.json").read_text())
     assert environment["versions"]["jax"] == jax.__version__
+
+
+def test_an_evaluation_that_was_killed_goes_on_to_the_same_bits(
+    make_tiny_config, finished_run, tmp_path, monkeypatch, capsys
+):
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    (workdir / "eval_examples.npz").unlink()
+    run, append, appended = open_run(make_tiny_config(), workdir), Journal.append, []
+
+    def append_one(journal, part):
+        append(journal, part)
+        appended.append(part)
+        if len(appended) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "append", append_one)
+    with pytest.raises(KeyboardInterrupt):
+        loops.evaluate_run(run)
+    assert (workdir / "eval.partial").exists()
+    loops.evaluate_run(run)
+    assert "1 parts done" in capsys.readouterr().out
+    assert len(appended) == 2  # two draws of one batch: the second run computed only one
+    assert not (workdir / "eval.partial").exists()
+    ours, theirs = (np.load(w / "eval_examples.npz") for w in (workdir, finished_run))
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    reports = [json.loads((w / "eval.json").read_text()) for w in (workdir, finished_run)]
+    for key in ("bpd", "stderr_images", "stderr_monte_carlo"):
+        assert reports[0][key] == reports[1][key]
+
+
+def test_parts_of_another_evaluation_are_not_taken(make_tiny_config, finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    run = open_run(make_tiny_config(), workdir)
+    step, params = run.trained_params()
+    identities = []
+    for other in (
+        make_tiny_config(eval__seed=1),
+        make_tiny_config(eval__draws=3),
+        make_tiny_config(eval__batch_size=64),
+        make_tiny_config(eval__num_steps=4),
+        make_tiny_config(eval__params="raw"),
+    ):
+        changed = open_run(other, workdir)
+        identities.append(reports._identity(changed, changed.trained_params()[1], "data"))
+    identities += [reports._identity(run, params, "data"), reports._identity(run, params, "other")]
+    assert step == 30
+    assert all(a != b for a, b in itertools.combinations(identities, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bound", "num_steps", "keys"),
+    [("iw-3", 5, {"K"}), ("ode-decoder", 0, {"divergence", "probes", "stderr_hutchinson"})],
+)
+def test_other_bounds_say_what_they_are(
+    make_tiny_config, finished_run, tmp_path, bound, num_steps, keys
+):
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    elbo = json.loads((workdir / "eval.json").read_text())
+    config = make_tiny_config(eval__bound=bound, eval__num_steps=num_steps, eval__draws=2)
+    loops.evaluate_run(open_run(config, workdir))
+    report = json.loads((workdir / "eval.json").read_text())
+    assert keys <= set(report) - set(elbo)
+    assert (report["bound"], report["num_steps"]) == (bound, num_steps)
+    assert [report[f"bpd_{t}"] for t in ("reconstruction", "prior", "denoising")] == [None] * 3
+    assert report["bpd"] > elbo["bpd"] - 0.5
+    examples = np.load(workdir / "eval_examples.npz")
+    assert set(examples) == {"index", "total", "total_of_draws"}
+    assert examples["total"].mean() / 64 / np.log(2) == pytest.approx(report["bpd"], rel=1e-9)
 
 
 def test_metrics_have_the_keys_of_the_interface(finished_run):

@@ -104,7 +104,7 @@ def test_a_config_takes_an_argument(capsys, tmp_path):
         (["--config.sample.name=ancestrall"], "did you mean 'ancestral'"),
         (["--config.likelihood.name=gaussian"], "has integer codes"),
         (["--config=configs"], "is a folder"),
-        (["--mode=eval", "--init_from=x"], "--init_from is for --mode=train"),
+        (["--mode=eval", "--init_from=x"], "is no checkpoint"),
         (["--config.schedule.name=monotne"], "did you mean 'monotone'"),
         (["--config=configs/digitz.py"], "'configs/digitz.py' does not exist"),
         (["--worksdir=x"], "workdir"),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from vdm.config import build_estimator
 from vdm.config_files import find_config_file
 from vdm.data.sources import Split
 from vdm.evaluation.likelihood import evaluate, standard_error
@@ -55,21 +56,24 @@ class Model:
         images: np.ndarray,
         labels: np.ndarray | None = None,
         *,
+        bound: str = "elbo",
         num_steps: int = 0,
         draws: int | None = None,
         batch_size: int = 256,
         seed: int = 0,
     ) -> BitsPerDim:
-        """Bits/dim of data [N, *dims] (integer codes, or real numbers), by the ELBO.
+        """Bits/dim of data [N, *dims] (integer codes, or real numbers), by a bound as eval.bound
+        names them: elbo, iw-K, ode-decoder, ode-uniform, ode-truncated-normal.
 
         num_steps = 0 is continuous time; draws defaults to the config's. ValueError for another
         shape, codes out of range, or labels that a conditional model lacks.
         """
+        options = dataclasses.replace(self.run.options.eval, bound=bound, num_steps=num_steps)
         images = self._checked(np.asarray(images))
         split = Split("given", images, self._checked_labels(labels, len(images)))
         result = evaluate(
             self.vdm, self.params, split, self.run.mesh,
-            num_steps=num_steps, draws=draws or self.run.options.eval.draws,
+            estimator=build_estimator(options, self.vdm), draws=draws or options.draws,
             batch_size=batch_size, seed=seed,
         )  # fmt: skip
         total = result.bpd(result.total)  # [draws, N]

@@ -1,6 +1,5 @@
-"""From a config to objects: the tables of components, and the only reader of a ConfigDict.
-
-`read` gives the options of training, evaluation and sampling; `build_*` the components.
+"""From a config to objects: the tables of components. With `vdm.options`, which reads the plain
+values, the only reader of a ConfigDict.
 
 A component is {"name": ..., "kwargs": {...}}. The name is one of the table's, or a dotted path
 "my_package.module:Thing" to a component of your own. The kwargs go to its constructor; facts
@@ -8,12 +7,12 @@ about the data (num_codes, num_classes, ...) go to the parameters that are named
 that only another component of the table has are left out.
 """
 
-import dataclasses
-import difflib
 import importlib
 import inspect
+import math
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import optax
@@ -21,8 +20,11 @@ from ml_collections import ConfigDict
 
 from vdm.data import sources
 from vdm.diffusion import likelihood, samplers
+from vdm.diffusion.ode import Solver
+from vdm.evaluation import estimators
 from vdm.model import VDM
 from vdm.nn import mlp, schedules, unet
+from vdm.options import EvalOptions, check_choice, count, suggest
 from vdm.training import optim
 
 SOURCES: Mapping[str, Callable] = {
@@ -37,6 +39,8 @@ SCHEDULES: Mapping[str, Callable] = {
     "cosine": schedules.Cosine,
     "beta_linear": schedules.BetaLinear,
     "monotone": schedules.Monotone,
+    "vdm_nnet": schedules.VDMNet,
+    "vdm_scalar": schedules.VDMScalar,
 }
 NETWORKS: Mapping[str, Callable] = {"unet": unet.UNet, "mlp": mlp.MLP}
 LIKELIHOODS: Mapping[str, Callable] = {
@@ -48,69 +52,7 @@ SAMPLERS: Mapping[str, Callable] = {
     "ancestral": lambda: samplers.ancestral_step,
     "ddim": lambda: samplers.ddim_step,
 }
-PREDICTIONS = ("eps", "x", "v", "score", "codes")  # 'next_mean' belongs to a finite step
-BOUNDS = ("elbo",)
-SCHEDULE_TRAINING = ("bound", "fixed")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainOptions:
-    """config.train; intervals are in steps, 0 devices are all there are."""
-
-    num_steps: int
-    batch_size: int
-    num_devices: int
-    log_every: int
-    save_every: int
-    eval_every: int
-    eval_draws: int
-    keep_checkpoints: int
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalOptions:
-    """config.eval; num_steps is the T of the bound (0: continuous time), step the checkpoint's."""
-
-    bound: str
-    num_steps: int
-    draws: int
-    batch_size: int
-    seed: int
-    params: str
-    step: int
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleOptions:
-    """config.sample without the sampler itself."""
-
-    num_steps: int
-    num_images: int
-    batch_size: int
-    seed: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What is not a component: bound_steps is the T trained on, 0 for continuous time."""
-
-    seed: int
-    bound_steps: int
-    ema_rate: float
-    ema_warmup: bool
-    train: TrainOptions
-    eval: EvalOptions
-    sample: SampleOptions
-
-
-T = TypeVar("T", TrainOptions, EvalOptions, SampleOptions)
-
-# The fields that every config has beside those of the options.
-REQUIRED_FIELDS = """
-data.name data.kwargs data.data_dir data.holdout model.prediction model.class_conditional
-schedule.name schedule.kwargs schedule.train network.name network.kwargs likelihood.name
-likelihood.kwargs optim.name optim.kwargs sample.name sample.kwargs
-"""
+EXACT_DIVERGENCE = 16  # dimensions up to which eval.ode.divergence = "auto" is exact
 
 # Fields that shape the trained state: a workdir belongs to one choice of them.
 STATE_FIELDS = (
@@ -118,13 +60,6 @@ STATE_FIELDS = (
 )  # fmt: skip
 # ... but where the data lie does not change what they are.
 NOT_STATE_FIELDS = ("data.data_dir",)
-
-
-def suggest(name: str, known: Any) -> str:
-    """The part of a message that helps after a typo: the nearest known name, and all."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return f"{hint}known: {', '.join(known)}"
 
 
 def build(what: str, component: ConfigDict, table: Mapping[str, Callable], **facts: Any) -> Any:
@@ -176,68 +111,13 @@ def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:
     return found
 
 
-def check_choice(field: str, value: Any, known: tuple) -> Any:
-    """The value, which must be one of a few."""
-    if value not in known:
-        raise ValueError(f"unknown {field} {value!r}; {suggest(str(value), known)}")
-    return value
-
-
-def read(config: ConfigDict) -> Options:
-    """The options of a config. ValueError for a missing field or a value of no use."""
-    for field in REQUIRED_FIELDS.split():
-        _field(config, field)
-    check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
-    check_choice("model.prediction", config.model.prediction, PREDICTIONS)
-    check_choice("eval.bound", _field(config, "eval.bound"), BOUNDS)
-    check_choice("eval.params", _field(config, "eval.params"), ("ema", "raw"))
-    options = Options(
-        seed=_count(config, "seed", 0),
-        bound_steps=_count(config, "model.num_steps", 0),
-        ema_rate=_field(config, "optim.ema_rate"),
-        ema_warmup=_field(config, "optim.ema_warmup"),
-        train=_group(config, "train", TrainOptions, num_devices=0, eval_every=0),
-        eval=_group(config, "eval", EvalOptions, num_steps=0, seed=0, step=-1),
-        sample=_group(config, "sample", SampleOptions, seed=0),
-    )
-    if not 0 <= options.ema_rate < 1:
-        raise ValueError(f"optim.ema_rate = {options.ema_rate}: it must be in [0, 1)")
-    return options
-
-
-def _field(config: ConfigDict, field: str) -> Any:
-    """config.a.b for "a.b"; ValueError where there is none."""
-    value: Any = config
-    for part in field.split("."):
-        if part not in value:
-            raise ValueError(f"the config has no {field}; configs/digits.py shows every field")
-        value = value[part]
-    return value
-
-
-def _group(config: ConfigDict, group: str, kind: type[T], **least: int) -> T:
-    """The options of one group; its integers are at least 1, or what `least` says."""
-    values = {}
-    for field in dataclasses.fields(kind):
-        name = f"{group}.{field.name}"
-        is_text = field.type is str
-        values[field.name] = (
-            _field(config, name) if is_text else _count(config, name, least.get(field.name, 1))
-        )
-    return kind(**values)
-
-
-def _count(config: ConfigDict, field: str, least: int) -> int:
-    """An integer field that must be `least` or more."""
-    value = _field(config, field)
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{field} = {value!r}: it must be an integer of at least {least}")
-    return value
+FACTS = ("dims", "num_codes", "num_classes", "outputs_per_dim")
+"""What the data set says of itself to a schedule, network or likelihood that asks for it."""
 
 
 def build_source(config: ConfigDict) -> sources.Source:
     """The data set: its facts; nothing is read yet."""
-    data_dir, holdout = config.data.data_dir, _count(config, "data.holdout", 0)
+    data_dir, holdout = config.data.data_dir, count(config, "data.holdout", 0)
     return build("data", config.data, SOURCES, data_dir=data_dir, holdout=holdout)
 
 
@@ -294,9 +174,39 @@ def build_sampler(config: ConfigDict) -> samplers.Step:
     return build("sample", config.sample, SAMPLERS)
 
 
+def build_estimator(options: EvalOptions, model: VDM) -> estimators.Estimator:
+    """The bound that options.bound names, for that model."""
+    weights = re.fullmatch(r"iw-([1-9]\d*)", options.bound)
+    if options.bound == "elbo":
+        return estimators.Elbo(options.num_steps)
+    if weights:
+        return estimators.ImportanceWeighted(options.num_steps, int(weights[1]))
+    if options.bound == "iw-K":
+        raise ValueError("eval.bound = 'iw-K': put the number of paths for K, such as iw-64")
+    check_choice("eval.bound", options.bound, estimators.BOUNDS)
+    kind, ode = options.bound.removeprefix("ode-"), options.ode
+    if options.num_steps:
+        raise ValueError(
+            f"eval.bound = {options.bound!r} is of continuous time: set eval.num_steps = 0 (the "
+            "steps of its solver are eval.ode.num_steps)"
+        )
+    if kind != "decoder" and not hasattr(model.likelihood, "num_codes"):
+        raise ValueError(
+            f"eval.bound = {options.bound!r} is for integer codes: choose 'ode-decoder' for "
+            "real-valued data"
+        )
+    divergence = ode.divergence
+    if divergence == "auto":
+        exact = math.prod(model.dims) <= EXACT_DIVERGENCE
+        divergence = "exact" if exact else "hutchinson"
+    solver = Solver(ode.num_steps, ode.tolerance, ode.tolerance, divergence, ode.probes)
+    return estimators.ProbabilityFlow(kind, solver)
+
+
 def differing_fields(config: Mapping, other: Mapping) -> list[str]:
-    """Fields that shape the trained state and differ, as "a.b: here x, there y"."""
-    ours, theirs = _flatten(config), _flatten(other)
+    """Fields that shape the trained state and differ, as "a.b: here x, there y". A kwarg that is
+    not given has its component's default."""
+    ours, theirs = _flatten(_with_defaults(config)), _flatten(_with_defaults(other))
     return [
         f"{field}: here {ours.get(field, 'absent')!r}, there {theirs.get(field, 'absent')!r}"
         for field in sorted(ours.keys() | theirs.keys())
@@ -307,6 +217,28 @@ def differing_fields(config: Mapping, other: Mapping) -> list[str]:
 
 
 _ABSENT = object()
+
+
+def _with_defaults(config: Mapping) -> dict[str, Any]:
+    """The config with the defaults of its components among their kwargs."""
+    filled = dict(config)
+    for what, table in _COMPONENTS.items():
+        component = filled.get(what, {})
+        if component.get("name") in table:
+            parameters = inspect.signature(table[component["name"]]).parameters.values()
+            defaults = {
+                p.name: p.default
+                for p in parameters
+                if p.default is not p.empty and p.name not in ("parent", "name", *FACTS)
+            }
+            filled[what] = {**component, "kwargs": defaults | dict(component["kwargs"])}
+    return filled
+
+
+_COMPONENTS = {
+    "schedule": SCHEDULES, "network": NETWORKS, "likelihood": LIKELIHOODS, "data": SOURCES,
+    "optim": OPTIMIZERS,
+}  # fmt: skip
 
 
 def _flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:

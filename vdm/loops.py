@@ -1,29 +1,25 @@
-"""Train, evaluate, sample: the only loop over steps, and what a workdir receives."""
+"""Train, evaluate, sample: the only loop over steps."""
 
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vdm import sharding
 from vdm.data.pipeline import train_batches
-from vdm.evaluation.likelihood import Evaluation, evaluate
-from vdm.evaluation.samples import draw_samples
-from vdm.io import images, plots
+from vdm.evaluation.likelihood import Evaluation
 from vdm.io.console import Progress, say
 from vdm.io.environment import describe
-from vdm.io.files import read_json, save_npz, write_json
+from vdm.io.files import read_json, write_json
 from vdm.io.metrics import MetricsWriter
 from vdm.io.signals import stop_signals
 from vdm.model import count_parameters
+from vdm.reports import describe_evaluation, report_evaluation, report_samples, run_evaluation
 from vdm.run import Run
 from vdm.training.state import TrainState
 from vdm.training.step import Batch, Metrics, make_train_step
-from vdm.typing import Params
 
 
 class NonFiniteError(RuntimeError):
@@ -48,8 +44,7 @@ def train(run: Run, init_from: str | None = None) -> None:
         return
     split = run.source.load("train")
     state = run.first_state(init_from)
-    write_json(run.workdir / "environment.json", describe(run.options.seed))
-    write_json(run.workdir / "config.json", run.resolved)
+    _describe_run(run)
     say(
         f"{run.source.name}: {len(split.examples)} examples of shape {run.source.shape}; "
         f"{count_parameters(state.params):,} parameters; {sharding.name_devices(run.mesh)}"
@@ -64,20 +59,31 @@ def train(run: Run, init_from: str | None = None) -> None:
     )
     state = fit(run, state, (sharding.put_batch(batch, run.mesh) for batch in batches))
     step, params = int(state.step), run.chosen(state)
-    result = _report(run, step, params)
+    result = report_evaluation(run, step, params)
     with MetricsWriter(run.workdir, step) as writer:
         writer.write(step, _eval_scalars(result))
-    _draw(run, params)
+    report_samples(run, params)
 
 
-def evaluate_run(run: Run) -> None:
-    """--mode=eval: eval.json and its pictures from a checkpoint."""
-    _report(run, *run.trained_params())
+def evaluate_run(run: Run, init_from: str | None = None) -> None:
+    """--mode=eval: eval.json and its pictures from a checkpoint, of this run or of another."""
+    step, params = run.trained_params(init_from)
+    if init_from:
+        _describe_run(run)
+    report_evaluation(run, step, params)
 
 
-def sample_run(run: Run) -> None:
-    """--mode=sample: samples.png and samples.npz from a checkpoint."""
-    _draw(run, run.trained_params()[1])
+def sample_run(run: Run, init_from: str | None = None) -> None:
+    """--mode=sample: samples.png and samples.npz from a checkpoint, of this run or of another."""
+    _, params = run.trained_params(init_from)
+    if init_from:
+        _describe_run(run)
+    report_samples(run, params)
+
+
+def _describe_run(run: Run) -> None:
+    write_json(run.workdir / "environment.json", describe(run.options.seed))
+    write_json(run.workdir / "config.json", run.resolved)
 
 
 def _finished(run: Run) -> str:
@@ -134,7 +140,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
             if save:
                 run.checkpoints.save(step, state)
             if evaluates and not signals:
-                evaluation = _evaluation(run, run.chosen(state), options.eval_draws, quiet=True)
+                evaluation = run_evaluation(run, run.chosen(state), options.eval_draws)
                 writer.write(step, _eval_scalars(evaluation))
                 progress.report(f"step {step}: eval {evaluation.summary()['bpd']:.4f} bits/dim")
             if stop:
@@ -172,7 +178,8 @@ def _log_line(step: int, num_steps: int, scalars: dict[str, float]) -> str:
 
 def _eval_scalars(result: Evaluation) -> dict[str, float]:
     """A summary as metrics.jsonl names it."""
-    return {f"eval/{name}": value for name, value in result.summary().items()}
+    summary = result.summary().items()
+    return {f"eval/{name}": value for name, value in summary if value is not None}
 
 
 class Stopwatch:
@@ -197,113 +204,3 @@ class Stopwatch:
         self._secs += now - self._start
         rate = (images - self._unrated) / (now - self._rate_start)
         return {"time_secs": self._secs, "images_per_sec": rate}
-
-
-def _evaluation(run: Run, params: Params, draws: int, quiet: bool = False) -> Evaluation:
-    options = run.options.eval
-    split = run.source.load(run.source.evaluation_split)
-    with Progress("evaluate", 1, quiet=quiet) as progress:
-        return evaluate(
-            run.model,
-            params,
-            split,
-            run.mesh,
-            num_steps=options.num_steps,
-            draws=draws,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            on_batch=progress.update,
-        )
-
-
-def _report(run: Run, step: int, params: Params) -> Evaluation:
-    """Evaluates and writes eval.json, eval_examples.npz, loss_density.png and omega.png."""
-    options, start = run.options.eval, time.monotonic()
-    split = run.source.load(run.source.evaluation_split)
-    result = _evaluation(run, params, options.draws)
-    summary = result.summary()
-    report = summary | {
-        "bound": options.bound,
-        "num_steps": options.num_steps,
-        "split": split.name,
-        "dataset": run.source.name,
-        "data_fingerprint": split.fingerprint,
-        "params": options.params,
-        "step": step,
-        "omega_0": result.omega_0,
-        "omega_1": result.omega_1,
-        "train_secs": run.trained_secs(step),
-        "train_images": step * run.options.train.batch_size,
-        "eval_secs": time.monotonic() - start,
-        "seed": run.options.seed,
-    }
-    save_npz(  # nats of each image, averaged over its draws
-        run.workdir / "eval_examples.npz",
-        index=np.arange(len(split.examples)),
-        reconstruction=result.reconstruction.mean(axis=0),
-        prior_matching=result.prior_matching.mean(axis=0),
-        denoising_matching=result.denoising_matching.mean(axis=0),
-    )
-    written = ["eval_examples.npz", "omega.png"]
-    if result.omega_t.size >= 16 and np.ptp(result.omega_t) > 0:
-        written.append("loss_density.png")
-        plots.plot_loss_density(
-            run.workdir / "loss_density.png",
-            result.omega_t,
-            result.bpd(result.loss_density),
-            integral=options.num_steps == 0,
-        )
-    t = jnp.linspace(0.0, 1.0, 513)
-    initial = run.model.init_schedule(run.init_key)
-    plots.plot_schedule(
-        run.workdir / "omega.png",
-        t,
-        run.model.schedule_fn(params)(t),
-        run.model.schedule_fn({"schedule": initial})(t),
-    )
-    write_json(run.workdir / "eval.json", report)  # last: it says that all of it is there
-    say(describe_evaluation(report))
-    say(f"wrote eval.json, {', '.join(written)} in {run.workdir}")
-    return result
-
-
-def describe_evaluation(report: dict[str, Any]) -> str:
-    """eval.json in a line: the number, its errors, and what kind of number it is."""
-    steps = f"T = {report['num_steps']}" if report["num_steps"] else "continuous time"
-    images, noise = (report[f"stderr_{kind}"] for kind in ("images", "monte_carlo"))
-    return (
-        f"{report['split']} bits/dim {report['bpd']:.4f} +- {_error(images)} (images) "
-        f"+- {_error(noise)} (Monte Carlo): {report['bound']}, {steps}, {report['params']} "
-        f"parameters of step {report['step']}, {report['num_examples']} examples x "
-        f"{report['draws_per_example']} draws"
-    )
-
-
-def _error(value: float | None) -> str:
-    return "unknown" if value is None or math.isnan(value) else f"{value:.4f}"
-
-
-def _draw(run: Run, params: Params) -> None:
-    """Draws samples and writes samples.npz, and samples.png of images and of points."""
-    options = run.options.sample
-    with Progress("sample", options.num_images, unit="image") as progress:
-        samples = draw_samples(
-            run.model,
-            params,
-            options.num_images,
-            run.mesh,
-            step=run.sampler_step,
-            num_steps=options.num_steps,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            on_batch=progress.update,
-        )
-    save_npz(run.workdir / "samples.npz", samples=samples)
-    path, written = run.workdir / "samples.png", "samples.npz, samples.png"
-    if run.source.shape == (2,):
-        plots.plot_points(path, samples, run.source.load(run.source.evaluation_split).examples)
-    elif len(run.source.shape) == 3 and run.source.shape[-1] in (1, 3) and run.source.num_codes:
-        images.save_grid(path, samples, run.source.num_codes)
-    else:
-        written = "samples.npz"
-    say(f"wrote {len(samples)} samples in {run.workdir}: {written}")

@@ -8,7 +8,8 @@ python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=sampl
 --config.a.b=VALUE     another value for one field of it
 --workdir=DIR          what the run writes; the same command again resumes
 --mode=MODE            train (default: train, then evaluate and sample), eval, sample
---init_from=PATH       start from the parameters of another workdir or checkpoint
+--init_from=PATH       the parameters of another workdir or checkpoint, or of a checkpoint of the
+                       published VDM: where training starts, or what is evaluated or sampled
 --print_config         print the resolved config and exit
 --debug                a traceback instead of one line for a mistake
 """
@@ -77,8 +78,6 @@ def run(options: flags.FlagValues) -> int:
         raise UsageError(f"unknown --mode={options.mode}; known: {', '.join(MODES)}")
     if not options.workdir:
         raise UsageError("--workdir is missing: name the folder that the run writes to")
-    if options.init_from and options.mode != "train":
-        raise UsageError(f"--init_from is for --mode=train, not --mode={options.mode}")
 
     from vdm import loops
     from vdm.run import open_run
@@ -88,9 +87,9 @@ def run(options: flags.FlagValues) -> int:
         if options.mode == "train":
             loops.train(opened, options.init_from)
         elif options.mode == "eval":
-            loops.evaluate_run(opened)
+            loops.evaluate_run(opened, options.init_from)
         else:
-            loops.sample_run(opened)
+            loops.sample_run(opened, options.init_from)
     except loops.Interrupted as stop:
         print(stop, flush=True)
         return 128 + stop.signum

@@ -5,20 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vdm import config as configs
+from vdm import options as all_options
 from vdm import sharding
-from vdm.config import Options
 from vdm.data.sources import Source
 from vdm.diffusion.samplers import Step
+from vdm.evaluation.estimators import Estimator
 from vdm.io.checkpoints import CheckpointError, Checkpoints, restore_params
 from vdm.io.console import say
 from vdm.io.files import read_json
+from vdm.io.interop import is_published, read_published
 from vdm.io.metrics import read_metrics
 from vdm.model import VDM
+from vdm.options import Options
 from vdm.training.state import TrainState, init_state
 from vdm.typing import Params
 
@@ -34,6 +38,7 @@ class Run:
     model: VDM
     optimizer: optax.GradientTransformation
     sampler_step: Step
+    estimator: Estimator
     mesh: Mesh
 
     @property
@@ -80,8 +85,7 @@ class Run:
         if init_from is None:
             return state
         like = {"params": state.params, "ema_params": state.ema_params}
-        folder, found = restore_params(init_from, like, on_unreadable=say)
-        say(f"starting from the parameters in {folder}")
+        _, found = self._foreign_params(init_from, like)
         return dataclasses.replace(state, **found)
 
     def _resumed_state(self, init_from: str | None) -> TrainState:
@@ -98,11 +102,34 @@ class Run:
             )
         return state
 
-    def trained_params(self) -> tuple[int, Params]:
-        """(step, parameters) to evaluate: of checkpoint eval.step, or of the newest readable."""
+    def _foreign_params(
+        self, path: str | Path, like: dict[str, Params]
+    ) -> tuple[int, dict[str, Params]]:
+        """(step, parameters) of another run, a checkpoint, or one of the published VDM."""
+        if is_published(path):
+            step, found = read_published(path, like)
+            # Copies: the step donates its state, and no buffer may be donated twice.
+            found = jax.device_put(jax.tree.map(np.array, found), sharding.replicated(self.mesh))
+            say(f"starting from the parameters of step {step} of the published code in {path}")
+            return step, found
+        folder, found = restore_params(path, like, on_unreadable=say)
+        say(f"starting from the parameters in {folder}")
+        return int(folder.name), found
+
+    def trained_params(self, init_from: str | None = None) -> tuple[int, Params]:
+        """(step, parameters) to evaluate: of checkpoint eval.step, or of the newest readable; of
+        `init_from` instead in a workdir without checkpoints."""
         wanted = self.options.eval.step
         field = "ema_params" if self.options.eval.params == "ema" else "params"
         like = {field: getattr(self.abstract_state(), field)}
+        if init_from is not None:
+            if self.checkpoints.steps():
+                raise ValueError(
+                    f"--workdir={self.workdir} has checkpoints of its own: choose another one "
+                    f"for the parameters in {init_from}"
+                )
+            step, found = self._foreign_params(init_from, like)
+            return step, found[field]
         source = self.workdir
         if wanted >= 0:
             source = self.checkpoints.path(wanted)
@@ -144,7 +171,7 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
 
 def build_run(config: ConfigDict, workdir: str | Path) -> Run:
     """Checks the config and builds everything that it names; looks at no file."""
-    options = configs.read(config)
+    options = all_options.read(config)
     sharding.split_host(options.train.num_devices)
     source = configs.build_source(config)
     model = configs.build_model(config, source)
@@ -157,5 +184,6 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
         model=model,
         optimizer=configs.build_optimizer(config),
         sampler_step=configs.build_sampler(config),
+        estimator=configs.build_estimator(options.eval, model),
         mesh=sharding.build_mesh(options.train.num_devices),
     )

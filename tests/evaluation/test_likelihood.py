@@ -10,6 +10,7 @@ from vdm.data.sources import Split
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.likelihood import Gaussian
 from vdm.diffusion.samplers import ancestral_step
+from vdm.evaluation.estimators import Elbo
 from vdm.evaluation.likelihood import Evaluation, evaluate
 from vdm.evaluation.samples import draw_samples
 from vdm.model import VDM
@@ -33,8 +34,9 @@ X = np.asarray(STD * jax.random.normal(jax.random.key(0), (101, DIM)), np.float3
 SPLIT = Split("test", X, None)
 
 
-def run(batch_size=40, devices=1, **kwargs) -> Evaluation:
+def run(batch_size=40, devices=1, num_steps=0, **kwargs) -> Evaluation:
     mesh = sharding.build_mesh(devices)
+    kwargs.setdefault("estimator", Elbo(num_steps))
     return evaluate(MODEL, PARAMS, SPLIT, mesh, batch_size=batch_size, **kwargs)
 
 
@@ -78,7 +80,8 @@ def test_finite_steps_are_a_looser_bound():
 def test_standard_errors_are_those_of_means():
     values = np.arange(12.0).reshape(3, 4) ** 2
     zero = np.zeros((3, 4))
-    result = Evaluation(values, zero, zero, zero, zero, -9.0, 7.0, num_dims=1)
+    columns = {"reconstruction": values, "prior_matching": zero, "denoising_matching": zero}
+    result = Evaluation(columns, -9.0, 7.0, num_dims=1)
     bpd = values / np.log(2)
     summary = result.summary()
     assert summary["bpd"] == pytest.approx(bpd.mean())
@@ -88,7 +91,7 @@ def test_standard_errors_are_those_of_means():
 
 def test_times_of_a_draw_cover_the_unit_interval():
     # omega is linear in t here: 101 images, one time in each of 101 cells, in every draw.
-    t = (run(draws=7).omega_t + 9.0) / 16.0
+    t = (run(draws=7).columns["omega_t"] + 9.0) / 16.0
     for draw in t:
         np.testing.assert_allclose(np.diff(np.sort(draw)), 1 / 101, atol=2e-6)
     # and every image has one time in each of 7 equal parts, counted from its own offset

@@ -29,8 +29,7 @@ class GaussianData:
     ) -> Float[Array, "batch *dims"]:
         """E[eps | z_t] = sigma z / (alpha^2 s^2 + sigma^2)."""
         omega = expand(omega, z)
-        variance = jax.nn.sigmoid(-omega) * self.std**2 + jax.nn.sigmoid(omega)
-        return sigma(omega) * z / variance
+        return sigma(omega) * z / self._variance(omega)
 
     def denoising_term(
         self, omega_0: Float[Array, ""], omega_1: Float[Array, ""]
@@ -44,6 +43,34 @@ class GaussianData:
     def denoising_term_of_steps(self, omegas: Float[Array, " steps_plus_1"]) -> Float[Array, ""]:
         """The T-step denoising term over the given grid of omega, nats per dimension."""
         return 0.5 * jnp.sum(jnp.expm1(jnp.diff(omegas)) * self.share(omegas[1:]))
+
+    def flow_variance(
+        self, omega_0: Float[Array, ""], omega_1: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        """Variance per dimension of p_0, which the probability-flow ODE with the ideal denoiser
+        makes of N(0, I) at omega_1: V_0 / V_1 with V = alpha^2 s^2 + sigma^2. The flow is linear,
+        dz/domega = 1/2 sigma^2 (1/V - 1) z = 1/2 (log V)' z."""
+        return self._variance(omega_0) / self._variance(omega_1)
+
+    def variance_of_steps(self, omegas: Float[Array, " steps_plus_1"]) -> Float[Array, ""]:
+        """Variance per dimension of z_0 of the model of T ancestral steps with the ideal denoiser,
+        z_s = (alpha_s/alpha_t)(1 - sigma_t^2 c / V_t) z_t + sigma_s sqrt(c) xi from z_1 ~ N(0, I),
+        c = -expm1(omega_s - omega_t). With `likelihood.Gaussian` x ~ N(0, it/alpha_0^2 +
+        exp(omega_0)) in that model."""
+
+        def step(variance: Array, ends: Array) -> tuple[Array, None]:
+            omega_s, omega_t = ends[0], ends[1]
+            c = -jnp.expm1(omega_s - omega_t)
+            kept = 1 - jax.nn.sigmoid(omega_t) * c / self._variance(omega_t)
+            gain = alpha(omega_s) / alpha(omega_t) * kept
+            return jnp.square(gain) * variance + jax.nn.sigmoid(omega_s) * c, None
+
+        pairs = jnp.stack([omegas[:-1], omegas[1:]], axis=1)[::-1]
+        return jax.lax.scan(step, jnp.ones((), omegas.dtype), pairs)[0]
+
+    def _variance(self, omega: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """V of the marginal q(z_t), per dimension."""
+        return jax.nn.sigmoid(-omega) * self.std**2 + jax.nn.sigmoid(omega)
 
     def negative_log_prob(self, x: Float[Array, "batch *dims"]) -> Float[Array, " batch"]:
         """-log p(x), nats."""
@@ -92,6 +119,19 @@ class MixtureData:
         share = jax.nn.softmax(log_joint, axis=-1) / variance
         return expand(sigma(omega), z) * jnp.einsum("bk,bkd->bd", share, residual)
 
+    def eps_variance(
+        self, z: Float[Array, "batch dim"], omega: PerExample
+    ) -> Float[Array, " batch"]:
+        """E[||eps - eps_hat||^2 | z_t] = tr Cov(eps | z_t), within the components and between
+        them; half its mean over q(z_t) is the least loss density."""
+        log_joint, variance, residual = self._components(z, omega)
+        shares = jax.nn.softmax(log_joint, axis=-1)
+        scale = jnp.broadcast_to(sigma(omega), z.shape[:1])[:, None]
+        within = z.shape[-1] * (variance - jnp.square(scale)) / variance
+        eps_k = scale[..., None] * residual / variance[..., None]
+        between = jnp.sum(jnp.square(eps_k - self.eps_hat(z, omega)[:, None]), axis=-1)
+        return jnp.sum(shares * (within + between), axis=-1)
+
     def score(self, z: Float[Array, "batch dim"], omega: PerExample) -> Float[Array, "batch dim"]:
         """grad_z log q(z_t) of the marginal = -E[eps | z_t] / sigma."""
         return -self.eps_hat(z, omega) / expand(sigma(omega), z)
@@ -108,17 +148,32 @@ class FiniteData:
     points: Float[Array, "num dim"]
     weights: Float[Array, " num"]
 
-    def x_hat(self, z: Float[Array, "batch dim"], omega: PerExample) -> Float[Array, "batch dim"]:
-        """E[x | z_t]: a softmax over the points of log w_n - ||z - alpha x_n||^2 / (2 sigma^2)."""
+    def _posterior(
+        self, z: Float[Array, "batch dim"], omega: PerExample
+    ) -> Float[Array, "batch num"]:
+        """p(x_n | z_t): a softmax of log w_n - ||z - alpha x_n||^2 / (2 sigma^2)."""
         omega = jnp.broadcast_to(omega, z.shape[:1])[:, None, None]
         distance = (z[:, None, :] - alpha(omega) * self.points[None]) / sigma(omega)
         logits = jnp.log(self.weights)[None] - 0.5 * jnp.sum(jnp.square(distance), -1)
-        return jax.nn.softmax(logits, axis=-1) @ self.points
+        return jax.nn.softmax(logits, axis=-1)
+
+    def x_hat(self, z: Float[Array, "batch dim"], omega: PerExample) -> Float[Array, "batch dim"]:
+        """E[x | z_t]."""
+        return self._posterior(z, omega) @ self.points
 
     def eps_hat(self, z: Float[Array, "batch dim"], omega: PerExample) -> Float[Array, "batch dim"]:
         """E[eps | z_t] = (z - alpha E[x | z_t]) / sigma."""
         a, s = expand(alpha(omega), z), expand(sigma(omega), z)
         return (z - a * self.x_hat(z, omega)) / s
+
+    def eps_variance(
+        self, z: Float[Array, "batch dim"], omega: PerExample
+    ) -> Float[Array, " batch"]:
+        """E[||eps - eps_hat||^2 | z_t] = exp(-omega) tr Cov(x | z_t); half its mean over q(z_t)
+        is the least loss density."""
+        error = jnp.sum(jnp.square(self.points[None] - self.x_hat(z, omega)[:, None]), axis=-1)
+        omega = jnp.broadcast_to(omega, z.shape[:1])
+        return jnp.exp(-omega) * jnp.sum(self._posterior(z, omega) * error, axis=-1)
 
     def entropy(self) -> Float[Array, ""]:
         """-E log p(x), nats: the limit of the bound with the ideal denoiser."""

@@ -5,8 +5,9 @@ columns of a paper at 200 dots per inch, in Okabe and Ito's colours, which the c
 apart; lines differ in their dashes too.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,7 +35,7 @@ def plot_schedule(
         omega_initial: at the start of the training, [n].
     """
     t, omega, initial = (np.asarray(a, np.float64).ravel() for a in (t, omega, omega_initial))
-    figure, (left, right) = _figure(6.75, 2.6, columns=2)
+    figure, (left, right) = make_figure(6.75, 2.6, columns=2)
     for axes, learned_line, initial_line in (
         (left, omega, initial),
         (right, np.exp(-omega), np.exp(-initial)),
@@ -47,7 +48,7 @@ def plot_schedule(
     left.legend(loc="upper left", frameon=False)
     right.set_yscale("log")
     right.set_ylabel(r"$\mathrm{SNR}(t) = \alpha_t^2 / \sigma_t^2$")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_loss_density(
@@ -86,7 +87,7 @@ def plot_loss_density(
         total, total_stderr = np.sum(mean * width), np.sqrt(np.sum((stderr * width) ** 2))
         label += f"; integral {total:.3f} ± {total_stderr:.3f} bits/dim"
 
-    figure, (axes,) = _figure(5.0, 2.9)
+    figure, (axes,) = make_figure(5.0, 2.9)
     axes.fill_between(
         centre,
         np.maximum(mean - 1.96 * stderr, 0.0),
@@ -112,7 +113,7 @@ def plot_loss_density(
     )
     axes.set_title("Denoising term by noise level", fontsize=_FONT_SIZE)
     axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_points(path: str | Path, samples: ArrayLike, data: ArrayLike) -> None:
@@ -126,7 +127,7 @@ def plot_points(path: str | Path, samples: ArrayLike, data: ArrayLike) -> None:
     samples, data = np.asarray(samples, np.float64), np.asarray(data, np.float64)
     if samples.shape[1:] != (2,) or data.shape[1:] != (2,):
         raise ValueError(f"samples {samples.shape} and data {data.shape}; both must be [n, 2]")
-    figure, panels = _figure(5.0, 3.0, columns=2)
+    figure, panels = make_figure(5.0, 3.0, columns=2)
     # Limits from the data: one stray sample must not shrink the picture to a dot.
     low, high = data.min(axis=0), data.max(axis=0)
     centre, half = (low + high) / 2, 0.575 * max(np.max(high - low), 1e-6)
@@ -149,7 +150,41 @@ def plot_points(path: str | Path, samples: ArrayLike, data: ArrayLike) -> None:
         axes.set_xlabel("$x_1$")
     panels[0].set_ylabel("$x_2$")
     panels[1].tick_params(labelleft=False)
-    _save(figure, path)
+    save_figure(figure, path)
+
+
+def plot_comparison(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Bits/dim of several runs, and beside them their differences to the first, with 95% intervals
+    over images.
+
+    Args:
+        path: the PNG file, replaced atomically.
+        rows: for each run "run", "bpd", "stderr_images"; from the second on "difference",
+            "difference_stderr_images".
+    """
+    figure, (left, right) = make_figure(6.75, 0.9 + 0.35 * len(rows), columns=2)
+    height = np.arange(len(rows))[::-1]
+    for axes, value, error, colour, title in (
+        (left, "bpd", "stderr_images", BLUE, "bits/dim"),
+        (right, "difference", "difference_stderr_images", VERMILLION,
+         f"difference to {Path(rows[0]['run']).name}, paired"),
+    ):  # fmt: skip
+        shown = [(y, row) for y, row in zip(height, rows, strict=True) if value in row]
+        axes.errorbar(
+            [row[value] for _, row in shown],
+            [y for y, _ in shown],
+            xerr=[1.96 * np.nan_to_num(row[error] or 0.0) for _, row in shown],
+            fmt="o",
+            color=colour,
+            markersize=4,
+            linewidth=1.4,
+        )
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_xlabel(title)
+        axes.set_yticks(height, [])
+    left.set_yticks(height, [Path(row["run"]).name for row in rows])
+    right.axvline(0.0, color=GREY, linewidth=1.0, linestyle="--")
+    save_figure(figure, path)
 
 
 def bin_means(
@@ -177,7 +212,7 @@ def bin_means(
     return mean_x, mean_y, np.sqrt(variance / count), np.diff(edges)[filled]
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple["Figure", list["Axes"]]:
+def make_figure(width: float, height: float, columns: int = 1) -> tuple["Figure", list["Axes"]]:
     """An empty figure of `width` x `height` inches with a row of axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -193,7 +228,8 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple["Figure", li
     return figure, panels
 
 
-def _save(figure: "Figure", path: str | Path) -> None:
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Writes the PNG file, atomically, with all text in one size."""
     for axes in figure.axes:
         axes.xaxis.label.set_fontsize(_FONT_SIZE)
         axes.yaxis.label.set_fontsize(_FONT_SIZE)

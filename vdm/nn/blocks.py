@@ -1,11 +1,13 @@
 """The parts of the U-Net: conditioning, residual block, attention (VDM appendix B)."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Num
 
-from vdm.nn.embeddings import omega_embedding
+from vdm.nn.embeddings import OMEGA_LOW, OMEGA_RANGE, omega_embedding
 
 MAX_GROUPS = 32
 MIN_GROUP_SIZE = 4
@@ -21,29 +23,51 @@ def num_groups(channels: int) -> int:
     return next(g for g in candidates if channels % g == 0)
 
 
-def group_norm(x: Float[Array, "..."], name: str) -> Float[Array, "..."]:
-    """GroupNorm over the last axis of x, called inside a compact module."""
-    return nn.GroupNorm(num_groups(x.shape[-1]), epsilon=1e-6, name=name)(x)
+def group_norm(x: Float[Array, "..."], name: str, groups: int = 0) -> Float[Array, "..."]:
+    """GroupNorm over the last axis of x, called inside a compact module.
+
+    groups = 0 chooses as `num_groups` does; the published networks have 32 whatever the width.
+    """
+    channels = x.shape[-1]
+    if groups and channels % groups:
+        raise ValueError(
+            f"network.kwargs.num_groups = {groups} does not divide {channels} channels: choose "
+            "another width, or 0"
+        )
+    return nn.GroupNorm(groups or num_groups(channels), epsilon=1e-6, name=name)(x)
 
 
 class Conditioning(nn.Module):
-    """omega, and optionally a class label, -> features that every block reads."""
+    """omega, and optionally a class label, -> features that every block reads.
+
+    The label is an embedding of its own, or with label_as_scalar one number more beside the
+    features of omega, as published: any real number, 0 where no labels are given.
+    """
 
     features: int
     num_classes: int = 0
     omega_scale: float = 1000.0
+    omega_low: float = OMEGA_LOW
+    omega_range: float = OMEGA_RANGE
+    label_as_scalar: bool = False
 
     @nn.compact
     def __call__(
-        self, omega: Float[Array, " batch"], labels: Int[Array, " batch"] | None
+        self, omega: Float[Array, " batch"], labels: Num[Array, " batch"] | None
     ) -> Float[Array, "batch cond"]:
-        cond = omega_embedding(omega, self.features, self.omega_scale)
+        cond = omega_embedding(
+            omega, self.features, self.omega_scale, self.omega_low, self.omega_range
+        )
+        if self.num_classes and labels is None:
+            raise ValueError(
+                f"this network is conditional on {self.num_classes} classes: it needs labels"
+            )
+        if self.label_as_scalar:
+            scalar = jnp.zeros_like(omega) if labels is None else labels.astype(omega.dtype)
+            cond = jnp.concatenate([cond, scalar[:, None]], axis=-1)
         cond = nn.swish(nn.Dense(4 * self.features, name="dense_0")(cond))
         cond = nn.Dense(4 * self.features, name="dense_1")(cond)
-        if self.num_classes:
-            if labels is None:
-                raise ValueError(f"this network is conditional on {self.num_classes} classes: "
-                                 "it needs labels")  # fmt: skip
+        if self.num_classes and not self.label_as_scalar:
             cond += nn.Embed(self.num_classes, 4 * self.features, name="label")(labels)
         return nn.swish(cond)
 
@@ -58,12 +82,13 @@ class ResidualBlock(nn.Module):
     features: int
     dropout: float
     film: bool = False
+    num_groups: int = 0
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], cond: Float[Array, "b cond"], train: bool
     ) -> Float[Array, "b h w features"]:
-        h = nn.swish(group_norm(x, "norm_0"))
+        h = nn.swish(group_norm(x, "norm_0", self.num_groups))
         h = nn.Conv(self.features, (3, 3), name="conv_0")(h)
         modulation = nn.Dense(
             (2 if self.film else 1) * self.features,
@@ -73,9 +98,9 @@ class ResidualBlock(nn.Module):
         )(cond)[:, None, None, :]
         if self.film:
             scale, shift = jnp.split(modulation, 2, axis=-1)
-            h = group_norm(h, "norm_1") * (1 + scale) + shift
+            h = group_norm(h, "norm_1", self.num_groups) * (1 + scale) + shift
         else:
-            h = group_norm(h + modulation, "norm_1")
+            h = group_norm(h + modulation, "norm_1", self.num_groups)
         h = nn.swish(h)
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = nn.Conv(self.features, (3, 3), kernel_init=nn.initializers.zeros, name="conv_1")(h)
@@ -87,13 +112,26 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Single-head self-attention over all pixels, residual, zero at first."""
 
+    num_groups: int = 0
+
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
-        normed = group_norm(x, "norm").reshape(b, h * w, 1, c)
+        normed = group_norm(x, "norm", self.num_groups).reshape(b, h * w, 1, c)
         q, k, v = (nn.Dense(c, name=name)(normed) for name in ("query", "key", "value"))
-        out = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
+        out = attend(q, k, v).reshape(b, h, w, c)
         return x + nn.Dense(c, kernel_init=nn.initializers.zeros, name="out")(out)
+
+
+def attend(
+    q: Float[Array, "b p heads c"], k: Float[Array, "b p heads c"], v: Float[Array, "b p heads c"]
+) -> Float[Array, "b p heads c"]:
+    """softmax(q k^T / sqrt(c)) v over the pixels p."""
+    if q.dtype != jnp.float64:
+        return jax.nn.dot_product_attention(q, k, v)
+    # jax.nn.dot_product_attention takes every softmax in float32: 2e-8 off in float64.
+    logits = jnp.einsum("bqhc,bkhc->bhqk", q, k) / math.sqrt(q.shape[-1])
+    return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(logits, axis=-1), v)
 
 
 def check_image(z: jax.Array, network: str) -> None:

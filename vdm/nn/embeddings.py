@@ -15,9 +15,13 @@ a fixed omega, and with it the invariance of the continuous-time bound to the sc
 
 
 def omega_embedding(
-    omega: Float[Array, " batch"], num_features: int, scale: float = 1000.0
+    omega: Float[Array, " batch"],
+    num_features: int,
+    scale: float = 1000.0,
+    low: float = OMEGA_LOW,
+    width: float = OMEGA_RANGE,
 ) -> Float[Array, "batch n"]:
-    """Sines, then cosines, of scale (omega + 13.3) / 18.3 at num_features/2 frequencies from 1
+    """Sines, then cosines, of scale (omega - low) / width at num_features/2 frequencies from 1
     down to 1e-4 in a geometric series (DDPM's embedding of 1000 time steps, which VDM reuses).
 
     At scale 1000 the fastest sine turns every 0.11 nats of omega; few data are fitted better by
@@ -27,7 +31,7 @@ def omega_embedding(
     if num_features < 4 or num_features % 2:
         raise ValueError(f"an embedding of omega needs an even width >= 4, not {num_features}")
     frequencies = jnp.exp(-math.log(10_000) / (half - 1) * jnp.arange(half, dtype=omega.dtype))
-    angles = jnp.outer(scale * (omega - OMEGA_LOW) / OMEGA_RANGE, frequencies)
+    angles = jnp.outer(scale * (omega - low) / width, frequencies)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 

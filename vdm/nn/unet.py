@@ -11,10 +11,10 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Num
 
 from vdm.nn.blocks import Attention, Conditioning, ResidualBlock, check_image, group_norm
-from vdm.nn.embeddings import fourier_features, fourier_frequencies
+from vdm.nn.embeddings import OMEGA_LOW, OMEGA_RANGE, fourier_features, fourier_frequencies
 
 
 class UNet(nn.Module):
@@ -23,6 +23,10 @@ class UNet(nn.Module):
 
     `num_codes`, `num_classes` (0: unconditional) and `outputs_per_dim` are facts that the config
     fills in.
+
+    The published network is num_groups = 32, frequencies = (64, 128) whatever V is,
+    label_as_scalar = True and, for other end points than -13.3 and 5, omega_low = omega_0 and
+    omega_range = omega_1 - omega_0. 0 groups and () choose by the width and by V.
     """
 
     num_codes: int
@@ -35,29 +39,43 @@ class UNet(nn.Module):
     omega_scale: float = 1000.0
     attention: Literal["middle", "all", "none"] = "middle"
     film: bool = False
+    num_groups: int = 0
+    frequencies: tuple[float, ...] = ()
+    omega_low: float = OMEGA_LOW
+    omega_range: float = OMEGA_RANGE
+    label_as_scalar: bool = False
 
     @nn.compact
     def __call__(
         self,
         z: Float[Array, "b h w c"],
         omega: Float[Array, " b"],
-        labels: Int[Array, " b"] | None = None,
+        labels: Num[Array, " b"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b h w *c"]:
         check_image(z, "unet")
         if self.attention not in ("middle", "all", "none"):
             raise ValueError(f"attention is 'middle', 'all' or 'none', not {self.attention!r}")
-        cond = Conditioning(self.width, self.num_classes, self.omega_scale, name="conditioning")(
-            omega, labels
-        )
+        cond = Conditioning(
+            self.width,
+            self.num_classes,
+            self.omega_scale,
+            self.omega_low,
+            self.omega_range,
+            self.label_as_scalar,
+            name="conditioning",
+        )(omega, labels)
+        groups = self.num_groups
 
         def block(h: Array, name: str, attend: bool) -> Array:
-            h = ResidualBlock(self.width, self.dropout, self.film, name=name)(h, cond, train)
-            return Attention(name=f"{name}_attention")(h) if attend else h
+            h = ResidualBlock(self.width, self.dropout, self.film, groups, name=name)(
+                h, cond, train
+            )
+            return Attention(groups, name=f"{name}_attention")(h) if attend else h
 
         h = z
-        frequencies = fourier_frequencies(self.num_codes) if self.fourier else ()
-        if frequencies:
+        frequencies = self.frequencies or fourier_frequencies(self.num_codes)
+        if self.fourier and frequencies:
             h = jnp.concatenate([z, fourier_features(z, frequencies)], axis=-1)
         h = nn.Conv(self.width, (3, 3), name="conv_in")(h)
 
@@ -71,7 +89,7 @@ class UNet(nn.Module):
         for i in range(self.num_blocks + 1):
             h = block(jnp.concatenate([h, skips.pop()], axis=-1), f"up_{i}", everywhere)
 
-        h = nn.swish(group_norm(h, "norm_out"))
+        h = nn.swish(group_norm(h, "norm_out", groups))
         outputs = z.shape[-1] * self.outputs_per_dim
         zeros = nn.initializers.zeros
         h = nn.Conv(outputs, (3, 3), kernel_init=zeros, name="conv_out")(h)

@@ -33,6 +33,20 @@ def kernels_of_network(params: Params) -> PyTree:
     return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
+def all_but_biases(params: Params) -> PyTree:
+    """True where the published code decays: every array that is not named `bias`, the scales of
+    the norms and the schedule's parameters too."""
+
+    def is_no_bias(path: tuple, leaf: jax.Array) -> bool:
+        del leaf
+        return getattr(path[-1], "key", None) != "bias"
+
+    return jax.tree_util.tree_map_with_path(is_no_bias, params)
+
+
+DECAY_MASKS = {"kernels": kernels_of_network, "not_bias": all_but_biases}
+
+
 def adamw(
     num_steps: int,
     learning_rate: float = 2e-4,
@@ -43,12 +57,19 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.01,
     clip: float = 0.0,
+    decay_mask: str = "kernels",
 ) -> optax.GradientTransformation:
-    """AdamW with warm-up; clip > 0 bounds the global gradient norm. Defaults: VDM's CIFAR-10."""
+    """AdamW with warm-up; clip > 0 bounds the global gradient norm. Defaults: VDM's CIFAR-10, but
+    for the arrays that decay: decay_mask = "not_bias" is the published choice."""
+    if decay_mask not in DECAY_MASKS:
+        raise ValueError(
+            f"optim.kwargs.decay_mask is {' or '.join(map(repr, DECAY_MASKS))}, not {decay_mask!r}"
+        )
+    mask = DECAY_MASKS[decay_mask]
     rate = learning_rate_schedule(num_steps, learning_rate, warmup_steps, decay)
     return optax.chain(
         optax.clip_by_global_norm(clip) if clip else optax.identity(),
-        optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=kernels_of_network),
+        optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=mask),
     )
 
 
@@ -66,6 +87,7 @@ def ema_update(
 
     Without warm-up a rate of 0.9999 still holds 74% of the initial weights after 3,000 steps.
     """
-    n = step.astype(jnp.float32)
-    keep = jnp.minimum(rate, (1 + n) / (10 + n)) if warmup else jnp.float32(rate)
-    return jax.tree.map(lambda e, p: e + (1 - keep) * (p - e), ema_params, params)
+    dtype = jnp.result_type(float)  # float32, or float64 where that is enabled
+    n = step.astype(dtype)
+    keep = jnp.minimum(rate, (1 + n) / (10 + n)) if warmup else jnp.asarray(rate, dtype)
+    return jax.tree.map(lambda e, p: e + (1 - keep).astype(e.dtype) * (p - e), ema_params, params)

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from vdm.io.journal import Journal
+
+PARTS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.float32([[1.5], [np.pi]])]
+
+
+def write(path, identity=("a", 1)):
+    with Journal(path, {"identity": identity}) as journal:
+        for part in PARTS:
+            journal.append(part)
+
+
+def read(path, identity=("a", 1)):
+    with Journal(path, {"identity": identity}) as journal:
+        return journal.parts
+
+
+def test_parts_come_back_to_the_last_bit(tmp_path):
+    write(tmp_path / "new" / "journal")
+    for part, expected in zip(read(tmp_path / "new" / "journal"), PARTS, strict=True):
+        np.testing.assert_array_equal(part, expected.ravel())
+
+
+def test_another_identity_begins_anew(tmp_path):
+    write(tmp_path / "journal")
+    assert read(tmp_path / "journal", ("a", 2)) == []
+    assert read(tmp_path / "journal") == []
+
+
+def test_a_file_cut_short_anywhere_keeps_its_whole_parts(tmp_path):
+    path = tmp_path / "journal"
+    write(path)
+    content = path.read_bytes()
+    ends = [len(content) - (8 + 8) - (8 + 24), len(content) - (8 + 8), len(content)]
+    for length in range(len(content) + 1):
+        path.write_bytes(content[:length])
+        assert len(read(path)) == sum(length >= end for end in ends[1:])
+        with Journal(path, {"identity": ("a", 1)}) as journal:  # and goes on from there
+            journal.append(PARTS[1])
+        np.testing.assert_array_equal(read(path)[-1], PARTS[1].ravel())
+
+
+def test_a_damaged_part_and_all_after_it_are_left_out(tmp_path):
+    path = tmp_path / "journal"
+    write(path)
+    content = bytearray(path.read_bytes())
+    content[-(8 + 8) - 3] ^= 1  # in the last number of the first part
+    path.write_bytes(bytes(content))
+    assert read(path) == []
+
+
+def test_only_one_process_at_a_time(tmp_path):
+    with Journal(tmp_path / "journal", {}), pytest.raises(BlockingIOError):
+        Journal(tmp_path / "journal", {})
+    assert read(tmp_path / "journal") == []
+
+
+def test_a_removed_journal_is_gone(tmp_path):
+    with Journal(tmp_path / "journal", {}) as journal:
+        journal.append(PARTS[0])
+        journal.remove()
+    assert not (tmp_path / "journal").exists()

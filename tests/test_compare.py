@@ -1,0 +1,92 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from vdm.compare import Result, compare, main
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Workdirs with an evaluation of made-up nats [draws, images]."""
+
+    def make(name, nats, **changes):
+        run = tmp_path / name
+        run.mkdir()
+        report = {
+            "bpd": float(nats.mean() / 64 / np.log(2)), "stderr_images": 0.1,
+            "stderr_monte_carlo": 0.01, "bound": "elbo", "num_steps": 0, "step": 7, "num_dims": 64,
+            "num_examples": nats.shape[1], "draws_per_example": nats.shape[0], "eval_seed": 0,
+            "data_fingerprint": "sha256:1",
+        } | changes  # fmt: skip
+        (run / "eval.json").write_text(json.dumps(report))
+        np.savez(run / "eval_examples.npz", total_of_draws=nats)
+        return run
+
+    return make
+
+
+RNG = np.random.default_rng(0)
+NATS = 80 + 20 * RNG.standard_normal((1, 50)) + RNG.standard_normal((4, 50))
+CHANGE = 0.5 + 0.2 * RNG.standard_normal((4, 50))
+
+
+def test_differences_are_paired_over_images_and_noise(make_run):
+    runs = [Result(make_run("a", NATS)), Result(make_run("b", NATS + CHANGE))]
+    first, second = compare(runs)
+    bits = CHANGE / 64 / np.log(2)
+    assert "difference" not in first
+    assert second["difference"] == pytest.approx(bits.mean())
+    assert second["difference_stderr_images"] == pytest.approx(
+        bits.mean(0).std(ddof=1) / np.sqrt(50)
+    )
+    assert second["difference_stderr_monte_carlo"] == pytest.approx(bits.mean(1).std(ddof=1) / 2)
+    # far below what the two numbers' own errors would give
+    assert second["difference_stderr_images"] < 0.01 * (NATS.mean(0).std() / 64 / np.log(2))
+
+
+def test_errors_of_other_noise_add_up(make_run):
+    runs = [Result(make_run("a", NATS)), Result(make_run("b", NATS + CHANGE, eval_seed=1))]
+    row = compare(runs)[1]
+    own = [run.bpd.mean(1).std(ddof=1) / 2 for run in runs]
+    assert row["difference_stderr_monte_carlo"] == pytest.approx(np.hypot(*own))
+    assert row["shared_noise"] is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_fingerprint": "sha256:2"}, "differ in data_fingerprint"),
+        ({"bound": "iw-8"}, "differ in bound"),
+        ({"bpd": 3.0}, "of two evaluations"),
+        ({"draws_per_example": 5}, "of two evaluations"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(make_run, capsys, tmp_path, changes, message):
+    runs = [make_run("a", NATS), make_run("b", NATS, **changes)]
+    assert main([*map(str, runs), f"--outdir={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_an_evaluation_is_named(make_run, capsys, tmp_path):
+    run = make_run("a", NATS)
+    (run / "eval_examples.npz").unlink()
+    assert main([str(run)]) == 2
+    assert "a has no eval_examples.npz: evaluate it first" in capsys.readouterr().err
+
+
+def test_two_runs_give_a_table_and_a_picture(finished_run, tmp_path, capsys):
+    other = shutil.copytree(finished_run, tmp_path / "other")
+    assert main([str(finished_run), str(other), f"--outdir={tmp_path / 'out'}"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    report = json.loads((finished_run / "eval.json").read_text())
+    assert f"{report['bpd']:.4f}" in printed[1]
+    assert "+0.0000" in printed[2]
+    rows = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [row["run"] for row in rows] == [str(finished_run), str(other)]
+    assert rows[1]["difference"] == rows[1]["difference_stderr_images"] == 0
+    assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,164 @@
+"""Compare evaluated runs: one table and figure, with paired differences to the first.
+
+python -m vdm.compare runs/a runs/b runs/c
+python -m vdm.compare runs/a runs/b --outdir=comparison
+
+RUN           a workdir with eval.json and eval_examples.npz, as --mode=eval leaves them
+--outdir=DIR  where compare.json and compare.png go (default: the folder you are in)
+
+A difference is run - first, in bits/dim, image by image on the same images. `+- images` says how
+far it might be on other images of the kind, `+- noise` how far on these images with other noise.
+Runs evaluated with the same eval.seed and eval.draws share their noise, which makes both smaller.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vdm.io.files import read_json, write_json
+from vdm.io.plots import plot_comparison
+
+COLUMNS = ("run", "bound", "T", "step", "bits/dim", "+- images", "+- noise", "difference",
+           "+- images", "+- noise")  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def main(argv: Sequence[str]) -> int:
+    """The program; exit status 0, or 2 for a user's mistake."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vdm.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--outdir", type=Path, default=Path())
+    flags = parser.parse_args(argv)
+    try:
+        rows = compare([Result(run) for run in flags.runs])
+        write_json(flags.outdir / "compare.json", rows)
+        plot_comparison(flags.outdir / "compare.png", rows)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(table(rows))
+    print(f"wrote compare.json, compare.png in {flags.outdir.absolute()}")
+    return 0
+
+
+class Result:
+    """The last evaluation of a workdir. report: eval.json; bpd: [draws, images]."""
+
+    def __init__(self, run: Path) -> None:
+        missing = [n for n in ("eval.json", "eval_examples.npz") if not (run / n).is_file()]
+        if missing:
+            raise ValueError(f"{run} has no {missing[0]}: evaluate it first with --mode=eval")
+        self.run = run
+        self.report: dict[str, Any] = read_json(run / "eval.json")
+        try:
+            with np.load(run / "eval_examples.npz") as examples:
+                nats = examples["total_of_draws"]
+        except (KeyError, OSError, ValueError) as error:
+            raise ValueError(f"{run}/eval_examples.npz cannot be read ({error}): evaluate {run} "
+                             "again with --mode=eval") from error  # fmt: skip
+        self.bpd = nats / (self.report["num_dims"] * math.log(2))
+        shape = (self.report["draws_per_example"], self.report["num_examples"])
+        mean = self.report["bpd"]
+        if nats.shape != shape or abs(self.bpd.mean() - mean) > 1e-9 * max(1.0, abs(mean)):
+            raise ValueError(
+                f"eval.json and eval_examples.npz in {run} are of two evaluations: evaluate it "
+                "again with --mode=eval"
+            )
+
+
+def compare(results: Sequence[Result]) -> list[Row]:
+    """A row for each result. ValueError when they are of different data or kinds of bound."""
+    first = results[0]
+    for other in results[1:]:
+        for key, remedy in (
+            ("data_fingerprint", "evaluate them on the same data"),
+            ("bound", "evaluate them with the same eval.bound"),
+        ):
+            ours, theirs = first.report[key], other.report[key]
+            if ours != theirs:
+                raise ValueError(
+                    f"{first.run} and {other.run} differ in {key} ({ours} and {theirs}): {remedy}"
+                )
+    rows = []
+    for result in results:
+        row = {"run": str(result.run)} | result.report
+        if result is not first:
+            row |= difference(result, first)
+        rows.append(row)
+    return rows
+
+
+def difference(result: Result, first: Result) -> Row:
+    """result - first, bits/dim, with its standard errors over images and over noise."""
+    per_image = result.bpd.mean(axis=0) - first.bpd.mean(axis=0)
+    row = {
+        "difference": float(per_image.mean()),
+        "difference_stderr_images": standard_error(per_image),
+        "shared_noise": shares_noise(result.report, first.report),
+    }
+    if row["shared_noise"]:
+        per_draw = result.bpd.mean(axis=1) - first.bpd.mean(axis=1)
+        return row | {"difference_stderr_monte_carlo": standard_error(per_draw)}
+    errors = [standard_error(r.bpd.mean(axis=1)) for r in (result, first)]
+    return row | {"difference_stderr_monte_carlo": math.hypot(*errors)}
+
+
+def shares_noise(report: Row, other: Row) -> bool:
+    """Whether two evaluations drew the same noise for every image."""
+    return all(
+        report.get(key) == other.get(key)
+        for key in ("eval_seed", "draws_per_example", "num_steps", "probes")
+    )
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of independent values; NaN (unknown) for a single one."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in columns."""
+    cells = [list(COLUMNS)] + [
+        [
+            row["run"],
+            row["bound"],
+            str(row["num_steps"] or "inf"),
+            str(row["step"]),
+            f"{row['bpd']:.4f}",
+            _number(row["stderr_images"]),
+            _number(row["stderr_monte_carlo"]),
+            f"{row['difference']:+.4f}" if "difference" in row else "",
+            _number(row.get("difference_stderr_images", "")),
+            _number(row.get("difference_stderr_monte_carlo", "")),
+        ]
+        for row in rows
+    ]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(map(str.rjust, row[1:], widths[1:]))]).rstrip()
+        for row in cells
+    ]
+    apart = [row["run"] for row in rows if row.get("shared_noise") is False]
+    if apart:
+        lines.append(f"other noise than the first run (eval.seed, draws or T): {', '.join(apart)}")
+    return "\n".join(lines)
+
+
+def _number(value: float | str | None) -> str:
+    if value == "":
+        return ""
+    return "unknown" if value is None or math.isnan(float(value)) else f"{float(value):.4f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,177 @@
+"""Bounds on -log p(x) other than the ELBO: importance weighting, the probability-flow ODE.
+
+The importance-weighted bound is about the model of T ancestral steps, as the ELBO of T steps is.
+The ODE bounds are about the density of the flow, another model with the same denoiser, turned
+into a probability of codes in one of three ways.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from vdm.diffusion.noise import alpha, diffuse, sigma
+from vdm.diffusion.ode import Solver, flow_log_density
+from vdm.typing import Denoiser, Likelihood, PRNGKey
+
+DEQUANTISATIONS = ("decoder", "uniform", "truncated-normal")
+
+
+def path_log_weight(
+    keys: Key[Array, " batch"],
+    data: Shaped[Array, "batch *dims"],
+    omegas: Float[Array, " steps_plus_1"],
+    denoiser: Denoiser,
+    likelihood: Likelihood,
+) -> Float[Array, " batch"]:
+    """log w = log p(x, z_0 ... z_1) / q(z_0 ... z_1 | x) of one path drawn from q, nats.
+
+        log w = log p(x|z_0) + log N(z_1; 0, I) - log q(z_1|x)
+                + sum over the steps of log p(z_s|z_t) - log q(z_s|z_t, x)
+
+    omegas increases, T + 1 values for T steps. E w = p(x) of the T-step model, -E log w is its
+    ELBO (VDM Eq. 11-14). Each example has a key of its own, so its path does not depend on the
+    batch; the keys of several paths must differ.
+    """
+    x = likelihood.encode(data)
+    axes = tuple(range(1, x.ndim))
+
+    def noise_at(index: Array) -> Array:
+        def draw(key: Array) -> Array:
+            return jax.random.normal(jax.random.fold_in(key, index), x.shape[1:], omegas.dtype)
+
+        return jax.vmap(draw)(keys)
+
+    def step(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
+        eps, log_weight = carry
+        omega_s, omega_t = omegas[index - 1], omegas[index]
+        eps_hat = denoiser(diffuse(x, eps, omega_t), jnp.broadcast_to(omega_t, keys.shape))
+        # q(z_s|z_t,x) leaves x alone: z_s = alpha_s x + sigma_s eps_s with an AR(1) in the noise.
+        # In standard deviations of it the two means lie delta apart and z_s lies xi from q's, so
+        # log p - log q = (xi^2 - (xi - delta)^2) / 2 = xi delta - delta^2 / 2, where densities
+        # of z_s would cancel (D log sigma_s each).
+        xi = noise_at(index)
+        delta = jnp.sqrt(jnp.expm1(omega_t - omega_s)) * (eps - eps_hat)
+        log_weight += jnp.sum(delta * (xi - 0.5 * delta), axis=axes)
+        c = -jnp.expm1(omega_s - omega_t)
+        return (jnp.exp(0.5 * (omega_s - omega_t)) * eps + jnp.sqrt(c) * xi, log_weight), None
+
+    # index 0 is left for eps_1, indices 1 .. T for the steps
+    eps_1 = noise_at(jnp.zeros((), jnp.int32))
+    indices = jnp.arange(omegas.shape[0] - 1, 0, -1)
+    (eps_0, log_weight), _ = jax.lax.scan(
+        step, (eps_1, _log_prior_ratio(x, eps_1, omegas[-1])), indices
+    )
+    return log_weight - likelihood.reconstruction(data, eps_0, omegas[0])
+
+
+def _log_prior_ratio(
+    x: Float[Array, "batch *dims"], eps: Float[Array, "batch *dims"], omega_1: Float[Array, ""]
+) -> Float[Array, " batch"]:
+    """log N(z_1; 0, I) - log q(z_1|x) at z_1 = alpha_1 x + sigma_1 eps, nats."""
+    # (eps^2 - z_1^2) / 2 + log sigma_1 multiplied out, with 1 - sigma^2 = alpha^2: as it stands
+    # it cancels to 1e-7 each dimension in float32, more than it is from omega_1 = 15 on.
+    a, s = alpha(omega_1), sigma(omega_1)
+    per_dim = 0.5 * a * (a * (jnp.square(eps) - jnp.square(x)) - 2 * s * x * eps)
+    return jnp.sum(per_dim - 0.5 * jax.nn.softplus(-omega_1), axis=tuple(range(1, x.ndim)))
+
+
+def importance_bound(log_weights: Float[Array, "K batch"]) -> Float[Array, " batch"]:
+    """-log (1/K) sum_k w_k, nats (Burda et al. 2016, arXiv:1509.00519, Eq. 8).
+
+    In expectation at least -log p(x) of the T-step model and non-increasing in K; K = 1 is the
+    ELBO.
+    """
+    return math.log(log_weights.shape[0]) - jax.nn.logsumexp(log_weights, axis=0)
+
+
+class OdeEstimate(NamedTuple):
+    """One estimate of an ODE bound on -log p(x), for one example.
+
+    total: nats. probe_variance: of `total` from the random probes of Hutchinson's divergence,
+    nats^2 (their sample variance / their number; 0 when exact, NaN for a single probe).
+    num_evaluations: calls of the denoiser. total is NaN where the solver failed.
+    """
+
+    total: Float[Array, ""]
+    probe_variance: Float[Array, ""]
+    num_evaluations: Int[Array, ""]
+
+
+def probability_flow_bound(
+    key: PRNGKey,
+    data: Shaped[Array, "*dims"],
+    omegas: Float[Array, " points"],
+    denoiser: Denoiser,
+    likelihood: Likelihood,
+    dequantisation: str,
+    solver: Solver,
+) -> OdeEstimate:
+    """At least -log p(x) of the flow in expectation, nats; one example, without a batch axis.
+
+    z_0 = alpha_0 x + sigma_0 n with n drawn from a density q of the dequantisation's:
+    decoder: n ~ N(0, I), -E log p(x|z_0) p_0(z_0) / q(z_0|x); p is the flow with the likelihood.
+    uniform: alpha_0 x + sigma_0 n uniform in the code's bin of width 2/V (Theis et al. 2016,
+        arXiv:1511.01844, section 3.1), truncated-normal: n ~ N(0, I) cut off at that bin (i-DODE,
+        arXiv:2305.03935; MuLAN, arXiv:2312.13236). Both -E log p_0(z_0) / q(z_0|x); p is the
+        flow's mass of the bin.
+    They are bounds for different models: say which. omegas: as in `flow_log_density`.
+    """
+    key_noise, key_probes = jax.random.split(key)
+    omega_0 = omegas[0]
+    x = likelihood.encode(data).astype(omegas.dtype)
+    if dequantisation == "decoder":
+        noise = jax.random.normal(key_noise, x.shape, x.dtype)
+        log_q = jax.scipy.stats.norm.logpdf(noise)
+    else:
+        num_codes = _num_codes(dequantisation, likelihood)
+        edge = jnp.exp(-0.5 * omega_0) / num_codes  # of the bin, in standard deviations
+        if dequantisation == "uniform":
+            noise = edge * jax.random.uniform(key_noise, x.shape, x.dtype, -1.0, 1.0)
+            log_q = jnp.broadcast_to(-jnp.log(2 * edge), x.shape)
+        else:
+            noise = jax.random.truncated_normal(key_noise, -edge, edge, x.shape, x.dtype)
+            log_q = jax.scipy.stats.norm.logpdf(noise) - log_central_mass(edge)
+    # the density of z_0: D log sigma_0 less
+    log_q = jnp.sum(log_q + 0.5 * jax.nn.softplus(-omega_0))
+    z_0 = alpha(omega_0) * x + sigma(omega_0) * noise
+    flow = flow_log_density(key_probes, z_0, omegas, denoiser, solver)
+    totals = log_q - flow.log_prob
+    if dequantisation == "decoder":
+        totals += likelihood.reconstruction(data[None], noise[None], omega_0)[0]
+    return OdeEstimate(jnp.mean(totals), _variance_of_mean(totals, solver), flow.num_evaluations)
+
+
+def log_central_mass(edge: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """log P(|n| < edge) for n ~ N(0, 1), edge > 0: the normaliser of the truncated normal."""
+    # log erf alone is 0 from edge = 5.5 on in float32, where it is -4e-8; log1p(-erfc) alone
+    # has lost all digits at edge = 1e-7.
+    scaled = edge / math.sqrt(2)
+    near, far = jnp.minimum(scaled, 1.0), jnp.maximum(scaled, 1.0)
+    return jnp.where(scaled < 1.0, jnp.log(jax.lax.erf(near)), jnp.log1p(-jax.lax.erfc(far)))
+
+
+def _num_codes(dequantisation: str, likelihood: Likelihood) -> int:
+    """The number of codes, of which the dequantisations other than the decoder need the bins."""
+    if dequantisation not in DEQUANTISATIONS:
+        raise ValueError(
+            f"unknown dequantisation {dequantisation!r}; known: {', '.join(DEQUANTISATIONS)}"
+        )
+    num_codes: int | None = getattr(likelihood, "num_codes", None)
+    if num_codes is None:
+        raise ValueError(
+            f"dequantisation {dequantisation!r} needs the bins of integer codes, which "
+            f"{type(likelihood).__name__} has not: choose 'decoder'"
+        )
+    return num_codes
+
+
+def _variance_of_mean(totals: Float[Array, " probes"], solver: Solver) -> Float[Array, ""]:
+    """Of the mean over Hutchinson's probes."""
+    if solver.divergence == "exact":
+        return jnp.zeros_like(totals[0])
+    if solver.probes == 1:
+        return jnp.full_like(totals[0], jnp.nan)
+    return jnp.var(totals, ddof=1) / solver.probes

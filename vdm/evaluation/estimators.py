@@ -1,0 +1,209 @@
+"""The kinds of number that an evaluation can give: one estimate for each example of a batch.
+
+Every one is an upper bound of -log p(x) in expectation, under the name that results carry:
+elbo, iw-K, ode-decoder, ode-uniform, ode-truncated-normal.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from vdm.diffusion import bounds
+from vdm.diffusion.elbo import Draws
+from vdm.diffusion.ode import Solver
+from vdm.model import VDM
+from vdm.typing import Params, PRNGKey
+
+BOUNDS = ("elbo", "iw-K", *(f"ode-{kind}" for kind in bounds.DEQUANTISATIONS))
+
+
+class Place(NamedTuple):
+    """Which draw of which examples: all that the noise of an estimate may depend on."""
+
+    key: PRNGKey
+    draw: Array
+    num_draws: int
+    index: Array
+    num_examples: int
+
+
+class Estimator(Protocol):
+    """A bound with its settings; frozen and hashable, so that it is compiled once."""
+
+    @property
+    def name(self) -> str:
+        """What kind of number it is."""
+        ...
+
+    @property
+    def num_steps(self) -> int:
+        """T of the bound, 0 for continuous time."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What else eval.json says of it."""
+        ...
+
+    @property
+    def remedy(self) -> str:
+        """What to try when an estimate is not finite."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What `estimate` gives: "total" (nats) or the three terms whose sum it is, and more."""
+        ...
+
+    def estimate(
+        self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
+    ) -> dict[str, Array]:
+        """Column -> [batch]: one estimate for each example."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Elbo:
+    """The evidence lower bound in num_steps steps, which need not be those trained with; 0:
+    continuous time. Its three terms, where its denoising term was taken and how dense it is there.
+
+    Within a draw the times are low-discrepancy over the split; over the draws every example has
+    one time in each of num_draws equal parts of [0, 1).
+    """
+
+    num_steps: int = 0
+    name = "elbo"
+    columns = ("reconstruction", "prior_matching", "denoising_matching", "omega_t", "loss_density")
+    remedy = "the parameters or the data are no numbers"
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 0:
+            raise ValueError(
+                f"num_steps = {self.num_steps}: 0 is continuous time, T > 0 is T steps"
+            )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Nothing more."""
+        return {}
+
+    def estimate(
+        self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
+    ) -> dict[str, Array]:
+        """Column -> [batch]; the terms in nats."""
+        key_t, key_noise = jax.random.split(jax.random.fold_in(place.key, place.draw))
+        u = (place.draw + jax.random.uniform(key_t, (), jnp.float32)) / place.num_draws
+        t = jnp.mod(u + place.index.astype(jnp.float32) / place.num_examples, 1.0)
+
+        def noise(i: jax.Array) -> jax.Array:
+            return jax.random.normal(jax.random.fold_in(key_noise, i), (2, *model.dims))
+
+        eps, eps_0 = jnp.moveaxis(jax.vmap(noise)(place.index), 1, 0)
+        estimate = model.elbo(params, data, Draws(t, eps, eps_0), self.num_steps, labels)
+        return {
+            **estimate.terms._asdict(),
+            "omega_t": estimate.levels.omega_t,
+            "loss_density": estimate.loss_density,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportanceWeighted:
+    """-log (1/K) sum of K importance weights of paths with num_steps steps; K = 1 is the ELBO.
+
+    It falls with K, towards -log p(x) of the model with that many steps.
+    """
+
+    num_steps: int
+    num_weights: int
+    columns = ("total",)
+    remedy = "the parameters or the data are no numbers"
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(
+                f"eval.bound = {self.name!r} is of a chain of finitely many steps: set "
+                "eval.num_steps to their number, such as 10"
+            )
+
+    @property
+    def name(self) -> str:
+        """Such as iw-64."""
+        return f"iw-{self.num_weights}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """K."""
+        return {"K": self.num_weights}
+
+    def estimate(
+        self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
+    ) -> dict[str, Array]:
+        """total [batch], nats."""
+        omegas = model.schedule_fn(params)(jnp.linspace(0.0, 1.0, self.num_steps + 1))
+        denoiser = model.denoiser(params, labels)
+        keys = _keys(place)
+
+        def one_path(_: None, k: Array) -> tuple[None, Array]:
+            path_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, k)
+            weight = bounds.path_log_weight(path_keys, data, omegas, denoiser, model.likelihood)
+            return None, weight
+
+        # One path at a time: memory does not grow with K.
+        _, log_weights = jax.lax.scan(one_path, None, jnp.arange(self.num_weights))
+        return {"total": bounds.importance_bound(log_weights)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbabilityFlow:
+    """The density of the probability-flow ODE, carried to discrete data by a dequantisation.
+
+    Every example is solved for itself, with steps of its own, so that its number does not depend
+    on the batch.
+    """
+
+    dequantisation: str
+    solver: Solver
+    num_steps = 0
+    columns = ("total", "probe_variance", "num_evaluations")
+    remedy = (
+        "the ODE solver gave up: raise eval.ode.tolerance, or set eval.ode.num_steps to fixed steps"
+    )
+
+    @property
+    def name(self) -> str:
+        """Such as ode-decoder."""
+        return f"ode-{self.dequantisation}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How the ODE was solved, and how its divergence was taken."""
+        solver = self.solver
+        steps = f"{solver.num_steps} steps" if solver.num_steps else f"tolerance {solver.rtol:g}"
+        probes = {"probes": solver.probes} if solver.divergence == "hutchinson" else {}
+        return {"divergence": solver.divergence, **probes, "ode_solver": steps}
+
+    def estimate(
+        self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
+    ) -> dict[str, Array]:
+        """total [batch], nats; its variance from the probes; evaluations of the network."""
+        # Where fixed steps lie; an adaptive solver takes only the ends.
+        num_steps = max(1, self.solver.num_steps)
+        omegas = model.schedule_fn(params)(jnp.linspace(0.0, 1.0, num_steps + 1))
+
+        def one(key: PRNGKey, example: Array, label: Array | None) -> bounds.OdeEstimate:
+            denoiser = model.denoiser(params, None if label is None else label[None])
+            return bounds.probability_flow_bound(
+                key, example, omegas, denoiser, model.likelihood, self.dequantisation, self.solver
+            )
+
+        return jax.vmap(one)(_keys(place), data, labels)._asdict()
+
+
+def _keys(place: Place) -> Array:
+    """A key for each example."""
+    key = jax.random.fold_in(place.key, place.draw)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, place.index)

@@ -1,0 +1,94 @@
+"""Finished parts of a long computation, kept so that a killed one goes on where it stopped.
+
+A journal is one append-only file: a line of JSON that says what is computed, then one record for
+each finished part. A kill can only cut the last record short, which its checksum shows.
+"""
+
+import fcntl
+import json
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from vdm.io.files import to_json
+
+_RECORD = struct.Struct("<II")  # bytes and checksum of what follows
+
+
+class Journal:
+    """The parts of the computation `identity`, in the order in which they were appended.
+
+    Arrays of float32 of any size. An existing file of another identity is begun anew. Used as a
+    context; one process at a time.
+
+    Raises:
+        BlockingIOError: at the opening, when another process has the journal open.
+    """
+
+    def __init__(self, path: str | Path, identity: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a+b")  # noqa: SIM115, closed by the context
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise
+        except OSError:  # a file system without locks
+            pass
+        self.parts: list[np.ndarray] = []
+        header = json.dumps(to_json(identity), sort_keys=True).encode() + b"\n"
+        self._file.seek(0)
+        content = self._file.read()
+        if content.startswith(header):
+            self.parts, end = _read(content, len(header))
+            self._file.truncate(end)
+        else:
+            self._file.truncate(0)
+            self._write(header)
+
+    def append(self, part: np.ndarray) -> None:
+        """Adds a part; it survives a kill of this process once this returns."""
+        content = np.ascontiguousarray(part, np.float32).tobytes()
+        self._write(_RECORD.pack(len(content), zlib.crc32(content)) + content)
+        self.parts.append(np.frombuffer(content, np.float32))
+
+    def remove(self) -> None:
+        """Deletes the file: its result is written elsewhere."""
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, content: bytes) -> None:
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(content)
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()  # and with it the lock
+
+
+def _read(content: bytes, start: int) -> tuple[list[np.ndarray], int]:
+    """The whole records from `start` on, and where they end."""
+    parts = []
+    while start + _RECORD.size <= len(content):
+        size, checksum = _RECORD.unpack_from(content, start)
+        end = start + _RECORD.size + size
+        record = content[start + _RECORD.size : end]
+        if len(record) < size or size % 4 or zlib.crc32(record) != checksum:
+            break
+        parts.append(np.frombuffer(record, np.float32))
+        start = end
+    return parts, start

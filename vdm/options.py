@@ -1,0 +1,156 @@
+"""The values of a config that are no components: how long, how often, how many.
+
+`read` checks them; the components are built in `vdm.config`.
+"""
+
+import dataclasses
+import difflib
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+PREDICTIONS = ("eps", "x", "v", "score", "codes")  # 'next_mean' belongs to a finite step
+SCHEDULE_TRAINING = ("bound", "fixed")
+DIVERGENCES = ("auto", "exact", "hutchinson")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """config.train; intervals are in steps, 0 devices are all there are."""
+
+    num_steps: int
+    batch_size: int
+    num_devices: int
+    log_every: int
+    save_every: int
+    eval_every: int
+    eval_draws: int
+    keep_checkpoints: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OdeOptions:
+    """config.eval.ode: 0 steps are as many as the tolerance asks for; divergence "auto" is exact
+    in up to 16 dimensions."""
+
+    num_steps: int
+    tolerance: float
+    divergence: str
+    probes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    """config.eval; num_steps is the T of the bound (0: continuous time), step the checkpoint's."""
+
+    bound: str
+    num_steps: int
+    draws: int
+    batch_size: int
+    seed: int
+    params: str
+    step: int
+    ode: OdeOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleOptions:
+    """config.sample without the sampler itself."""
+
+    num_steps: int
+    num_images: int
+    batch_size: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is not a component: bound_steps is the T trained on, 0 for continuous time."""
+
+    seed: int
+    bound_steps: int
+    ema_rate: float
+    ema_warmup: bool
+    train: TrainOptions
+    eval: EvalOptions
+    sample: SampleOptions
+
+
+T = TypeVar("T", TrainOptions, EvalOptions, OdeOptions, SampleOptions)
+
+# The fields that every config has beside those of the options.
+REQUIRED_FIELDS = """
+data.name data.kwargs data.data_dir data.holdout model.prediction model.class_conditional
+schedule.name schedule.kwargs schedule.train network.name network.kwargs likelihood.name
+likelihood.kwargs optim.name optim.kwargs sample.name sample.kwargs
+"""
+
+
+def check_choice(field: str, value: Any, known: tuple) -> Any:
+    """The value, which must be one of a few."""
+    if value not in known:
+        raise ValueError(f"unknown {field} {value!r}; {suggest(str(value), known)}")
+    return value
+
+
+def read(config: ConfigDict) -> Options:
+    """The options of a config. ValueError for a missing field or a value of no use."""
+    for field in REQUIRED_FIELDS.split():
+        _field(config, field)
+    check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
+    check_choice("model.prediction", config.model.prediction, PREDICTIONS)
+    check_choice("eval.params", _field(config, "eval.params"), ("ema", "raw"))
+    check_choice("eval.ode.divergence", _field(config, "eval.ode.divergence"), DIVERGENCES)
+    ode = _group(config, "eval.ode", OdeOptions, num_steps=0)
+    options = Options(
+        seed=count(config, "seed", 0),
+        bound_steps=count(config, "model.num_steps", 0),
+        ema_rate=_field(config, "optim.ema_rate"),
+        ema_warmup=_field(config, "optim.ema_warmup"),
+        train=_group(config, "train", TrainOptions, num_devices=0, eval_every=0),
+        eval=_group(config, "eval", EvalOptions, num_steps=0, seed=0, step=-1, ode=ode),
+        sample=_group(config, "sample", SampleOptions, seed=0),
+    )
+    if not 0 < ode.tolerance < 1:
+        raise ValueError(f"eval.ode.tolerance = {ode.tolerance}: it must be in (0, 1)")
+    if not 0 <= options.ema_rate < 1:
+        raise ValueError(f"optim.ema_rate = {options.ema_rate}: it must be in [0, 1)")
+    return options
+
+
+def _field(config: ConfigDict, field: str) -> Any:
+    """config.a.b for "a.b"; ValueError where there is none."""
+    value: Any = config
+    for part in field.split("."):
+        if part not in value:
+            raise ValueError(f"the config has no {field}; configs/digits.py shows every field")
+        value = value[part]
+    return value
+
+
+def _group(config: ConfigDict, group: str, kind: type[T], **given: Any) -> T:
+    """The options of one group; its integers are at least 1, or what `given` says, which also
+    has the groups inside it."""
+    values = {}
+    for field in dataclasses.fields(kind):
+        name = f"{group}.{field.name}"
+        if field.type is int:
+            values[field.name] = count(config, name, given.get(field.name, 1))
+        else:
+            values[field.name] = given.get(field.name, _field(config, name))
+    return kind(**values)
+
+
+def count(config: ConfigDict, field: str, least: int) -> int:
+    """An integer field that must be `least` or more."""
+    value = _field(config, field)
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{field} = {value!r}: it must be an integer of at least {least}")
+    return value
+
+
+def suggest(name: str, known: Any) -> str:
+    """The part of a message that helps after a typo: the nearest known name, and all."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{hint}known: {', '.join(known)}"

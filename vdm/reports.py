@@ -1,0 +1,178 @@
+"""What an evaluation and a set of samples leave in a workdir."""
+
+import hashlib
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm import sharding
+from vdm.evaluation.likelihood import TERMS, Evaluation, evaluate
+from vdm.evaluation.samples import draw_samples
+from vdm.io import images, plots
+from vdm.io.console import Progress, say
+from vdm.io.files import save_npz, write_json
+from vdm.io.journal import Journal
+from vdm.run import Run
+from vdm.typing import Params
+
+
+def run_evaluation(
+    run: Run, params: Params, draws: int, journal: Journal | None = None
+) -> Evaluation:
+    """The run's bound on the split that it is evaluated on. With a journal, whose parts are not
+    computed again, it shows its progress."""
+    options = run.options.eval
+    split = run.source.load(run.source.evaluation_split)
+    with Progress("evaluate", 1, quiet=journal is None) as progress:
+        return evaluate(
+            run.model,
+            params,
+            split,
+            run.mesh,
+            estimator=run.estimator,
+            draws=draws,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            finished=tuple(journal.parts) if journal else (),
+            on_part=journal.append if journal else lambda part: None,
+            on_batch=progress.update,
+        )
+
+
+def report_evaluation(run: Run, step: int, params: Params) -> Evaluation:
+    """Evaluates and writes eval.json, eval_examples.npz, omega.png and loss_density.png.
+
+    What is finished of it survives a kill in `eval.partial`, until all is written.
+    """
+    options, start = run.options.eval, time.monotonic()
+    split = run.source.load(run.source.evaluation_split)
+    try:
+        journal = Journal(run.workdir / "eval.partial", _identity(run, params, split.fingerprint))
+    except BlockingIOError:
+        raise ValueError(
+            f"another process is evaluating {run.workdir}: wait for it, or stop it"
+        ) from None
+    with journal:
+        if journal.parts:
+            say(f"going on with the evaluation in {journal.path}, {len(journal.parts)} parts done")
+        result = run_evaluation(run, params, options.draws, journal)
+        report = result.summary() | {
+            "bound": run.estimator.name,
+            "num_steps": options.num_steps,
+            **run.estimator.facts,
+            "split": split.name,
+            "dataset": run.source.name,
+            "data_fingerprint": split.fingerprint,
+            "params": options.params,
+            "step": step,
+            "omega_0": result.omega_0,
+            "omega_1": result.omega_1,
+            "train_secs": run.trained_secs(step),
+            "train_images": step * run.options.train.batch_size,
+            "eval_secs": time.monotonic() - start,
+            "seed": run.options.seed,
+            "eval_seed": options.seed,
+            "num_dims": result.num_dims,
+        }
+        save_npz(  # nats of each image, averaged over its draws, and the bound of every draw
+            run.workdir / "eval_examples.npz",
+            index=np.arange(len(split.examples)),
+            **{name: result.columns[name].mean(axis=0) for name in TERMS if name in result.columns},
+            total=result.total.mean(axis=0),
+            total_of_draws=result.total,
+        )
+        written = ["eval_examples.npz", *_pictures(run, params, result)]
+        write_json(run.workdir / "eval.json", report)  # last: it says that all of it is there
+        journal.remove()
+    say(describe_evaluation(report))
+    say(f"wrote eval.json, {', '.join(written)} in {run.workdir}")
+    return result
+
+
+def _identity(run: Run, params: Params, fingerprint: str) -> dict[str, Any]:
+    """All that the parts of an evaluation depend on, to the last bit."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(jax.device_get(params)):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    options = run.options.eval
+    return {
+        "params": digest.hexdigest(),
+        "model": repr(run.model),
+        "estimator": repr(run.estimator),
+        "draws": options.draws,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "data": fingerprint,
+        "devices": sharding.name_devices(run.mesh),
+        "jax": jax.__version__,
+    }
+
+
+def _pictures(run: Run, params: Params, result: Evaluation) -> list[str]:
+    """Writes omega.png and, where the bound has a loss density, loss_density.png; their names."""
+    t = jnp.linspace(0.0, 1.0, 513)
+    initial = run.model.init_schedule(run.init_key)
+    plots.plot_schedule(
+        run.workdir / "omega.png",
+        t,
+        run.model.schedule_fn(params)(t),
+        run.model.schedule_fn({"schedule": initial})(t),
+    )
+    omega_t = result.columns.get("omega_t", np.zeros(0))
+    if omega_t.size < 16 or not np.ptp(omega_t):
+        return ["omega.png"]
+    plots.plot_loss_density(
+        run.workdir / "loss_density.png",
+        omega_t,
+        result.bpd(result.columns["loss_density"]),
+        integral=run.options.eval.num_steps == 0,
+    )
+    return ["omega.png", "loss_density.png"]
+
+
+def describe_evaluation(report: dict[str, Any]) -> str:
+    """eval.json in a line: the number, its errors, and what kind of number it is."""
+    steps = f"T = {report['num_steps']}" if report["num_steps"] else "continuous time"
+    images, noise = (report[f"stderr_{kind}"] for kind in ("images", "monte_carlo"))
+    divergence = f" ({report['divergence']} divergence)" if "divergence" in report else ""
+    return (
+        f"{report['split']} bits/dim {report['bpd']:.4f} +- {_error(images)} (images) "
+        f"+- {_error(noise)} (Monte Carlo): {report['bound']}{divergence}, {steps}, "
+        f"{report['params']} parameters of step {report['step']}, {report['num_examples']} "
+        f"examples x {report['draws_per_example']} draws"
+    )
+
+
+def _error(value: float | None) -> str:
+    return "unknown" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def report_samples(run: Run, params: Params) -> None:
+    """Draws samples and writes samples.npz, and samples.png of images and of points."""
+    options = run.options.sample
+    with Progress("sample", options.num_images, unit="image") as progress:
+        samples = draw_samples(
+            run.model,
+            params,
+            options.num_images,
+            run.mesh,
+            step=run.sampler_step,
+            num_steps=options.num_steps,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            on_batch=progress.update,
+        )
+    save_npz(run.workdir / "samples.npz", samples=samples)
+    path, written = run.workdir / "samples.png", "samples.npz, samples.png"
+    if run.source.shape == (2,):
+        plots.plot_points(path, samples, run.source.load(run.source.evaluation_split).examples)
+    elif len(run.source.shape) == 3 and run.source.shape[-1] in (1, 3) and run.source.num_codes:
+        images.save_grid(path, samples, run.source.num_codes)
+    else:
+        written = "samples.npz"
+    say(f"wrote {len(samples)} samples in {run.workdir}: {written}")
