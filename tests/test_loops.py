@@ -7,8 +7,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import serialization
 
 from vdm import loops, reports
+from vdm.evaluation.estimators import Elbo
+from vdm.evaluation.likelihood import evaluate
+from vdm.io import interop
 from vdm.io.checkpoints import CheckpointError
 from vdm.io.journal import Journal
 from vdm.io.metrics import read_metrics
@@ -109,6 +113,50 @@ def test_parts_of_another_evaluation_are_not_taken(make_tiny_config, finished_ru
     identities += [reports._identity(run, params, "data"), reports._identity(run, params, "other")]
     assert step == 30
     assert all(a != b for a, b in itertools.combinations(identities, 2))
+
+
+@pytest.mark.slow
+def test_a_published_checkpoint_is_evaluated_and_trained_on(make_tiny_config, tmp_path, capsys):
+    config = make_tiny_config(
+        schedule__name="vdm_scalar", model__prediction="eps", network__kwargs__film=False,
+        network__kwargs__label_as_scalar=True, network__kwargs__num_groups=4,
+        network__kwargs__frequencies=(64.0, 128.0), train__num_steps=2,
+    )  # fmt: skip
+    config.optim.kwargs.warmup_steps = 1
+    params = {}
+    for field, seed in [("params", 1), ("ema_params", 2)]:
+        model = open_run(config, tmp_path / "none").model
+        start = model.init(jax.random.key(seed))
+        keys = iter(jax.random.split(jax.random.key(seed), 200))
+        params[field] = jax.tree.map(
+            lambda x: x + 0.02 * jax.random.normal(next(keys), x.shape),  # noqa: B023
+            start,
+        )
+    saved = {field: interop.to_published(jax.device_get(tree)) for field, tree in params.items()}
+    file = tmp_path / "checkpoints-0" / "ckpt-3.flax"
+    file.parent.mkdir()
+    file.write_bytes(serialization.to_bytes({"step": np.int32(700), "opt_state": {}, **saved}))
+
+    run = open_run(config, tmp_path / "evaluated")
+    loops.evaluate_run(run, str(tmp_path))
+    report = json.loads((tmp_path / "evaluated" / "eval.json").read_text())
+    split = run.source.load("test")
+    expected = evaluate(
+        run.model, params["ema_params"], split, run.mesh, estimator=Elbo(), draws=2, batch_size=300
+    ).summary()
+    assert report["bpd"] == pytest.approx(expected["bpd"], rel=1e-6)
+    assert (report["step"], report["params"]) == (700, "ema")
+    assert (tmp_path / "evaluated" / "config.json").is_file()
+
+    loops.train(open_run(config, tmp_path / "trained"), str(file))
+    assert "parameters of step 700 of the published VDM" in capsys.readouterr().out
+    _, state = state_of(config, tmp_path / "trained")
+    kernel = state.params["network"]["conv_in"]["kernel"]
+    moved = np.abs(kernel - params["params"]["network"]["conv_in"]["kernel"]).max()
+    assert 0 < moved < 0.02  # a step or two away from where it started
+
+    with pytest.raises(ValueError, match="has checkpoints of its own"):
+        loops.evaluate_run(open_run(config, tmp_path / "trained"), str(file))
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -108,12 +107,10 @@ class Run:
         """(step, parameters) of another run, a checkpoint, or one of the published VDM."""
         if is_published(path):
             step, found = read_published(path, like)
-            # Copies: the step donates its state, and no buffer may be donated twice.
-            found = jax.device_put(jax.tree.map(np.array, found), sharding.replicated(self.mesh))
-            say(f"starting from the parameters of step {step} of the published code in {path}")
+            say(f"parameters of step {step} of the published VDM, in {path}")
             return step, found
         folder, found = restore_params(path, like, on_unreadable=say)
-        say(f"starting from the parameters in {folder}")
+        say(f"parameters in {folder}")
         return int(folder.name), found
 
     def trained_params(self, init_from: str | None = None) -> tuple[int, Params]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm.diffusion import noise
+from vdm.diffusion import noise, samplers
 from vdm.diffusion.exact import FiniteData, GaussianData, MixtureData
 
 WEIGHTS, MEANS, STDS = [0.2, 0.5, 0.3], [[-0.6], [0.1], [0.9]], [0.05, 0.2, 0.1]
@@ -82,3 +82,47 @@ def test_finite_data_is_bayes_rule(omega):
     z = jnp.asarray(Z)[:, None]
     np.testing.assert_allclose(data.x_hat(z, jnp.asarray(omega))[:, 0], want, rtol=2e-4, atol=1e-6)
     assert data.entropy() == pytest.approx(-(weights * np.log(weights)).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("omega", [-5.0, -1.0, 2.0])
+def test_eps_variance_of_a_mixture_equals_quadrature(omega):
+    # Var(eps | z) = (alpha / sigma)^2 Var(x | z) in one dimension
+    with jax.enable_x64(True):
+        data = MixtureData(*(jnp.asarray(v) for v in (WEIGHTS, MEANS, STDS)))
+        _, first = quadrature_moments(mixture_density, omega)
+        x = np.linspace(-4, 4, 200_001)
+        a, s = np.sqrt(1 / (1 + np.exp(omega))), np.sqrt(1 / (1 + np.exp(-omega)))
+        joint = mixture_density(x) * np.exp(-0.5 * ((Z[:, None] - a * x) / s) ** 2)
+        error = (x - first[:, None]) ** 2
+        want = (a / s) ** 2 * np.trapezoid(joint * error, x) / np.trapezoid(joint, x)
+        got = data.eps_variance(jnp.asarray(Z)[:, None], jnp.float64(omega))
+        np.testing.assert_allclose(got, want, rtol=1e-7)
+
+
+@pytest.mark.parametrize("data_kind", ["finite", "mixture"])
+def test_eps_variance_is_the_trace_of_the_derivative_of_eps_hat(data_kind):
+    # Tweedie's second order: Cov(eps | z) = I - sigma d eps_hat / dz; in two dimensions.
+    points = jnp.array([[-0.7, 0.3], [0.0, 0.1], [0.4, -0.5]])
+    weights = jnp.array([0.5, 0.2, 0.3])
+    with jax.enable_x64(True):
+        points, weights = points.astype(jnp.float64), weights.astype(jnp.float64)
+        data = FiniteData(points, weights)
+        if data_kind == "mixture":
+            data = MixtureData(weights, points, jnp.array([0.1, 0.2, 0.3]))
+        z, omega = jax.random.normal(jax.random.key(0), (5, 2), jnp.float64), jnp.float64(-1.0)
+        slopes = jax.vmap(jax.jacfwd(lambda z: data.eps_hat(z[None], omega)[0]))(z)
+        want = 2 - noise.sigma(omega) * jnp.trace(slopes, axis1=1, axis2=2)
+        np.testing.assert_allclose(data.eps_variance(z, omega), want, rtol=1e-9)
+
+
+@pytest.mark.parametrize("std", [0.3, 2.0])
+def test_gaussian_variance_of_steps_is_that_of_the_ancestral_sampler(std):
+    # A step is linear in (z_t, noise), so variances propagate exactly.
+    with jax.enable_x64(True):
+        data, omegas, variance = GaussianData(std), jnp.array([-7.0, -3.0, -2.5, 0.0, 4.0]), 1.0
+        one, zero = jnp.ones((1, 1), jnp.float64), jnp.zeros((1, 1), jnp.float64)
+        for s, t in zip(omegas[-2::-1], omegas[:0:-1], strict=True):
+            from_z = samplers.ancestral_step(one, data.eps_hat(one, t), s, t, zero)[0, 0]
+            from_noise = samplers.ancestral_step(zero, zero, s, t, one)[0, 0]
+            variance = from_z**2 * variance + from_noise**2
+        np.testing.assert_allclose(data.variance_of_steps(omegas), variance, rtol=1e-12)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm.nn.blocks import num_groups
+from vdm.nn.blocks import attend, num_groups
 from vdm.nn.embeddings import fourier_features, fourier_frequencies, omega_embedding
 from vdm.nn.mlp import MLP
 from vdm.nn.unet import UNet
@@ -135,3 +135,37 @@ def test_networks_name_the_other_when_the_shape_is_wrong():
         build(UNet(num_codes=17, width=16, num_blocks=1), (2, 3))
     with pytest.raises(ValueError, match="'unet'"):
         build(MLP(), (2, 4, 4, 1))
+
+
+def test_a_label_as_scalar_may_be_any_number_and_is_zero_when_absent():
+    network = UNet(num_codes=17, width=16, num_blocks=1, label_as_scalar=True)
+    params, z, omega = build(network, (2, 4, 4, 1))
+    params = shaken(params)
+    half, two = (apply(network, params, z, omega, jnp.array([0.0, x])) for x in (0.5, 2.0))
+    np.testing.assert_array_equal(half[0], two[0])
+    assert np.abs(half[1] - two[1]).max() > 1e-3
+    np.testing.assert_array_equal(
+        apply(network, params, z, omega), apply(network, params, z, omega, jnp.zeros(2, jnp.int32))
+    )
+    conditional = UNet(num_codes=17, num_classes=3, width=16, num_blocks=1, label_as_scalar=True)
+    with pytest.raises(ValueError, match="needs labels"):
+        apply(conditional, params, z, omega)
+
+
+def test_groups_that_do_not_divide_the_width_are_refused():
+    network = UNet(num_codes=256, width=32, num_blocks=1, num_groups=5)
+    with pytest.raises(ValueError, match="num_groups = 5 does not divide 32 channels"):
+        jax.eval_shape(network.init, jax.random.key(1), jnp.zeros((1, 4, 4, 1)), jnp.zeros(1))
+
+
+def test_float64_flows_through_the_attention():
+    # jax.nn.dot_product_attention alone would leave 2e-8.
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 9, 1, 8))
+    scores = np.exp(np.einsum("bqhc,bkhc->bhqk", q, k) / np.sqrt(8))
+    want = np.einsum("bhqk,bkhc->bqhc", scores / scores.sum(-1, keepdims=True), v)
+    with jax.enable_x64(True):
+        got = attend(*(jnp.asarray(x) for x in (q, k, v)))
+    assert got.dtype == jnp.float64
+    np.testing.assert_allclose(got, want, rtol=1e-13)
+    in32 = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)))
+    np.testing.assert_allclose(in32, want, rtol=1e-4, atol=1e-6)

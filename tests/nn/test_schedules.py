@@ -116,3 +116,48 @@ def test_learned_interior_starts_visible():
     gradient = jax.grad(lambda p: apply(module, p, jnp.float32(0.25)))(params)
     assert np.abs(gradient["params"]["centres"]).max() > 1e-2
     np.testing.assert_allclose(full, [-8, -4.75, -1.5, 1.75, 5], atol=1.0)
+
+
+def published_net(t):
+    """VDMNet with parameters that make every part visible, and the formula it follows."""
+    k = 5
+    params = {
+        "l1": {"kernel": jnp.array([[-13.0]]), "bias": jnp.array([-12.0])},
+        "l2": {"kernel": jnp.linspace(-4.0, 6.0, k)[None], "bias": jnp.linspace(-1.0, 2.0, k)},
+        "l3": {"kernel": jnp.linspace(9.0, -20.0, k)[:, None]},
+    }
+    w = np.abs(np.linspace(-4.0, 6.0, k)) * (2 * t[:, None] - 1) + np.linspace(-1.0, 2.0, k)
+    bent = (2 / (1 + np.exp(-w)) - 1) @ np.abs(np.linspace(9.0, -20.0, k)) / k
+    return schedules.VDMNet(hidden_features=k), {"params": params}, 13.0 * t - 12.0 + bent
+
+
+def test_vdm_net_is_its_formula_with_absolute_kernels():
+    t = np.linspace(0, 1, 21)
+    module, params, want = published_net(t)
+    np.testing.assert_allclose(
+        apply(module, params, jnp.asarray(t, jnp.float32)), want, rtol=1e-6, atol=1e-6
+    )
+    grid = apply(module, params, jnp.asarray(t, jnp.float32).reshape(3, 7))
+    np.testing.assert_allclose(grid, want.reshape(3, 7), rtol=1e-6, atol=1e-6)
+    assert apply(module, params, jnp.float32(0.25)).shape == ()
+
+
+def test_published_schedules_start_on_the_line_between_their_ends():
+    for module, hidden in (
+        (schedules.VDMNet(-9.0, 4.0), 1e-3),
+        (schedules.VDMScalar(-9.0, 4.0), 0),
+    ):
+        params = module.init(jax.random.key(0), jnp.zeros(()))
+        t = jnp.array([0.0, 0.5, 1.0])
+        np.testing.assert_allclose(apply(module, params, t), [-9, -2.5, 4], atol=hidden + 1e-6)
+        for leaf in jax.tree.leaves(params):
+            assert leaf.dtype == jnp.float32
+            assert not leaf.weak_type
+    with pytest.raises(ValueError, match="must be below"):
+        schedules.VDMScalar(1.0, 1.0).init(jax.random.key(0), jnp.zeros(()))
+
+
+def test_vdm_scalar_increases_whatever_the_sign_of_its_weight():
+    params = {"params": {"w": jnp.array([-10.0]), "b": jnp.array([-7.0])}}
+    omega = apply(schedules.VDMScalar(), params, jnp.array([0.0, 0.3, 1.0]))
+    np.testing.assert_allclose(omega, [-7.0, -4.0, 3.0], rtol=1e-6)

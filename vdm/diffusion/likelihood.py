@@ -29,7 +29,10 @@ its term is exp(-(8.5^2 - 0.5^2) d^2 / 2) < 2.3e-8 of the largest, below float32
 def codes_to_x(codes: Integer[Array, "*shape"], num_codes: int) -> Float[Array, "*shape"]:
     """x = 2 (code + 1/2) / V - 1: the centres of V equal bins of [-1, 1]."""
     # 2 code + 1 - V is an exact integer; one rounding remains, and x(V-1-c) = -x(c) exactly.
-    return (2 * codes.astype(jnp.int32) + 1 - num_codes) / num_codes
+    # Integers divided by one would be float32 also where float64 is enabled.
+    return (2 * codes.astype(jnp.int32) + 1 - num_codes) / jnp.asarray(
+        num_codes, jnp.result_type(float)
+    )
 
 
 def x_to_codes(x: Float[Array, "*shape"], num_codes: int) -> Integer[Array, "*shape"]:

@@ -1,0 +1,1 @@
+"""Denoising and consistency form of the bound, and the formula as printed."""

@@ -1,0 +1,1 @@
+"""Vectors of VDM's published code, recomputed."""

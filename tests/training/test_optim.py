@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm.training.optim import adamw, ema_update
+
+PARAMS = {
+    "network": {"conv": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
+                "norm": {"scale": jnp.ones(3), "bias": jnp.ones(3)}},
+    "schedule": {"l1": {"kernel": jnp.ones((1, 1)), "bias": jnp.ones(1)}, "w": jnp.ones(1)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("decay_mask", "decayed"),
+    [
+        ("kernels", {"network/conv/kernel"}),
+        ("not_bias", {"network/conv/kernel", "network/norm/scale", "schedule/l1/kernel",
+                      "schedule/w"}),
+    ],
+)  # fmt: skip
+def test_the_decay_mask_says_what_decays(decay_mask, decayed):
+    optimizer = adamw(10, 1e-2, warmup_steps=0, weight_decay=0.1, decay_mask=decay_mask)
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = optimizer.update(zeros, optimizer.init(PARAMS), PARAMS)
+    for path, update in jax.tree.leaves_with_path(updates):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        np.testing.assert_allclose(update, -1e-3 if name in decayed else 0.0, rtol=1e-6)
+
+
+def test_an_unknown_decay_mask_is_refused():
+    with pytest.raises(ValueError, match="'kernels' or 'not_bias', not 'all'"):
+        adamw(10, decay_mask="all")
+
+
+def test_ema_follows_the_dtype_of_its_parameters():
+    with jax.enable_x64(True):
+        for dtype, rtol in ((jnp.float64, 1e-14), (jnp.float32, 1e-6)):
+            ema, params = jnp.full(2, 3.0, dtype), jnp.full(2, 5.0, dtype)
+            got = ema_update(ema, params, jnp.int32(0), 0.999, warmup=False)
+            assert got.dtype == dtype
+            np.testing.assert_allclose(got, 3.002, rtol=rtol)
+            np.testing.assert_allclose(
+                ema_update(ema, params, jnp.int32(8), 0.999, warmup=True), 4.0, rtol=rtol
+            )
