@@ -1,0 +1,1 @@
+"""Every bound against the exact -log p(x), where the ideal denoiser is known."""
