@@ -4,9 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
+from experiments.results import format_table
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DIGITS = ROOT / "experiments" / "digits"
+RESULTS = sorted((ROOT / "experiments").glob("*/results.json"))
 ROWS = {row["name"]: row for row in json.loads((DIGITS / "results.json").read_text())}
 
 
@@ -27,11 +32,44 @@ def test_experiment_page_holds_the_table_of_its_results():
         assert f"| {row['name']} | {row['bpd']:.4g} | " in page
 
 
-def test_rows_can_be_traced():
-    for row in ROWS.values():
+@pytest.mark.parametrize("results", RESULTS, ids=lambda path: path.parent.name)
+def test_rows_can_be_traced(results):
+    rows = json.loads(results.read_text())
+    assert len({row["name"] for row in rows}) == len(rows)
+    fingerprints = {row["data_fingerprint"] for row in rows if row.get("data_fingerprint")}
+    assert len(fingerprints) <= 1
+    for row in rows:
         assert re.fullmatch(r"[0-9a-f]{12}", row["config_hash"])
         assert re.fullmatch(r"[0-9a-f]{12}", row["commit"]), "made from uncommitted code"
-        assert row["data_fingerprint"] == ROWS["vdm"]["data_fingerprint"]
+        assert row["command"].startswith(f"python -m experiments.{results.parent.name}.run")
+        assert row["seconds"] >= 0
+
+
+@pytest.mark.parametrize("results", RESULTS, ids=lambda path: path.parent.name)
+def test_every_experiment_has_a_page_with_its_command_and_pictures(results):
+    page = (results.parent / "README.md").read_text()
+    assert "**Question.**" in page
+    assert "**Answer.**" in page
+    assert f"python -m experiments.{results.parent.name}.run" in page
+    for picture in results.parent.glob("*.png"):
+        assert f"]({picture.name})" in page
+    assert "PLACEHOLDER" not in page
+
+
+@pytest.mark.parametrize(
+    ("experiment", "columns"),
+    [
+        ("depth", ("name", "bpd", "stderr", "stderr_images", "difference",
+                   "difference_stderr_seeds")),
+        ("calibration", ("name", "bpd", "coverage", "stderr_claimed", "stderr_measured")),
+    ],
+)  # fmt: skip
+def test_pages_hold_the_tables_of_their_results(experiment, columns):
+    folder = ROOT / "experiments" / experiment
+    page = (folder / "README.md").read_text()
+    for row in json.loads((folder / "results.json").read_text()):
+        line = format_table([row], columns).splitlines()[-1]
+        assert line in page
 
 
 def test_config_headers_state_command_and_cost():

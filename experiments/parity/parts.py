@@ -93,7 +93,7 @@ def recompute_optimizer(arrays: Arrays, dtype: Any) -> dict[str, Any]:
     rate = learning_rate_schedule(
         config.train.num_steps, kwargs.learning_rate, kwargs.warmup_steps, kwargs.decay
     )
-    num = sum(name.startswith("g") and name.endswith(("/a/kernel",)) for name in arrays)
+    num = len({name.split("/")[0] for name in arrays if re.match(r"g\d+/", name)})
     params = ema = {"network": nested(below(arrays, "p0"), dtype)}
     state = optimizer.init(params)
     out: dict[str, Any] = {"lrs": jnp.stack([rate(jnp.asarray(float(i))) for i in range(num)])}

@@ -2,6 +2,7 @@
 
 import argparse
 import glob
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -57,8 +58,11 @@ def check(path: Path) -> list[Row]:
     except ValueError as error:
         raise ValueError(f"{path} is no golden file ({error})") from error
     found = compare.rows(path.stem, compare.compare(arrays, in64, in32))
-    seconds = round(time.perf_counter() - started, 1)
-    return [row | {"seconds": seconds} for row in found]
+    shared = {
+        "config_hash": hashlib.sha256(str(arrays["config_json"]).encode()).hexdigest()[:12],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    return [row | shared for row in found]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -72,7 +72,7 @@ def _log_prior_ratio(
 ) -> Float[Array, " batch"]:
     """log N(z_1; 0, I) - log q(z_1|x) at z_1 = alpha_1 x + sigma_1 eps, nats."""
     # (eps^2 - z_1^2) / 2 + log sigma_1 multiplied out, with 1 - sigma^2 = alpha^2: as it stands
-    # it cancels to 1e-7 each dimension in float32, more than it is from omega_1 = 15 on.
+    # its rounding in float32, 1e-7 each dimension, is the size of its mean at omega_1 = 15.
     a, s = alpha(omega_1), sigma(omega_1)
     per_dim = 0.5 * a * (a * (jnp.square(eps) - jnp.square(x)) - 2 * s * x * eps)
     return jnp.sum(per_dim - 0.5 * jax.nn.softplus(-omega_1), axis=tuple(range(1, x.ndim)))
