@@ -14,10 +14,10 @@ from vdm.data.sources import Split
 from vdm.diffusion.consistency import (
     LevelTerms,
     PathTerms,
-    fresh_noise,
     path_terms,
     random_level_terms,
 )
+from vdm.diffusion.noise import fresh_noise
 from vdm.evaluation.likelihood import standard_error
 
 PRIORS = {

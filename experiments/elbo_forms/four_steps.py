@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm.diffusion.consistency import PathTerms, fresh_noise, path_terms
+from vdm.diffusion.consistency import PathTerms, path_terms
 from vdm.diffusion.likelihood import Gaussian
-from vdm.diffusion.noise import alpha, sigma
+from vdm.diffusion.noise import alpha, fresh_noise, sigma
 
 ALPHA_BAR = np.cumprod([0.9, 0.8, 0.6, 0.3])
 OMEGAS = np.log(1 - ALPHA_BAR) - np.log(ALPHA_BAR)

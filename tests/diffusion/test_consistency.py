@@ -11,7 +11,7 @@ import pytest
 from vdm.diffusion import consistency, elbo
 from vdm.diffusion.exact import GaussianData, MixtureData
 from vdm.diffusion.likelihood import Gaussian
-from vdm.diffusion.noise import alpha, sigma
+from vdm.diffusion.noise import alpha, fresh_noise, sigma
 
 # Four levels in one dimension: alpha of a step and its product, as DDPM writes them (our
 # alpha_t^2 / alpha_{t-1}^2 and alpha_t^2).
@@ -251,13 +251,13 @@ def test_a_path_does_not_depend_on_its_batch():
 
     @jax.jit
     def terms(keys, x):
-        noise_at = consistency.fresh_noise(keys, (2,))
+        noise_at = fresh_noise(keys, (2,))
         return consistency.path_terms(x, noise_at, omegas, data.eps_hat, Gaussian())
 
     together, alone = terms(keys, x), terms(keys[4:5], x[4:5])
     for whole, part in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(whole[..., 4:5], part, rtol=1e-5, atol=1e-6)
-    noise_at = consistency.fresh_noise(keys, (500,))
+    noise_at = fresh_noise(keys, (500,))
     noise = np.stack([noise_at(jnp.int32(i)) for i in range(2)])
     np.testing.assert_allclose(noise.std(axis=-1), 1, atol=0.15)
     assert abs(np.corrcoef(noise.reshape(12, 500)) - np.eye(12)).max() < 0.2

@@ -38,6 +38,7 @@ def test_density_of_the_linear_flow_is_its_closed_form(std):
         np.testing.assert_allclose(got, gaussian_log_density(std, z, omegas), atol=2e-7, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_density_of_the_flow_is_the_mixture_at_omega_0():
     # omega_1 = 34: the mixture is N(0, I) there up to alpha_1 = 4e-8.
     with jax.enable_x64(True):
@@ -93,9 +94,8 @@ def test_fixed_steps_converge_with_the_fifth_order():
         assert 4.7 < np.log2(errors[0] / errors[1]) / 2 < 6.3
 
 
-@pytest.mark.parametrize(
-    "solver", [Solver(), pytest.param(Solver(num_steps=6), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", [Solver(), Solver(num_steps=6)])
 def test_a_path_does_not_depend_on_its_batch_or_its_device(solver):
     with jax.enable_x64(True):
         omegas = jnp.linspace(-6.0, 5.0, 7)
@@ -124,6 +124,7 @@ def test_evaluations_are_counted_and_fixed_steps_lie_on_the_grid(solver):
         np.testing.assert_allclose(sorted(calls)[::6], omegas, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_float32_reaches_its_tolerance():
     z = jax.random.normal(jax.random.key(3), (8, 4))
     omegas = jnp.array([-13.3, 5.0])

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from vdm.diffusion.noise import alpha, diffuse, sigma
+from vdm.diffusion.noise import alpha, diffuse, fresh_noise, sigma
 from vdm.diffusion.ode import Solver, flow_log_density
 from vdm.typing import Denoiser, Likelihood, PRNGKey
 
@@ -38,11 +38,7 @@ def path_log_weight(
     x = likelihood.encode(data)
     axes = tuple(range(1, x.ndim))
 
-    def noise_at(index: Array) -> Array:
-        def draw(key: Array) -> Array:
-            return jax.random.normal(jax.random.fold_in(key, index), x.shape[1:], omegas.dtype)
-
-        return jax.vmap(draw)(keys)
+    noise_at = fresh_noise(keys, x.shape[1:], omegas.dtype)
 
     def step(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
         eps, log_weight = carry

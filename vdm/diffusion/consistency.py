@@ -23,19 +23,15 @@ is an Ornstein-Uhlenbeck process in omega and each density is one of unit varian
                                                     (eps_hat_{i+1} - eps_{i+1})
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from vdm.diffusion.elbo import loss_density, prior_matching
-from vdm.diffusion.noise import diffuse, expand
+from vdm.diffusion.noise import NoiseFn, diffuse, expand
 from vdm.typing import Denoiser, Likelihood, PerExample
-
-NoiseFn = Callable[[Array], Array]
-"""Index of a level, 0 .. T -> its standard normal xi [batch, *dims]."""
 
 
 class LevelTerms(NamedTuple):
@@ -79,17 +75,6 @@ class PathTerms(NamedTuple):
     def printed_sum(self) -> Float[Array, " batch"]:
         """What Luo's Eq. 45 (S1 1.47) says as printed; not the bound."""
         return self.reconstruction + self.last_step_prior + jnp.sum(self.levels.printed, 0)
-
-
-def fresh_noise(keys: Key[Array, " batch"], dims: tuple[int, ...]) -> NoiseFn:
-    """Noise that depends on an example's own key and the level alone, not on the batch."""
-
-    def noise_at(index: Array) -> Array:
-        return jax.vmap(
-            lambda key: jax.random.normal(jax.random.fold_in(key, index), dims, jnp.float32)
-        )(keys)
-
-    return noise_at
 
 
 def forward_noise(

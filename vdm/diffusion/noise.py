@@ -5,11 +5,17 @@ alpha^2 here is the cumulative alpha-bar of DDPM; its per-step alpha_t is our
 alpha_t^2 / alpha_{t-1}^2.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
 
 from vdm.typing import PerExample
+
+NoiseFn = Callable[[Array], Array]
+"""Index of a point of a path -> noise [batch, *dims]."""
 
 
 def expand(value: Float[Array, "..."], like: Float[Array, "batch *dims"]) -> Float[Array, "..."]:
@@ -58,6 +64,20 @@ def transition(
     # -expm1(log_alpha_squared), the same, takes a difference of two softplus first: 1.5e-4 off
     # at omega = 5 and a step of 1e-3 in float32, against 2e-7.
     return jnp.exp(0.5 * log_alpha_squared), -jax.nn.sigmoid(omega_t) * jnp.expm1(omega_s - omega_t)
+
+
+def fresh_noise(
+    keys: Key[Array, " batch"], dims: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> NoiseFn:
+    """Standard normal noise for the points of a path, by index: it depends on an example's own key
+    and the index alone, not on the batch that the example is in."""
+
+    def noise_at(index: Array) -> Array:
+        return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), dims, dtype))(
+            keys
+        )
+
+    return noise_at
 
 
 def posterior(

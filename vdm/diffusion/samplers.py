@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from vdm.diffusion.noise import alpha, posterior, sigma
+from vdm.diffusion.noise import alpha, fresh_noise, posterior, sigma
 from vdm.typing import Denoiser
 
 Step = Callable[[Array, Array, Array, Array, Array], Array]
@@ -53,10 +53,7 @@ def sample(
     Each sample has a key of its own, so it does not depend on the batch it is drawn in.
     """
 
-    def noise_at(index: Array) -> Array:
-        return jax.vmap(
-            lambda key: jax.random.normal(jax.random.fold_in(key, index), dims, jnp.float32)
-        )(keys)
+    noise_at = fresh_noise(keys, dims)
 
     def body(z_t: Array, index: Array) -> tuple[Array, None]:
         omega_s, omega_t = omegas[index - 1], omegas[index]
