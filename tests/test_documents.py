@@ -61,6 +61,8 @@ def test_every_experiment_has_a_page_with_its_command_and_pictures(results):
     [
         ("depth", ("name", "bpd", "stderr", "stderr_images", "difference",
                    "difference_stderr_seeds")),
+        ("bounds", ("name", "bpd", "stderr", "stderr_images", "stderr_hutchinson", "difference",
+                    "difference_stderr_images")),
         ("calibration", ("name", "bpd", "coverage", "stderr_claimed", "stderr_measured")),
     ],
 )  # fmt: skip
