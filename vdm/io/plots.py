@@ -182,6 +182,7 @@ def plot_comparison(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel(title)
         axes.set_yticks(height, [])
+        axes.locator_params(axis="x", nbins=5)
     left.set_yticks(height, [Path(row["run"]).name for row in rows])
     right.axvline(0.0, color=GREY, linewidth=1.0, linestyle="--")
     save_figure(figure, path)
