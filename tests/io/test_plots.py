@@ -11,7 +11,13 @@ import pytest
 from PIL import Image
 
 from vdm.io import plots
-from vdm.io.plots import bin_means, plot_loss_density, plot_points, plot_schedule
+from vdm.io.plots import (
+    bin_means,
+    plot_comparison,
+    plot_loss_density,
+    plot_points,
+    plot_schedule,
+)
 
 T = np.linspace(0.0, 1.0, 50)
 
@@ -20,9 +26,9 @@ T = np.linspace(0.0, 1.0, 50)
 def drawn(monkeypatch) -> list:
     """The figures as matplotlib objects, on the way to their files."""
     figures: list = []
-    save = plots._save
+    save = plots.save_figure
     monkeypatch.setattr(
-        plots, "_save", lambda figure, path: [figures.append(figure), save(figure, path)]
+        plots, "save_figure", lambda figure, path: [figures.append(figure), save(figure, path)]
     )
     return figures
 
@@ -33,11 +39,20 @@ def draw_all(folder: Path) -> None:
     omega = rng.uniform(-8, 5, 400)
     plot_loss_density(folder / "loss_density.png", omega, rng.chisquare(3, 400))
     plot_points(folder / "points.png", rng.normal(size=(99, 2)), rng.normal(size=(50, 2)))
+    first = {"run": "runs/a", "bpd": 3.0, "stderr_images": 0.1}
+    other = {"run": "runs/b", "bpd": 2.5, "stderr_images": None, "difference": -0.5,
+             "difference_stderr_images": 0.02}  # fmt: skip
+    plot_comparison(folder / "compare.png", [first, other])
 
 
 def test_figures_are_png_of_printable_size(tmp_path):
     draw_all(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["loss_density.png", "omega.png", "points.png"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "compare.png",
+        "loss_density.png",
+        "omega.png",
+        "points.png",
+    ]
     for path in tmp_path.iterdir():
         with Image.open(path) as image:
             assert image.format == "PNG"
@@ -140,3 +155,13 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, draw: Callable[[Path], None])
     with pytest.raises(ValueError, match=r"at least 16 draws|must be \[n, 2\]"):
         draw(tmp_path / "a.png")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_comparison_shows_each_run_and_its_interval(tmp_path, drawn):
+    draw_all(tmp_path)
+    left, right = drawn[-1].axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
+    (interval,) = right.containers[0][2][0].get_segments()
+    np.testing.assert_allclose(interval[:, 0], [-0.5 - 1.96 * 0.02, -0.5 + 1.96 * 0.02])
+    points = left.containers[0][0]
+    np.testing.assert_array_equal(points.get_xdata(), [3.0, 2.5])

@@ -167,7 +167,7 @@ def plot_comparison(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None
     for axes, value, error, colour, title in (
         (left, "bpd", "stderr_images", BLUE, "bits/dim"),
         (right, "difference", "difference_stderr_images", VERMILLION,
-         f"difference to {Path(rows[0]['run']).name}, paired"),
+         f"difference to {Path(rows[0]['run']).absolute().name}, paired"),
     ):  # fmt: skip
         shown = [(y, row) for y, row in zip(height, rows, strict=True) if value in row]
         axes.errorbar(
@@ -183,7 +183,7 @@ def plot_comparison(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None
         axes.set_xlabel(title)
         axes.set_yticks(height, [])
         axes.locator_params(axis="x", nbins=5)
-    left.set_yticks(height, [Path(row["run"]).name for row in rows])
+    left.set_yticks(height, [Path(row["run"]).absolute().name for row in rows])
     right.axvline(0.0, color=GREY, linewidth=1.0, linestyle="--")
     save_figure(figure, path)
 
