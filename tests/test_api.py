@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -26,6 +27,14 @@ def test_load_gives_the_numbers_of_eval_json(trained, finished_run):
     assert trained.omega(np.array([0.0, 1.0])) == pytest.approx(
         [report["omega_0"], report["omega_1"]], rel=1e-6
     )
+
+
+def test_a_workdir_from_before_the_ode_options_is_loaded(finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run, tmp_path / "old")
+    config = json.loads((workdir / "config.json").read_text())
+    del config["eval"]["ode"], config["network"]["kwargs"]["num_groups"]
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert vdm.load(workdir).run.options.eval.ode.probes == 2
 
 
 def test_samples_are_images_of_codes(trained):

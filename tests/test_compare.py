@@ -54,12 +54,20 @@ def test_errors_of_other_noise_add_up(make_run):
     assert row["shared_noise"] is False
 
 
+@pytest.mark.parametrize("key", ["eval_seed", "num_steps", "probes"])
+def test_noise_is_shared_only_under_the_same_settings(make_run, key):
+    first, other = (Result(make_run(name, NATS, **{key: n})) for n, name in enumerate("ab"))
+    assert compare([first, other])[1]["shared_noise"] is False
+    fewer = Result(make_run("c", NATS[:3]))
+    assert compare([first, fewer])[1]["shared_noise"] is False
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"data_fingerprint": "sha256:2"}, "differ in data_fingerprint"),
         ({"bound": "iw-8"}, "differ in bound"),
-        ({"bpd": 3.0}, "of two evaluations"),
+        ({"bpd": NATS.mean() / 64 / np.log(2) * 1.0001}, "of two evaluations"),
         ({"draws_per_example": 5}, "of two evaluations"),
     ],
 )
@@ -70,6 +78,25 @@ def test_what_cannot_be_compared_is_one_line(make_run, capsys, tmp_path, changes
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("eval_examples.npz", b"PK\x03\x04", "is damaged: evaluate"),
+        ("eval_examples.npz", b"", "is damaged: evaluate"),
+        ("eval.json", b"[]", "is no evaluation"),
+        ("eval.json", b'{"bpd": 1}', "is no evaluation"),
+        ("eval.json", b"{", "is damaged"),
+    ],
+)
+def test_a_damaged_file_is_one_line(make_run, capsys, file, content, message):
+    run = make_run("a", NATS)
+    (run / file).write_bytes(content)
+    assert main([str(run)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_a_folder_without_an_evaluation_is_named(make_run, capsys, tmp_path):

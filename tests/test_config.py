@@ -135,7 +135,7 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ({"model.prediction": "epsilon"}, "unknown model.prediction 'epsilon'"),
         ({"schedule.train": "bond"}, "did you mean 'bound'"),
         ({"eval.bound": "ode-decode"}, "unknown eval.bound .* did you mean 'ode-decoder'"),
-        ({"eval.bound": "iw-0"}, "unknown eval.bound"),
+        ({"eval.bound": "iw-0"}, "such as iw-64"),
         ({"eval.bound": "iw-K"}, "such as iw-64"),
         ({"eval.bound": "iw-8"}, "set eval.num_steps to their number"),
         ({"eval.bound": "ode-decoder", "eval.num_steps": 10}, "is of continuous time"),
@@ -206,6 +206,7 @@ def test_bounds_are_built_by_name():
         )
         assert flow.name == f"ode-{kind}"
         assert flow.facts["divergence"] == "hutchinson"  # 64 dimensions
+        assert flow.facts["ode_solver"] == "100 steps"
     toy = load("toy_mixture")
     model = configs.build_model(toy, configs.build_source(toy))
     evaluation = dataclasses.replace(options.read(toy).eval, bound="ode-decoder")

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 from vdm.config import build_estimator
 from vdm.config_files import find_config_file
 from vdm.data.sources import Split
-from vdm.evaluation.likelihood import evaluate, standard_error
+from vdm.evaluation.likelihood import evaluate
 from vdm.evaluation.samples import draw_samples
+from vdm.evaluation.statistics import standard_error
 from vdm.io.files import read_json
 from vdm.model import VDM
 from vdm.run import Run, build_run, open_run
@@ -73,7 +74,8 @@ class Model:
         split = Split("given", images, self._checked_labels(labels, len(images)))
         result = evaluate(
             self.vdm, self.params, split, self.run.mesh,
-            estimator=build_estimator(options, self.vdm), draws=draws or options.draws,
+            estimator=build_estimator(options, self.vdm),
+            draws=options.draws if draws is None else draws,
             batch_size=batch_size, seed=seed,
         )  # fmt: skip
         total = result.bpd(result.total)  # [draws, N]

@@ -14,17 +14,23 @@ Runs evaluated with the same eval.seed and eval.draws share their noise, which m
 import argparse
 import math
 import sys
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vdm.evaluation.statistics import standard_error
 from vdm.io.files import read_json, write_json
 from vdm.io.plots import plot_comparison
 
 COLUMNS = ("run", "bound", "T", "step", "bits/dim", "+- images", "+- noise", "difference",
            "+- images", "+- noise")  # fmt: skip
+
+NEEDED = ("bpd", "stderr_images", "stderr_monte_carlo", "bound", "num_steps", "step", "num_dims",
+          "num_examples", "draws_per_example", "data_fingerprint")  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -44,7 +50,10 @@ def main(argv: Sequence[str]) -> int:
         write_json(flags.outdir / "compare.json", rows)
         plot_comparison(flags.outdir / "compare.png", rows)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = str(error)
+        if isinstance(error, OSError) and error.filename:
+            text = f"--outdir={flags.outdir} cannot be written: {error.strerror}"
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
         return 2
     print(table(rows))
     print(f"wrote compare.json, compare.png in {flags.outdir.absolute()}")
@@ -60,12 +69,20 @@ class Result:
             raise ValueError(f"{run} has no {missing[0]}: evaluate it first with --mode=eval")
         self.run = run
         self.report: dict[str, Any] = read_json(run / "eval.json")
+        known = self.report if isinstance(self.report, dict) else {}
+        absent = [key for key in NEEDED if key not in known]
+        if absent:
+            raise ValueError(
+                f"{run}/eval.json is no evaluation (it has no {absent[0]}): evaluate {run} again "
+                "with --mode=eval"
+            )
         try:
             with np.load(run / "eval_examples.npz") as examples:
                 nats = examples["total_of_draws"]
-        except (KeyError, OSError, ValueError) as error:
-            raise ValueError(f"{run}/eval_examples.npz cannot be read ({error}): evaluate {run} "
-                             "again with --mode=eval") from error  # fmt: skip
+        except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(
+                f"{run}/eval_examples.npz is damaged: evaluate {run} again with --mode=eval"
+            ) from error
         self.bpd = nats / (self.report["num_dims"] * math.log(2))
         shape = (self.report["draws_per_example"], self.report["num_examples"])
         mean = self.report["bpd"]
@@ -119,11 +136,6 @@ def shares_noise(report: Row, other: Row) -> bool:
         report.get(key) == other.get(key)
         for key in ("eval_seed", "draws_per_example", "num_steps", "probes")
     )
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Of the mean of independent values; NaN (unknown) for a single one."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def table(rows: Sequence[Row]) -> str:

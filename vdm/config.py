@@ -181,8 +181,11 @@ def build_estimator(options: EvalOptions, model: VDM) -> estimators.Estimator:
         return estimators.Elbo(options.num_steps)
     if weights:
         return estimators.ImportanceWeighted(options.num_steps, int(weights[1]))
-    if options.bound == "iw-K":
-        raise ValueError("eval.bound = 'iw-K': put the number of paths for K, such as iw-64")
+    if options.bound.startswith("iw"):
+        raise ValueError(
+            f"eval.bound = {options.bound!r}: iw-K takes a positive number of paths for K, such as "
+            "iw-64"
+        )
     check_choice("eval.bound", options.bound, estimators.BOUNDS)
     kind, ode = options.bound.removeprefix("ode-"), options.ode
     if options.num_steps:

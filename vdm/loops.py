@@ -70,7 +70,7 @@ def evaluate_run(run: Run, init_from: str | None = None) -> None:
     step, params = run.trained_params(init_from)
     if init_from:
         _describe_run(run)
-    report_evaluation(run, step, params)
+    report_evaluation(run, step, params, init_from)
 
 
 def sample_run(run: Run, init_from: str | None = None) -> None:

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         return 2
     except (KeyboardInterrupt, Terminated) as stop:
         # Nothing half-written stays: every file is written beside its place and renamed.
-        print("stopped; the same command goes on from the last checkpoint", flush=True)
+        print("stopped; the same command goes on from what is saved", flush=True)
         return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     finally:
         if listening:
@@ -129,7 +129,8 @@ def parse(argv: list[str]) -> flags.FlagValues:
     try:
         rest = options(argv)[1:]
     except flags.IllegalFlagValueError as error:
-        raise UsageError(wrong_value(argv, error)) from error
+        text = re.sub(r"^flag --config=.*?parsing config file: \w+: ", "", str(error), flags=re.S)
+        raise UsageError(wrong_value(argv, error) if text == str(error) else text) from error
     except flags.Error as error:
         raise UsageError(str(error)) from error
     except (AttributeError, KeyError) as error:  # a field that the config does not have

@@ -33,10 +33,10 @@ class OdeOptions:
     """config.eval.ode: 0 steps are as many as the tolerance asks for; divergence "auto" is exact
     in up to 16 dimensions."""
 
-    num_steps: int
-    tolerance: float
-    divergence: str
-    probes: int
+    num_steps: int = 100
+    tolerance: float = 1e-5
+    divergence: str = "auto"
+    probes: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +100,10 @@ def read(config: ConfigDict) -> Options:
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
     check_choice("model.prediction", config.model.prediction, PREDICTIONS)
     check_choice("eval.params", _field(config, "eval.params"), ("ema", "raw"))
-    check_choice("eval.ode.divergence", _field(config, "eval.ode.divergence"), DIVERGENCES)
-    ode = _group(config, "eval.ode", OdeOptions, num_steps=0)
+    ode = OdeOptions()
+    if "ode" in config.eval:  # workdirs of an earlier version have none
+        check_choice("eval.ode.divergence", _field(config, "eval.ode.divergence"), DIVERGENCES)
+        ode = _group(config, "eval.ode", OdeOptions, num_steps=0)
     options = Options(
         seed=count(config, "seed", 0),
         bound_steps=count(config, "model.num_steps", 0),
@@ -137,7 +139,7 @@ def _group(config: ConfigDict, group: str, kind: type[T], **given: Any) -> T:
         if field.type is int:
             values[field.name] = count(config, name, given.get(field.name, 1))
         else:
-            values[field.name] = given.get(field.name, _field(config, name))
+            values[field.name] = given[field.name] if field.name in given else _field(config, name)
     return kind(**values)
 
 

@@ -43,9 +43,12 @@ def run_evaluation(
         )
 
 
-def report_evaluation(run: Run, step: int, params: Params) -> Evaluation:
+def report_evaluation(
+    run: Run, step: int, params: Params, init_from: str | None = None
+) -> Evaluation:
     """Evaluates and writes eval.json, eval_examples.npz, omega.png and loss_density.png.
 
+    init_from: where the parameters come from, if not from this run's training.
     What is finished of it survives a kill in `eval.partial`, until all is written.
     """
     options, start = run.options.eval, time.monotonic()
@@ -57,6 +60,8 @@ def report_evaluation(run: Run, step: int, params: Params) -> Evaluation:
             f"another process is evaluating {run.workdir}: wait for it, or stop it"
         ) from None
     with journal:
+        if journal.dropped:
+            say(f"dropping {journal.dropped} finished parts of another evaluation")
         if journal.parts:
             say(f"going on with the evaluation in {journal.path}, {len(journal.parts)} parts done")
         result = run_evaluation(run, params, options.draws, journal)
@@ -71,13 +76,17 @@ def report_evaluation(run: Run, step: int, params: Params) -> Evaluation:
             "step": step,
             "omega_0": result.omega_0,
             "omega_1": result.omega_1,
-            "train_secs": run.trained_secs(step),
-            "train_images": step * run.options.train.batch_size,
+            "train_secs": None if init_from else run.trained_secs(step),
+            "train_images": None if init_from else step * run.options.train.batch_size,
             "eval_secs": time.monotonic() - start,
             "seed": run.options.seed,
             "eval_seed": options.seed,
             "num_dims": result.num_dims,
         }
+        if "num_evaluations" in result.columns:  # of the network, for each image and draw
+            report["network_evaluations"] = result.columns["num_evaluations"].mean()
+        if init_from:
+            report["init_from"] = str(init_from)
         save_npz(  # nats of each image, averaged over its draws, and the bound of every draw
             run.workdir / "eval_examples.npz",
             index=np.arange(len(split.examples)),
@@ -125,6 +134,7 @@ def _pictures(run: Run, params: Params, result: Evaluation) -> list[str]:
     )
     omega_t = result.columns.get("omega_t", np.zeros(0))
     if omega_t.size < 16 or not np.ptp(omega_t):
+        (run.workdir / "loss_density.png").unlink(missing_ok=True)  # of another bound
         return ["omega.png"]
     plots.plot_loss_density(
         run.workdir / "loss_density.png",

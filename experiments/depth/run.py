@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from experiments.results import Row, format_table, identity, parse_flags, write_results
 from vdm.api import load_config
-from vdm.compare import Result, standard_error
+from vdm.compare import Result
+from vdm.evaluation.statistics import standard_error
 from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
 from vdm.loops import evaluate_run, train
 from vdm.run import open_run

@@ -18,7 +18,7 @@ from vdm.diffusion.consistency import (
     random_level_terms,
 )
 from vdm.diffusion.noise import fresh_noise
-from vdm.evaluation.likelihood import standard_error
+from vdm.evaluation.statistics import standard_error
 
 PRIORS = {
     "denoising": "prior_matching",

@@ -19,7 +19,7 @@ from experiments.elbo_forms.estimates import (
 from experiments.elbo_forms.figure import plot_forms
 from experiments.results import Row, format_table, identity, parse_flags, write_results
 from vdm.api import Model, load, load_config
-from vdm.evaluation.likelihood import standard_error
+from vdm.evaluation.statistics import standard_error
 from vdm.io.files import read_json
 from vdm.loops import train
 from vdm.run import open_run

@@ -2,8 +2,8 @@
 
 The float64 run of the published code is the truth, and float64 must agree with it to 1e-9. What
 float32 may cost is in RULES, with the reason where it is more than 1e-5. Where we need more than
-that, and the published code's own float32 is further off too, twice its error is allowed, and the
-row says so.
+that, and the published code's own float32 is further off too, twice its error is allowed, up to ten
+times the tolerance, and the row says so.
 """
 
 import json
@@ -15,6 +15,9 @@ import numpy as np
 
 from experiments.parity.golden import Arrays, below
 from experiments.results import Row
+
+RELATIVE = "relative (float64: absolute)"
+"""To the largest entry; in float64 no more than 1e-9 in itself either."""
 
 STORED_IN_FLOAT32 = 1e-7
 """float64 tolerance of arrays that the file holds rounded to float32 (2^-24 of the largest)."""
@@ -28,6 +31,9 @@ UNDERFLOW = 1e-30
 
 FOURIER_EPS = 1e-4
 """What eps_hat may be off in float32 behind Fourier features, whose angles reach 3000 rad."""
+
+PEER_LIMIT = 10.0
+"""How often the usual tolerance the published float32's own error may excuse ours."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ ROUNDED = 2.0**-24 / 1e-5
 """Added to the scale of log-probabilities, nats per dimension: those near zero come from sums near
 one, which float32 rounds at 2^-24."""
 
+PLAIN_EPS = 3e-5
+EMBEDDED = "the time embedding's angles of up to 1000 rad"
 ANGLES = "angles of up to 1000 rad, and six roundings of up to 6e-5 rad"
 FEATURES = "angles of up to 3000 rad: 2.4e-4 is one float32 step"
 ON_THE_EDGE = "a z_0 on the edge between two codes rounds to either; never by two codes"
@@ -53,13 +61,13 @@ STEPS = "gamma_t - gamma_s of a short step: 2^-22 |gamma| / (gamma_t - gamma_s) 
 PEER = "twice the published float32's own error, which is above the usual tolerance"
 NEAR_ONE = "2^-24 nats per dimension more: probabilities near one are rounded there"
 RULES = (
-    Rule(r"t|(d?gamma|var)_.*|gamma|f|z_t|lrs", r"\g<0>", "relative", 1e-9, 1e-5),
-    Rule(r"step\d+/gamma_[st]", "step*/gamma", "relative", 1e-9, 1e-5),
+    Rule(r"t|(d?gamma|var)_.*|gamma|f|z_t|lrs", r"\g<0>", RELATIVE, 1e-9, 1e-5),
+    Rule(r"step\d+/gamma_[st]", "step*/gamma", RELATIVE, 1e-9, 1e-5),
     Rule(r"loss_recon", r"\g<0>", "relative, each", 1e-9, 1e-5, NEAR_ONE),
     Rule(r"loss_.*|bpd_.*", r"\g<0>", "relative, each", 1e-9, 1e-5),
     Rule(r"temb", "temb", "absolute", 1e-9, 3e-4, ANGLES),
-    Rule(r"eps_hat", "eps_hat", "absolute", 1e-9, 1e-5),
-    Rule(r"step\d+/eps_hat", "step*/eps_hat", "absolute", 1e-9, 1e-5),
+    Rule(r"eps_hat", "eps_hat", "absolute", 1e-9, PLAIN_EPS, EMBEDDED),
+    Rule(r"step\d+/eps_hat", "step*/eps_hat", "absolute", 1e-9, PLAIN_EPS, EMBEDDED),
     Rule(r"step\d+/z_s", "step*/z_s", "absolute", 1e-9, 1e-5,
          "1e-5 of the largest, and eps_hat's tolerance times its factor in z_s"),
     Rule(r"grad/gamma/.*", "grad/gamma/*", "gradient", 1e-9, 2e-4),
@@ -129,26 +137,28 @@ def compare_one(
     tolerance64, tolerance32 = rule.float64, rule.float32
     if want.dtype == np.float32:
         tolerance64 = STORED_IN_FLOAT32
+    reason = rule.reason
     fourier = json.loads(str(arrays["config_json"])).get("with_fourier_features", False)
+    eps_hat = FOURIER_EPS if fourier else PLAIN_EPS
+    if rule.kind == RELATIVE:
+        tolerance64 /= max(1.0, np.abs(want).max())
     if name.endswith("eps_hat") and fourier:
-        tolerance32 = FOURIER_EPS
+        tolerance32, reason = eps_hat, FEATURES
     steps = cancellation(arrays)
     if rule.kind.startswith("gradient") or name in ("loss_diff", "bpd_terms", "bpd_total"):
         tolerance32 += steps
+        reason = STEPS if steps else reason
     if rule.row == "step*/z_s":
-        eps_hat = FOURIER_EPS if fourier else 1e-5
         tolerance32 = tolerance32 * np.abs(want).max() + eps_hat * eps_factor(arrays, name)
 
     def error(got: np.ndarray, truth: np.ndarray) -> float:
         return distance(name, rule.kind, got, truth, arrays)
 
-    in_float32, peers, reason = error(got32, want), None, rule.reason
-    if tolerance32 > rule.float32 and not reason:
-        reason = STEPS if steps else FEATURES
+    in_float32, peers = error(got32, want), None
     if peer is not None:
         peers = error(peer, want)
         if in_float32 > tolerance32 and peers > tolerance32:
-            tolerance32, reason = 2 * peers, PEER
+            tolerance32, reason = min(2 * peers, PEER_LIMIT * tolerance32), PEER
     to_out32 = None if peer is None else error(got32, peer)
     return Comparison(
         name,
@@ -177,10 +187,9 @@ def distance(name: str, kind: str, got: np.ndarray, want: np.ndarray, arrays: Ar
         scale = max(np.linalg.norm(want), GRADIENT_FLOOR * whole_gradient(arrays))
         return float(np.linalg.norm(difference) / scale)
     if kind == "gradient sums":
-        norms = below(arrays, "out64")["gradsum_l2"]
-        return float(
-            np.max(difference / np.maximum(norms, GRADIENT_FLOOR * whole_gradient(arrays)))
-        )
+        whole = whole_gradient(arrays)
+        norms = below(arrays, "out64").get("gradsum_l2", whole)
+        return float(np.max(difference / np.maximum(norms, GRADIENT_FLOOR * whole)))
     scale = np.abs(want) if kind == "relative, each" else np.abs(want).max()
     return float(np.max(difference / np.maximum(scale + rounded(name, want, arrays), UNDERFLOW)))
 
@@ -200,7 +209,7 @@ def whole_gradient(arrays: Arrays) -> float:
     """The norm of the gradient with respect to all parameters."""
     norms = below(arrays, "out64").get("gradsum_l2")
     if norms is None:
-        norms = [np.linalg.norm(g) for g in below(arrays, "out64/grad").values()]
+        norms = [np.linalg.norm(g) for g in below(arrays, "out64/grad").values()] or [1.0]
     return float(np.linalg.norm(norms))
 
 
@@ -208,7 +217,7 @@ def cancellation(arrays: Arrays) -> float:
     """What the weight T expm1(gamma_t - gamma_s) loses in float32, relative: four roundings of
     half a step of gamma each. 0 in continuous time."""
     truth = below(arrays, "out64")
-    if "gamma_s" not in truth:
+    if not {"gamma_s", "gamma_t"} <= truth.keys():
         return 0.0
     gamma_t, gamma_s = truth["gamma_t"], truth["gamma_s"]
     return float(2.0**-22 * np.max(np.maximum(abs(gamma_t), abs(gamma_s)) / (gamma_t - gamma_s)))
@@ -217,6 +226,8 @@ def cancellation(arrays: Arrays) -> float:
 def eps_factor(arrays: Arrays, name: str) -> float:
     """What z_s moves when eps_hat does: (alpha_s / alpha_t) sigma_t c."""
     step = below(arrays, "out64/" + name.split("/")[0])
+    if not {"gamma_s", "gamma_t"} <= step.keys():
+        return 1.0
     omega_s, omega_t = (float(np.ravel(step[f"gamma_{time}"])[0]) for time in "st")
     alpha_ratio = np.exp(0.5 * (np.logaddexp(0, omega_t) - np.logaddexp(0, omega_s)))
     return float(alpha_ratio / np.sqrt(1 + np.exp(-omega_t)) * -np.expm1(omega_s - omega_t))

@@ -1,6 +1,8 @@
 """Golden files: arrays in and out of VDM's published code, told apart by their keys."""
 
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,12 @@ def read(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        json.loads(str(arrays["config_json"]))
-    except (OSError, ValueError, KeyError, EOFError, AttributeError) as error:
+        if not isinstance(json.loads(str(arrays["config_json"])), dict):
+            raise ValueError("its config_json is no object")
+    except (
+        OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zlib.error,
+        zipfile.BadZipFile,
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is no golden file ({reason})") from error
     if not any(name.startswith("out64/") for name in arrays):

@@ -65,9 +65,13 @@ def recompute_model(arrays: Arrays, dtype: Any) -> dict[str, Any]:
     codes = jnp.asarray(arrays["images"])
     labels = jnp.asarray(arrays["conditioning"], dtype)
     batch = len(codes)
-    spread = jnp.arange(batch, dtype=dtype) / batch
+    t = jnp.mod(jnp.asarray(arrays["t0"], dtype) + jnp.arange(batch, dtype=dtype) / batch, 1.0)
+    if num_steps:
+        # The published ceil(t T)/T takes a t on the edge of two steps to the lower one.
+        on_edge = (t > 0) & (t * num_steps == jnp.round(t * num_steps))
+        t = jnp.where(on_edge, t - 0.5 / num_steps, t)
     draws = Draws(
-        jnp.mod(jnp.asarray(arrays["t0"], dtype) + spread, 1.0),
+        t,
         jnp.asarray(arrays["eps"], dtype),
         jnp.asarray(arrays["eps_0"], dtype),
     )
@@ -87,7 +91,6 @@ def recompute_model(arrays: Arrays, dtype: Any) -> dict[str, Any]:
     omega = model.schedule_fn(params)
     out: dict[str, Any] = {"t": draws.t}
     if num_steps:
-        # The published ceil(t T)/T is the same step, but for a t on the edge of two.
         s, out["t"] = step_interval(draws.t, num_steps)
         out["gamma_s"] = omega(s)
     out["gamma_t"], out["dgamma_dt_at_t"] = with_slope(omega, out["t"])

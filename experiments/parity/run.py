@@ -53,11 +53,12 @@ def check(path: Path) -> list[Row]:
     arrays = golden.read(path)
     try:
         in64, in32 = (recompute(arrays, dtype) for dtype in (np.float64, np.float32))
+        found = compare.rows(path.stem, compare.compare(arrays, in64, in32))
     except KeyError as error:
         raise ValueError(f"{path} is no golden file (it has no {error.args[0]!r})") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is no golden file ({error})") from error
-    found = compare.rows(path.stem, compare.compare(arrays, in64, in32))
+    except (ValueError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} is no golden file ({reason})") from error
     shared = {
         "config_hash": hashlib.sha256(str(arrays["config_json"]).encode()).hexdigest()[:12],
         "seconds": round(time.perf_counter() - started, 1),

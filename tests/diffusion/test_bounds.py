@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.scipy.stats import norm
 
-from vdm.diffusion import noise
+from vdm.diffusion import bounds, noise
 from vdm.diffusion.bounds import (
     importance_bound,
     log_central_mass,
@@ -18,7 +18,7 @@ from vdm.diffusion.bounds import (
 from vdm.diffusion.elbo import prior_matching
 from vdm.diffusion.exact import GaussianData, MixtureData
 from vdm.diffusion.likelihood import Discretised, Gaussian
-from vdm.diffusion.ode import Solver
+from vdm.diffusion.ode import FlowDensity, Solver
 
 OMEGAS = (-3.0, -1.5, 0.5, 2.0)
 
@@ -119,6 +119,37 @@ def test_log_central_mass_keeps_its_digits(edge):
         missing = 2 * np.sum(4 * weights * np.exp(-0.5 * tail**2)) / np.sqrt(2 * np.pi)
         want = np.log(mass) if edge < 2 else np.log1p(-missing)
     np.testing.assert_allclose(log_central_mass(jnp.float32(edge)), want, rtol=3e-6)
+
+
+@pytest.mark.parametrize(("omega_0", "num_codes"), [(-3.0, 9), (-13.3, 256), (-30.0, 256)])
+def test_noise_stays_where_its_density_is(monkeypatch, omega_0, num_codes):
+    # Bins of 0.5, 3.0 and 12769 standard deviations to each side, in float32.
+    codes, model, starts = jnp.full(200_000, 4), Discretised(num_codes), []
+
+    def flow(key, z_0, omegas, denoiser, solver):
+        starts.append((key, z_0))
+        return FlowDensity(jnp.zeros(1), jnp.int32(0))
+
+    monkeypatch.setattr(bounds, "flow_log_density", flow)
+    edge = np.exp(-omega_0 / 2) / num_codes
+    for name, half in (("uniform", edge), ("truncated-normal", min(edge, 5.0))):
+        probability_flow_bound(
+            jax.random.key(0), codes, jnp.array([omega_0, 5.0]), jnp.add, model, name, Solver()
+        )
+        key, z_0 = starts[-1]
+        a, s = (float(f(jnp.float32(omega_0))) for f in (noise.alpha, noise.sigma))
+        n = (np.float64(z_0) - a * float(model.encode(codes[0]))) / s
+        rounding = 2**-23 / s  # of z_0
+        farthest = np.abs(n).max()
+        assert farthest < half * (1 + 1e-6) + rounding
+        if name == "uniform" or half < 4:
+            assert farthest > half * (1 - 1e-3) - rounding
+        else:
+            assert farthest > 4
+            assert np.mean(n**2) == pytest.approx(1.0, abs=0.05)
+        # the probes' key is not the noise's
+        again = jax.random.uniform(key, codes.shape, jnp.float32, -1.0, 1.0)
+        assert abs(np.corrcoef(again, n)[0, 1]) < 0.02
 
 
 SOLVER = Solver(num_steps=24, divergence="exact")

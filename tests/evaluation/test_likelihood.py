@@ -89,6 +89,15 @@ def test_standard_errors_are_those_of_means():
     assert summary["stderr_monte_carlo"] == pytest.approx(bpd.mean(1).std(ddof=1) / np.sqrt(3))
 
 
+def test_hutchinson_error_is_that_of_the_mean_of_all_probes():
+    variance = np.array([[4.0, 0.0, 1.0], [0.0, 2.0, 2.0]])
+    columns = {"total": np.zeros((2, 3)), "probe_variance": variance}
+    summary = Evaluation(columns, -9.0, 7.0, num_dims=5).summary()
+    nats = np.sqrt(variance.sum() / 6**2)  # of the mean of six independent totals
+    assert summary["stderr_hutchinson"] == pytest.approx(nats / 5 / np.log(2))
+    assert summary["bpd_prior"] is None
+
+
 def test_times_of_a_draw_cover_the_unit_interval():
     # omega is linear in t here: 101 images, one time in each of 101 cells, in every draw.
     t = (run(draws=7).columns["omega_t"] + 9.0) / 16.0

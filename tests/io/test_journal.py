@@ -25,7 +25,8 @@ def test_parts_come_back_to_the_last_bit(tmp_path):
 
 def test_another_identity_begins_anew(tmp_path):
     write(tmp_path / "journal")
-    assert read(tmp_path / "journal", ("a", 2)) == []
+    with Journal(tmp_path / "journal", {"identity": ("a", 2)}) as journal:
+        assert (journal.parts, journal.dropped) == ([], len(PARTS))
     assert read(tmp_path / "journal") == []
 
 

@@ -41,7 +41,8 @@ class Solver:
     """How the ODE is solved: Tsitouras' 5(4) Runge-Kutta method, six evaluations a step.
 
     num_steps: steps between the points of a given grid; 0: adaptive, each path with steps of its
-        own, so that the result does not depend on the batch.
+        own. Which it takes turns on rounding: in float32, where rounding changes with the batch,
+        the result changes by as much as the tolerance leaves open.
     rtol, atol: of the adaptive steps. They hold for the root mean square over z and for the log
         density in nats *per dimension*, each by itself.
     divergence: "exact" (one directional derivative for each dimension) or "hutchinson".

@@ -161,8 +161,8 @@ class ImportanceWeighted:
 class ProbabilityFlow:
     """The density of the probability-flow ODE, carried to discrete data by a dequantisation.
 
-    Every example is solved for itself, with steps of its own, so that its number does not depend
-    on the batch.
+    Every example is solved for itself. Adaptive steps are its own, and depend on the rounding of
+    a batch within the tolerance; the number of fixed steps does not.
     """
 
     dequantisation: str
@@ -170,7 +170,7 @@ class ProbabilityFlow:
     num_steps = 0
     columns = ("total", "probe_variance", "num_evaluations")
     remedy = (
-        "the ODE solver gave up: raise eval.ode.tolerance, or set eval.ode.num_steps to fixed steps"
+        "the ODE solver gave up: raise eval.ode.num_steps, or for adaptive steps eval.ode.tolerance"
     )
 
     @property

@@ -21,6 +21,7 @@ from vdm import sharding
 from vdm.data.pipeline import evaluation_batches
 from vdm.data.sources import Split
 from vdm.evaluation.estimators import Estimator, Place
+from vdm.evaluation.statistics import standard_error
 from vdm.model import VDM
 from vdm.typing import Params
 
@@ -69,18 +70,13 @@ class Evaluation:
             "num_examples": examples,
             "draws_per_example": draws,
         }
-        if "probe_variance" in self.columns:
-            variance = self.bpd(self.bpd(self.columns["probe_variance"]))
+        variance = self.bpd(self.bpd(self.columns.get("probe_variance", np.zeros(1))))
+        if variance.any():  # it is zero where the divergence is exact
             summary["stderr_hutchinson"] = math.sqrt(variance.sum()) / total.size
         return summary
 
     def _mean_bpd(self, term: str) -> float | None:
         return float(self.bpd(self.columns[term]).mean()) if term in self.columns else None
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Of the mean of independent values; NaN (unknown) for a single one."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 @functools.lru_cache(maxsize=8)  # compiled once for the evaluations of a run
@@ -131,7 +127,8 @@ def evaluate(
     total = draws * math.ceil(num_examples / batch_size)
 
     def keep(result: jax.Array, mask: np.ndarray) -> None:
-        parts.append(np.asarray(result)[:, mask])
+        # Contiguous, as parts from a file are: sums over an array depend on its layout.
+        parts.append(np.ascontiguousarray(np.asarray(result)[:, mask]))
         on_part(parts[-1])
         on_batch(len(parts), total)
 

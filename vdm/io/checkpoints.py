@@ -173,6 +173,8 @@ def restore_params(
         CheckpointError: `path` is none of these, or nothing there is readable or fits.
     """
     path = Path(path).absolute()
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist: give a workdir or a checkpoint")
     if (path / CHECKSUMS).is_file() or (path / LEAVES).is_file():
         return path, _load(path, dict(like), partial=True)
     inner = path / "checkpoints"

@@ -150,7 +150,8 @@ def read_published(path: str | Path, like: Mapping[str, PyTree]) -> tuple[int, d
         if not isinstance(state.get(field), Mapping) or not state[field]:
             raise CheckpointError(
                 f"{file} has no {field}: it holds {', '.join(map(str, state)) or 'nothing'}; "
-                "give a train state that the published VDM saved"
+                "give a train state that the published VDM saved, or choose with "
+                "--config.eval.params=raw|ema what it has"
             )
         try:
             arrays = _flatten(from_published(state[field], wanted))

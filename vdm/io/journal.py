@@ -24,8 +24,8 @@ _RECORD = struct.Struct("<II")  # bytes and checksum of what follows
 class Journal:
     """The parts of the computation `identity`, in the order in which they were appended.
 
-    Arrays of float32 of any size. An existing file of another identity is begun anew. Used as a
-    context; one process at a time.
+    Arrays of float32 of any size. An existing file of another identity is begun anew; `dropped`
+    parts were in it. Used as a context; one process at a time.
 
     Raises:
         BlockingIOError: at the opening, when another process has the journal open.
@@ -43,6 +43,7 @@ class Journal:
         except OSError:  # a file system without locks
             pass
         self.parts: list[np.ndarray] = []
+        self.dropped = 0
         header = json.dumps(to_json(identity), sort_keys=True).encode() + b"\n"
         self._file.seek(0)
         content = self._file.read()
@@ -50,6 +51,7 @@ class Journal:
             self.parts, end = _read(content, len(header))
             self._file.truncate(end)
         else:
+            self.dropped = len(_read(content, content.find(b"\n") + 1)[0])
             self._file.truncate(0)
             self._write(header)
 

@@ -163,11 +163,13 @@ def plot_comparison(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None
             "difference_stderr_images".
     """
     figure, (left, right) = make_figure(6.75, 0.9 + 0.35 * len(rows), columns=2)
+    figure.suptitle("bars: 95% over images", fontsize=_FONT_SIZE)
     height = np.arange(len(rows))[::-1]
+    labels = _short_names([Path(row["run"]) for row in rows])
     for axes, value, error, colour, title in (
         (left, "bpd", "stderr_images", BLUE, "bits/dim"),
         (right, "difference", "difference_stderr_images", VERMILLION,
-         f"difference to {Path(rows[0]['run']).absolute().name}, paired"),
+         f"difference to {labels[0]} [bits/dim]"),
     ):  # fmt: skip
         shown = [(y, row) for y, row in zip(height, rows, strict=True) if value in row]
         axes.errorbar(
@@ -183,9 +185,19 @@ def plot_comparison(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None
         axes.set_xlabel(title)
         axes.set_yticks(height, [])
         axes.locator_params(axis="x", nbins=5)
-    left.set_yticks(height, [Path(row["run"]).absolute().name for row in rows])
+    left.set_yticks(height, labels)
     right.axvline(0.0, color=GREY, linewidth=1.0, linestyle="--")
     save_figure(figure, path)
+
+
+def _short_names(runs: Sequence[Path]) -> list[str]:
+    """The last folder of each path, with its parent where that is not enough to tell them apart;
+    the middle of long ones left out."""
+    paths = [run.absolute() for run in runs]
+    names = [path.name for path in paths]
+    if len(set(names)) < len(set(paths)):
+        names = [f"{path.parent.name}/{path.name}" for path in paths]
+    return [n if len(n) <= 28 else f"{n[:13]}…{n[-14:]}" for n in names]
 
 
 def bin_means(
