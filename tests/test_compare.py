@@ -18,6 +18,7 @@ def make_run(tmp_path):
             "bpd": float(nats.mean() / 64 / np.log(2)), "stderr_images": 0.1,
             "stderr_monte_carlo": 0.01, "bound": "elbo", "num_steps": 0, "step": 7, "num_dims": 64,
             "num_examples": nats.shape[1], "draws_per_example": nats.shape[0], "eval_seed": 0,
+            "strata": 1,
             "data_fingerprint": "sha256:1",
         } | changes  # fmt: skip
         (run / "eval.json").write_text(json.dumps(report))

@@ -18,7 +18,6 @@ from vdm.config_files import find_config_file
 from vdm.data.sources import Split
 from vdm.evaluation.likelihood import evaluate
 from vdm.evaluation.samples import draw_samples
-from vdm.evaluation.statistics import standard_error
 from vdm.io.files import read_json
 from vdm.model import VDM
 from vdm.run import Run, build_run, open_run
@@ -78,14 +77,11 @@ class Model:
             draws=options.draws if draws is None else draws,
             batch_size=batch_size, seed=seed,
         )  # fmt: skip
-        total = result.bpd(result.total)  # [draws, N]
-        per_image = total.mean(axis=0)
-        return BitsPerDim(
-            per_image,
-            float(per_image.mean()),
-            standard_error(per_image),
-            standard_error(total.mean(axis=1)),
+        summary, per_image = result.summary(), result.bpd(result.total).mean(axis=0)
+        mean, over_images, over_noise = (
+            float(summary[key] or 0.0) for key in ("bpd", "stderr_images", "stderr_monte_carlo")
         )
+        return BitsPerDim(per_image, mean, over_images, over_noise)
 
     def sample(
         self,

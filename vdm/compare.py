@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from vdm.evaluation.statistics import standard_error
+from vdm.evaluation.statistics import standard_error, stratified_error
 from vdm.io.files import read_json, write_json
 from vdm.io.plots import plot_comparison
 
@@ -30,7 +30,7 @@ COLUMNS = ("run", "bound", "T", "step", "bits/dim", "+- images", "+- noise", "di
            "+- images", "+- noise")  # fmt: skip
 
 NEEDED = ("bpd", "stderr_images", "stderr_monte_carlo", "bound", "num_steps", "step", "num_dims",
-          "num_examples", "draws_per_example", "data_fingerprint")  # fmt: skip
+          "num_examples", "draws_per_example", "strata", "data_fingerprint")  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -125,8 +125,9 @@ def difference(result: Result, first: Result) -> Row:
     }
     if row["shared_noise"]:
         per_draw = result.bpd.mean(axis=1) - first.bpd.mean(axis=1)
-        return row | {"difference_stderr_monte_carlo": standard_error(per_draw)}
-    errors = [standard_error(r.bpd.mean(axis=1)) for r in (result, first)]
+        error = stratified_error(per_draw, first.report["strata"])
+        return row | {"difference_stderr_monte_carlo": error}
+    errors = [stratified_error(r.bpd.mean(axis=1), r.report["strata"]) for r in (result, first)]
     return row | {"difference_stderr_monte_carlo": math.hypot(*errors)}
 
 

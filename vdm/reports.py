@@ -69,6 +69,7 @@ def report_evaluation(
             "bound": run.estimator.name,
             "num_steps": options.num_steps,
             **run.estimator.facts,
+            "strata": result.strata,
             "split": split.name,
             "dataset": run.source.name,
             "data_fingerprint": split.fingerprint,

@@ -11,6 +11,7 @@ from scipy.stats import t as student
 
 from experiments.results import Row, format_table, identity, parse_flags, write_results
 from vdm.api import Model, load, load_config
+from vdm.evaluation.statistics import num_strata
 from vdm.io.plots import BLUE, GREY, make_figure, save_figure
 from vdm.loops import train
 from vdm.run import open_run
@@ -36,6 +37,7 @@ def small_model(outdir: Path, config: ConfigDict) -> Model:
 def coverage(model: Model, images: np.ndarray, setting: tuple, repetitions: int) -> Row:
     """Repeated evaluations with other noise, on the same images."""
     bound, num_steps, draws, num_images = setting
+    freedom = draws - (num_strata(draws) if bound == "elbo" else 1)
     start = time.monotonic()
     found = [
         model.bpd(images[:num_images], bound=bound, num_steps=num_steps, draws=draws, seed=seed)
@@ -43,7 +45,7 @@ def coverage(model: Model, images: np.ndarray, setting: tuple, repetitions: int)
     ]
     means = np.array([result.mean for result in found])
     errors = np.array([result.stderr_monte_carlo for result in found])
-    inside = np.abs(means - means.mean()) <= student.ppf(0.975, draws - 1) * errors
+    inside = np.abs(means - means.mean()) <= student.ppf(0.975, freedom) * errors
     return {
         "name": f"{bound} T={num_steps or 'inf'} draws={draws}",
         "bound": bound,
@@ -51,6 +53,7 @@ def coverage(model: Model, images: np.ndarray, setting: tuple, repetitions: int)
         "draws_per_example": draws,
         "num_examples": num_images,
         "repetitions": repetitions,
+        "degrees_of_freedom": freedom,
         "bpd": float(means.mean()),
         "stderr": float(means.std(ddof=1) / np.sqrt(repetitions)),
         "coverage": float(inside.mean()),
@@ -67,7 +70,7 @@ def plot(path: Path, row: Row) -> None:
     figure, (axes,) = make_figure(6.0, 2.4)
     means, errors = np.array(row["means"]), np.array(row["errors"])
     order = np.argsort(means)
-    half = student.ppf(0.975, row["draws_per_example"] - 1) * errors[order]
+    half = student.ppf(0.975, row["degrees_of_freedom"]) * errors[order]
     axes.errorbar(np.arange(len(means)), means[order], half, fmt=".", color=BLUE, linewidth=0.7,
                   markersize=2)  # fmt: skip
     axes.axhline(row["bpd"], color=GREY, linestyle="--", linewidth=1)

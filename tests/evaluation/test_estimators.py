@@ -134,5 +134,7 @@ def test_intervals_of_95_percent_hold_the_mean_90_to_99_percent_of_the_time(esti
         for seed in range(200)
     ]
     means, errors = (np.array([s[key] for s in summaries]) for key in ("bpd", "stderr_monte_carlo"))
-    covered = np.abs(means - means.mean()) <= student.ppf(0.975, draws - 1) * errors
+    covered = (
+        np.abs(means - means.mean()) <= student.ppf(0.975, draws - estimator.strata(draws)) * errors
+    )
     assert 0.90 <= covered.mean() <= 0.99

@@ -13,6 +13,7 @@ from vdm.diffusion.samplers import ancestral_step
 from vdm.evaluation.estimators import Elbo
 from vdm.evaluation.likelihood import Evaluation, evaluate
 from vdm.evaluation.samples import draw_samples
+from vdm.evaluation.statistics import num_strata, standard_error, stratified_error
 from vdm.model import VDM
 from vdm.nn.schedules import Linear
 
@@ -68,8 +69,8 @@ def test_bound_is_unbiased_and_its_monte_carlo_error_honest():
     assert abs(summary["bpd"] - want) < 4 * summary["stderr_monte_carlo"]
     assert summary["stderr_monte_carlo"] < 0.02
     # independent evaluations scatter as the error says
-    means = [run(batch_size=101, draws=5, seed=k).summary()["bpd"] for k in range(40)]
-    claimed = summary["stderr_monte_carlo"] * np.sqrt(2000 / 5)
+    means = [run(batch_size=101, draws=6, seed=k).summary()["bpd"] for k in range(40)]
+    claimed = summary["stderr_monte_carlo"] * np.sqrt(2000 / 6)
     assert 0.7 < np.std(means, ddof=1) / claimed < 1.4
 
 
@@ -89,6 +90,15 @@ def test_standard_errors_are_those_of_means():
     assert summary["stderr_monte_carlo"] == pytest.approx(bpd.mean(1).std(ddof=1) / np.sqrt(3))
 
 
+def test_error_over_draws_leaves_out_what_differs_between_strata():
+    means = np.array([1.0, 12.0, 103.0, 3.0, 10.0, 107.0])  # draw k in part k mod 3
+    variances = [2.0, 2.0, 8.0]  # within the parts, two draws each
+    assert stratified_error(means, 3) == pytest.approx(np.sqrt(sum(v / 2 for v in variances)) / 3)
+    assert stratified_error(means, 1) == pytest.approx(standard_error(means))
+    assert np.isnan(stratified_error(means, 6))
+    assert [num_strata(k) for k in (1, 2, 3, 4, 7, 9, 20, 100)] == [1, 1, 1, 2, 1, 3, 10, 50]
+
+
 def test_hutchinson_error_is_that_of_the_mean_of_all_probes():
     variance = np.array([[4.0, 0.0, 1.0], [0.0, 2.0, 2.0]])
     columns = {"total": np.zeros((2, 3)), "probe_variance": variance}
@@ -100,12 +110,12 @@ def test_hutchinson_error_is_that_of_the_mean_of_all_probes():
 
 def test_times_of_a_draw_cover_the_unit_interval():
     # omega is linear in t here: 101 images, one time in each of 101 cells, in every draw.
-    t = (run(draws=7).columns["omega_t"] + 9.0) / 16.0
+    t = (run(draws=14).columns["omega_t"] + 9.0) / 16.0
     for draw in t:
         np.testing.assert_allclose(np.diff(np.sort(draw)), 1 / 101, atol=2e-6)
-    # and every image has one time in each of 7 equal parts, counted from its own offset
+    # and every image has two times in each of 7 equal parts, counted from its own offset
     parts = np.floor((t - np.arange(101) / 101) % 1.0 * 7)
-    np.testing.assert_array_equal(parts, np.arange(7)[:, None] * np.ones(101))
+    np.testing.assert_array_equal(parts, (np.arange(14) % 7)[:, None] * np.ones(101))
 
 
 def test_samples_do_not_depend_on_batch_size():

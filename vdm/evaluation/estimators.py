@@ -14,6 +14,7 @@ from jaxtyping import Array
 from vdm.diffusion import bounds
 from vdm.diffusion.elbo import Draws
 from vdm.diffusion.ode import Solver
+from vdm.evaluation.statistics import num_strata
 from vdm.model import VDM
 from vdm.typing import Params, PRNGKey
 
@@ -53,6 +54,10 @@ class Estimator(Protocol):
         """What to try when an estimate is not finite."""
         ...
 
+    def strata(self, num_draws: int) -> int:
+        """Parts that the draws are spread over, draw k in part k mod strata; 1: all are alike."""
+        ...
+
     @property
     def columns(self) -> tuple[str, ...]:
         """What `estimate` gives: "total" (nats) or the three terms whose sum it is, and more."""
@@ -71,7 +76,7 @@ class Elbo:
     continuous time. Its three terms, where its denoising term was taken and how dense it is there.
 
     Within a draw the times are low-discrepancy over the split; over the draws every example has
-    one time in each of num_draws equal parts of [0, 1).
+    equally many, two or more, in each of `strata(draws)` equal parts of [0, 1).
     """
 
     num_steps: int = 0
@@ -90,12 +95,17 @@ class Elbo:
         """Nothing more."""
         return {}
 
+    def strata(self, num_draws: int) -> int:
+        """Those of `vdm.evaluation.statistics.num_strata`."""
+        return num_strata(num_draws)
+
     def estimate(
         self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
     ) -> dict[str, Array]:
         """Column -> [batch]; the terms in nats."""
         key_t, key_noise = jax.random.split(jax.random.fold_in(place.key, place.draw))
-        u = (place.draw + jax.random.uniform(key_t, (), jnp.float32)) / place.num_draws
+        strata = self.strata(place.num_draws)
+        u = (place.draw % strata + jax.random.uniform(key_t, (), jnp.float32)) / strata
         t = jnp.mod(u + place.index.astype(jnp.float32) / place.num_examples, 1.0)
 
         def noise(i: jax.Array) -> jax.Array:
@@ -138,6 +148,11 @@ class ImportanceWeighted:
     def facts(self) -> dict[str, Any]:
         """K."""
         return {"K": self.num_weights}
+
+    def strata(self, num_draws: int) -> int:
+        """One: the draws are alike."""
+        del num_draws
+        return 1
 
     def estimate(
         self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
@@ -185,6 +200,11 @@ class ProbabilityFlow:
         steps = f"{solver.num_steps} steps" if solver.num_steps else f"tolerance {solver.rtol:g}"
         probes = {"probes": solver.probes} if solver.divergence == "hutchinson" else {}
         return {"divergence": solver.divergence, **probes, "ode_solver": steps}
+
+    def strata(self, num_draws: int) -> int:
+        """One: the draws are alike."""
+        del num_draws
+        return 1
 
     def estimate(
         self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place

@@ -1,9 +1,9 @@
 """Bits/dim of a whole split: every example once per draw, with two standard errors.
 
 A draw gives every example one estimate of the bound (`vdm.evaluation.estimators`). Draws are
-independent, so the spread of their means is a Monte-Carlo error (a little too large for the
-ELBO, whose draws have different parts of [0, 1) for their times). The error over images contains
-what noise is left in the mean of each image. Noise depends on (seed, draw, example) alone, not on
+independent, so the spread of their means, within the parts of [0, 1) that an estimator spreads
+their times over, is the Monte-Carlo error. The error over images contains what noise is left in
+the mean of each image. Noise depends on (seed, draw, example) alone, not on
 the batch size or the devices, and is the same for every checkpoint.
 """
 
@@ -21,7 +21,7 @@ from vdm import sharding
 from vdm.data.pipeline import evaluation_batches
 from vdm.data.sources import Split
 from vdm.evaluation.estimators import Estimator, Place
-from vdm.evaluation.statistics import standard_error
+from vdm.evaluation.statistics import standard_error, stratified_error
 from vdm.model import VDM
 from vdm.typing import Params
 
@@ -36,13 +36,15 @@ class Evaluation:
     """Every draw of every example, in the order of the split.
 
     columns: what the estimator gives, numpy float64 [draws, examples]; the three terms of the
-    negative bound, or its "total", are nats. omega_0, omega_1: the ends of the schedule.
+    negative bound, or its "total", are nats. omega_0, omega_1: the ends of the schedule. strata:
+    parts that the draws are spread over, draw k in part k mod strata.
     """
 
     columns: dict[str, np.ndarray]
     omega_0: float
     omega_1: float
     num_dims: int
+    strata: int = 1
 
     @property
     def total(self) -> np.ndarray:
@@ -66,7 +68,7 @@ class Evaluation:
             "bpd_prior": self._mean_bpd("prior_matching"),
             "bpd_denoising": self._mean_bpd("denoising_matching"),
             "stderr_images": standard_error(total.mean(axis=0)),
-            "stderr_monte_carlo": standard_error(total.mean(axis=1)),
+            "stderr_monte_carlo": stratified_error(total.mean(axis=1), self.strata),
             "num_examples": examples,
             "draws_per_example": draws,
         }
@@ -155,6 +157,7 @@ def evaluate(
         omega_0=float(ends[0]),
         omega_1=float(ends[1]),
         num_dims=math.prod(model.dims),
+        strata=estimator.strata(draws),
     )
     bad = np.flatnonzero(~np.isfinite(evaluation.total).all(axis=0))
     if bad.size:
