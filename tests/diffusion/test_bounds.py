@@ -199,6 +199,7 @@ def test_uniform_and_truncated_normal_dequantisation_of_a_gaussian_flow():
             assert (np.asarray(draws.probe_variance) == 0).all()
 
 
+@pytest.mark.slow
 def test_decoder_dequantisation_of_a_gaussian_flow():
     # The model's probability of a code by quadrature; the expectation of the bound likewise.
     num, code, num_codes = 4000, 6, 9
@@ -220,7 +221,7 @@ def test_decoder_dequantisation_of_a_gaussian_flow():
         assert 0 < float(want - exact) < 0.2
 
 
-@pytest.mark.parametrize("probes", [1, 2])
+@pytest.mark.parametrize("probes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_probe_variance_is_that_of_the_total(probes):
     # With a million codes z_0 is fixed. In two dimensions v'Jv takes two values a +- d, so two
     # probes give a + d or a - d, seen as no variance, or a, seen as d^2: on average the true one.

@@ -167,7 +167,7 @@ def test_one_random_level_has_the_mean_of_the_whole_path(four_level_paths):
                     )
 
 
-@pytest.mark.parametrize("num_steps", [1, 3])
+@pytest.mark.parametrize("num_steps", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_forms_agree_for_a_nonlinear_denoiser_and_in_their_gradient(num_steps):
     # Unequal steps; the expectation is over x's noise alone, so it holds for this one x.
     nodes, weights = normal_nodes(num_steps + 1, order=24 if num_steps < 3 else 16)
@@ -209,7 +209,7 @@ def test_terms_are_sums_over_dimensions_for_each_example():
         np.testing.assert_allclose(got, want.reshape(*got.shape, 8).sum(-1), rtol=1e-10)
 
 
-@pytest.mark.parametrize("omega_0", [-13.3, -8.0])
+@pytest.mark.parametrize("omega_0", [-13.3, pytest.param(-8.0, marks=pytest.mark.slow)])
 def test_float32_keeps_its_digits_over_a_thousand_steps(omega_0):
     num_steps, data, rng = 1000, GaussianData(0.7), np.random.default_rng(1)
     omegas = np.linspace(omega_0, 5.0, num_steps + 1).astype(np.float32)

@@ -108,7 +108,9 @@ def test_a_path_does_not_depend_on_its_batch_or_its_device(solver):
         assert spread.num_evaluations[3] == alone.num_evaluations[0]
 
 
-@pytest.mark.parametrize("solver", [Solver(), Solver(num_steps=4)])
+@pytest.mark.parametrize(
+    "solver", [pytest.param(Solver(), marks=pytest.mark.slow), Solver(num_steps=4)]
+)
 def test_evaluations_are_counted_and_fixed_steps_lie_on_the_grid(solver):
     calls = []
 
@@ -134,7 +136,9 @@ def test_float32_reaches_its_tolerance():
     assert int(got.num_evaluations.max()) < 200
 
 
-@pytest.mark.parametrize("solver", [Solver(), Solver(num_steps=6)])
+@pytest.mark.parametrize(
+    "solver", [pytest.param(Solver(), marks=pytest.mark.slow), Solver(num_steps=6)]
+)
 def test_a_nan_of_the_denoiser_ends_that_path_alone(solver):
     omegas, z = jnp.linspace(-6.0, 5.0, 7), jnp.array([[0.5, -0.2], [2.0, 0.0]])
 
