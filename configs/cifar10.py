@@ -110,7 +110,7 @@ def paper() -> ConfigDict:
                 "params": "ema",  # or "raw"
                 "step": -1,  # of the checkpoint; -1 is the newest
                 "ode": {
-                    "num_steps": 100,  # of the solver; 0: as many as the tolerance asks for
+                    "num_steps": 50,  # of the solver; 0: as many as the tolerance asks for
                     "tolerance": 1e-5,
                     "divergence": "auto",  # exact up to 16 dimensions, else hutchinson
                     "probes": 2,  # random directions of hutchinson; two give its error

@@ -206,7 +206,7 @@ def test_bounds_are_built_by_name():
         )
         assert flow.name == f"ode-{kind}"
         assert flow.facts["divergence"] == "hutchinson"  # 64 dimensions
-        assert flow.facts["ode_solver"] == "100 steps"
+        assert flow.facts["ode_solver"] == "50 steps"
     toy = load("toy_mixture")
     model = configs.build_model(toy, configs.build_source(toy))
     evaluation = dataclasses.replace(options.read(toy).eval, bound="ode-decoder")

@@ -33,7 +33,7 @@ class OdeOptions:
     """config.eval.ode: 0 steps are as many as the tolerance asks for; divergence "auto" is exact
     in up to 16 dimensions."""
 
-    num_steps: int = 100
+    num_steps: int = 50
     tolerance: float = 1e-5
     divergence: str = "auto"
     probes: int = 2

@@ -19,7 +19,6 @@ FOLDER = Path(__file__).parent.parent.parent / "configs"
 SETTINGS = (
     ("elbo", 0, 100),
     ("elbo", 100, 100),
-    ("iw-8", 100, 2),
     ("elbo", 10, 100),
     ("iw-8", 10, 2),
     ("iw-64", 10, 2),

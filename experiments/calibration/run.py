@@ -20,9 +20,8 @@ CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits.py"
 # bound, steps, draws, images
 SETTINGS = (
     ("elbo", 0, 20, 297),
-    ("elbo", 0, 4, 297),
-    ("elbo", 100, 20, 297),
-    ("iw-4", 10, 10, 50),
+    ("elbo", 100, 10, 297),
+    ("iw-4", 5, 10, 20),
     ("ode-decoder", 0, 4, 20),
 )
 
@@ -85,7 +84,7 @@ def main() -> None:
     config = load_config(CONFIG)
     config.network.kwargs.width, config.network.kwargs.num_blocks = 8, 1
     config.train.num_steps = 300
-    config.eval.ode.num_steps = 10
+    config.eval.ode.num_steps = 5
     identified = identity(config, "experiments.calibration.run", flags.scale)
     model = small_model(flags.outdir, config)
     test = model.run.source.load("test")
