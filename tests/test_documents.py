@@ -63,7 +63,6 @@ def test_every_experiment_has_a_page_with_its_command_and_pictures(results):
                    "difference_stderr_seeds")),
         ("bounds", ("name", "bpd", "stderr", "stderr_images", "stderr_hutchinson", "difference",
                     "difference_stderr_images")),
-        ("calibration", ("name", "bpd", "coverage", "stderr_claimed", "stderr_measured")),
     ],
 )  # fmt: skip
 def test_pages_hold_the_tables_of_their_results(experiment, columns):

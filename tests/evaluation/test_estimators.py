@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import t as student
 
 from tests.evaluation.test_likelihood import DIM, MODEL, PARAMS, SPLIT, STD, X, run
 from vdm import sharding
@@ -122,19 +121,3 @@ def test_labels_reach_the_network_of_a_conditional_model(estimator):
     first, same, other = total([0, 1, 2]), total([0, 1, 2]), total([0, 2, 2])
     np.testing.assert_array_equal(first, same)
     assert np.flatnonzero(first != other).tolist() == [1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("estimator", [Elbo(), Elbo(20), ImportanceWeighted(5, 4)],
-                         ids=["elbo", "elbo-20", "iw-4"])  # fmt: skip
-def test_intervals_of_95_percent_hold_the_mean_90_to_99_percent_of_the_time(estimator):
-    draws = 8
-    summaries = [
-        run(estimator=estimator, batch_size=101, draws=draws, seed=seed).summary()
-        for seed in range(200)
-    ]
-    means, errors = (np.array([s[key] for s in summaries]) for key in ("bpd", "stderr_monte_carlo"))
-    covered = (
-        np.abs(means - means.mean()) <= student.ppf(0.975, draws - estimator.strata(draws)) * errors
-    )
-    assert 0.90 <= covered.mean() <= 0.99
