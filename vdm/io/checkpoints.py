@@ -175,8 +175,8 @@ def restore_params(
     path = Path(path).absolute()
     if not path.exists():
         raise CheckpointError(
-            f"{path} is no checkpoint: it does not exist; give a workdir that has some, or one STEP "
-            "folder"
+            f"{path} is no checkpoint: it does not exist; give a workdir that has some, or one "
+            "STEP folder"
         )
     if (path / CHECKSUMS).is_file() or (path / LEAVES).is_file():
         return path, _load(path, dict(like), partial=True)
