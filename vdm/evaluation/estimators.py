@@ -183,10 +183,15 @@ class ProbabilityFlow:
     dequantisation: str
     solver: Solver
     num_steps = 0
-    columns = ("total", "probe_variance", "num_evaluations")
     remedy = (
         "the ODE solver gave up: raise eval.ode.num_steps, or for adaptive steps eval.ode.tolerance"
     )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """total [nats]; evaluations of the network; the variance from the probes, if there are."""
+        probed = self.solver.divergence == "hutchinson"
+        return ("total", "num_evaluations", *(("probe_variance",) if probed else ()))
 
     @property
     def name(self) -> str:
