@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = paper()
     if variant == "published":
         config.schedule.name = "vdm_scalar"
+        config.schedule.train = "bound"
         config.network.kwargs.num_groups = 32
         config.network.kwargs.frequencies = (64.0, 128.0)
         config.network.kwargs.label_as_scalar = True
@@ -54,8 +55,11 @@ def paper() -> ConfigDict:
                     "omega_1": 5.0,
                     "learn_ends": True,
                     "hidden_features": 1024,
+                    "per_dimension": False,  # polynomial: a schedule for each dimension
+                    "num_bins": 64,  # tabulated: parts of [omega_0, omega_1]
+                    "memory": 1000,  # tabulated: steps that its table remembers
                 },
-                "train": "bound",  # or "fixed"
+                "train": "variance",  # or variance_stratified, adaptive, bound, fixed
             },
             "network": {
                 "name": "unet",
@@ -87,6 +91,7 @@ def paper() -> ConfigDict:
                     "weight_decay": 0.01,
                     "clip": 0.0,
                     "decay_mask": "kernels",  # or "not_bias": norms and schedule decay too
+                    "schedule_rate": 1.0,  # times the learning rate, for the schedule
                 },
                 "ema_rate": 0.9999,
                 "ema_warmup": True,

@@ -31,8 +31,11 @@ def get_config() -> ConfigDict:
                     "omega_1": 5.0,
                     "learn_ends": True,
                     "hidden_features": 1024,
+                    "per_dimension": False,  # polynomial: a schedule for each dimension
+                    "num_bins": 64,  # tabulated: parts of [omega_0, omega_1]
+                    "memory": 1000,  # tabulated: steps that its table remembers
                 },
-                "train": "bound",  # or "fixed"
+                "train": "variance",  # or variance_stratified, adaptive, bound, fixed
             },
             "network": {
                 "name": "unet",
@@ -64,6 +67,7 @@ def get_config() -> ConfigDict:
                     "weight_decay": 0.2,
                     "clip": 1.0,
                     "decay_mask": "kernels",  # or "not_bias": norms and schedule decay too
+                    "schedule_rate": 1.0,  # times the learning rate, for the schedule
                 },
                 "ema_rate": 0.999,
                 "ema_warmup": True,

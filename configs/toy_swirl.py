@@ -32,8 +32,11 @@ def get_config() -> ConfigDict:
                     "omega_1": 5.0,
                     "learn_ends": True,
                     "hidden_features": 1024,
+                    "per_dimension": False,  # polynomial: a schedule for each dimension
+                    "num_bins": 64,  # tabulated: parts of [omega_0, omega_1]
+                    "memory": 1000,  # tabulated: steps that its table remembers
                 },
-                "train": "bound",  # or "fixed"
+                "train": "variance",  # or variance_stratified, adaptive, bound, fixed
             },
             "network": {
                 "name": "mlp",
@@ -58,6 +61,7 @@ def get_config() -> ConfigDict:
                     "weight_decay": 0.01,
                     "clip": 1.0,
                     "decay_mask": "kernels",  # or "not_bias": norms and schedule decay too
+                    "schedule_rate": 1.0,  # times the learning rate, for the schedule
                 },
                 "ema_rate": 0.999,
                 "ema_warmup": True,

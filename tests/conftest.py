@@ -31,7 +31,7 @@ def make_tiny_config():
 
     def make(**changes):
         config = load_config(ROOT / "configs" / "digits.py")
-        config.network.kwargs.width, config.network.kwargs.num_blocks = 8, 1
+        config.network.kwargs.width, config.network.kwargs.num_blocks = 8, 0
         config.schedule.kwargs.hidden_features = 8
         config.train.num_steps, config.train.batch_size, config.train.num_devices = 30, 32, 2
         config.train.log_every = config.train.save_every = 10

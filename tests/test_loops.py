@@ -120,7 +120,8 @@ def test_a_published_checkpoint_is_evaluated_and_trained_on(make_tiny_config, tm
     config = make_tiny_config(
         schedule__name="vdm_scalar", model__prediction="eps", network__kwargs__film=False,
         network__kwargs__label_as_scalar=True, network__kwargs__num_groups=4,
-        network__kwargs__frequencies=(64.0, 128.0), train__num_steps=2,
+        network__kwargs__frequencies=(64.0, 128.0), network__kwargs__num_blocks=1,
+        train__num_steps=2,
     )  # fmt: skip
     config.optim.kwargs.warmup_steps = 1
     params = {}
@@ -196,7 +197,7 @@ def test_metrics_have_the_keys_of_the_interface(finished_run):
     assert secs == sorted(secs)
 
 
-@pytest.mark.parametrize("last_step", [10, 20])
+@pytest.mark.parametrize("last_step", [10, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_resumed_run_is_bit_identical(make_tiny_config, finished_run, tmp_path, last_step):
     config = make_tiny_config()
     workdir = interrupted_copy(finished_run, tmp_path / "run", last_step)

@@ -20,7 +20,7 @@ from vdm.run import open_run
 
 ROOT = Path(__file__).parent.parent
 TINY = {
-    "network.kwargs.width": 8, "network.kwargs.num_blocks": 1,
+    "network.kwargs.width": 8, "network.kwargs.num_blocks": 0,
     "schedule.kwargs.hidden_features": 8, "train.num_devices": 2, "train.batch_size": 32,
     "eval.draws": 1, "sample.num_steps": 2, "sample.num_images": 4, "train.eval_every": 0,
 }  # fmt: skip

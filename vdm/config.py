@@ -23,9 +23,10 @@ from vdm.diffusion import likelihood, samplers
 from vdm.diffusion.ode import Solver
 from vdm.evaluation import estimators
 from vdm.model import VDM
-from vdm.nn import mlp, schedules, unet
+from vdm.nn import mlp, published_schedules, schedules, unet
 from vdm.options import EvalOptions, check_choice, count, suggest
 from vdm.training import optim
+from vdm.training import schedule as train_schedule
 
 SOURCES: Mapping[str, Callable] = {
     "digits": sources.digits,
@@ -39,8 +40,10 @@ SCHEDULES: Mapping[str, Callable] = {
     "cosine": schedules.Cosine,
     "beta_linear": schedules.BetaLinear,
     "monotone": schedules.Monotone,
-    "vdm_nnet": schedules.VDMNet,
-    "vdm_scalar": schedules.VDMScalar,
+    "polynomial": schedules.Polynomial,
+    "tabulated": schedules.Tabulated,
+    "vdm_nnet": published_schedules.VDMNet,
+    "vdm_scalar": published_schedules.VDMScalar,
 }
 NETWORKS: Mapping[str, Callable] = {"unet": unet.UNet, "mlp": mlp.MLP}
 LIKELIHOODS: Mapping[str, Callable] = {
@@ -150,7 +153,6 @@ def build_model(config: ConfigDict, source: sources.Source) -> VDM:
         dims=source.shape,
         num_classes=num_classes,
         prediction=config.model.prediction,
-        train_schedule=config.schedule.train != "fixed",
     )
 
 
@@ -159,6 +161,7 @@ def check_shapes(config: ConfigDict, model: VDM) -> None:
     line before anything is written."""
     try:
         jax.eval_shape(model.init, jax.random.key(0))
+        train_schedule.check(config.schedule.train, model.schedule, config.model.num_steps)
     except (TypeError, AttributeError) as error:
         names = f"network {config.network.name!r} or schedule {config.schedule.name!r}"
         raise ValueError(f"{names} cannot be called as the README says: {error}") from error
@@ -187,6 +190,11 @@ def build_estimator(options: EvalOptions, model: VDM) -> estimators.Estimator:
             "iw-64"
         )
     check_choice("eval.bound", options.bound, estimators.BOUNDS)
+    if model.multivariate:
+        raise ValueError(
+            f"eval.bound = {options.bound!r}: the flow is solved in one omega for all dimensions, "
+            "and each has its own in this schedule: choose 'elbo' or 'iw-K'"
+        )
     kind, ode = options.bound.removeprefix("ode-"), options.ode
     if options.num_steps:
         raise ValueError(

@@ -18,6 +18,7 @@ from vdm.io.signals import stop_signals
 from vdm.model import count_parameters
 from vdm.reports import describe_evaluation, report_evaluation, report_samples, run_evaluation
 from vdm.run import Run
+from vdm.training.schedule import objective
 from vdm.training.state import TrainState
 from vdm.training.step import Batch, Metrics, make_train_step
 
@@ -49,6 +50,9 @@ def train(run: Run, init_from: str | None = None) -> None:
         f"{run.source.name}: {len(split.examples)} examples of shape {run.source.shape}; "
         f"{count_parameters(state.params):,} parameters; {sharding.name_devices(run.mesh)}"
     )
+    wanted, bound_steps = run.options.train_schedule, run.options.bound_steps
+    if objective(wanted, bound_steps) != wanted:
+        say(f"with T = {bound_steps} the schedule's interior changes the bound and follows it")
     batches = train_batches(
         split,
         run.options.train.batch_size,
@@ -107,6 +111,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
         run.options.bound_steps,
         run.options.ema_rate,
         run.options.ema_warmup,
+        run.options.train_schedule,
     )
     watch = Stopwatch(run.trained_secs(first))
     pending: list[Metrics] = []  # of the steps since the last log line, still on the devices

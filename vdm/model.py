@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, Shaped
 
-from vdm.diffusion.elbo import Draws, Estimate, estimate_elbo, noise_levels
+from vdm.diffusion.elbo import Draws, Estimate, NoiseLevels, estimate_elbo, noise_levels
 from vdm.diffusion.likelihood import expected_eps
+from vdm.diffusion.noise import level
 from vdm.diffusion.predictions import convert
 from vdm.diffusion.samplers import Step
 from vdm.diffusion.samplers import sample as run_sampler
@@ -34,12 +35,12 @@ class VDM:
     dims: tuple[int, ...]
     num_classes: int = 0
     prediction: str = "eps"
-    train_schedule: bool = True
 
     def init(self, key: PRNGKey) -> Params:
         """Parameters, float32."""
         key_network, _ = jax.random.split(key)
-        z, omega = jnp.zeros((1, *self.dims), jnp.float32), jnp.zeros(1, jnp.float32)
+        z = jnp.zeros((1, *self.dims), jnp.float32)
+        omega = jnp.zeros_like(z) if self.multivariate else jnp.zeros(1, jnp.float32)
         labels = jnp.zeros(1, jnp.int32) if self.num_classes else None
         network = self.network.init(key_network, z, omega, labels)
         return {"network": network.get("params", {}), "schedule": self.init_schedule(key)}
@@ -50,16 +51,23 @@ class VDM:
         return self.schedule.init(key_schedule, jnp.zeros((), jnp.float32)).get("params", {})
 
     def schedule_fn(self, params: Params) -> ScheduleFn:
-        """t, any shape -> omega(t). With train_schedule off no gradient reaches it."""
-        variables = {"params": params["schedule"]}
-        if not self.train_schedule:
-            variables = jax.lax.stop_gradient(variables)
+        """t, any shape -> omega(t), that shape, with `dims` appended if multivariate."""
 
         def omega(t: Array) -> Array:
-            value: Any = self.schedule.apply(variables, t)
+            value: Any = self.schedule.apply({"params": params["schedule"]}, t)
             return value
 
         return omega
+
+    @property
+    def multivariate(self) -> bool:
+        """Whether every dimension has a schedule of its own."""
+
+        def omega() -> Array:
+            params = {"schedule": self.init_schedule(jax.random.key(0))}
+            return self.schedule_fn(params)(jnp.zeros((), jnp.float32))
+
+        return jax.eval_shape(omega).ndim > 0
 
     def denoiser(
         self,
@@ -67,7 +75,7 @@ class VDM:
         labels: Int[Array, " batch"] | None = None,
         dropout_key: PRNGKey | None = None,
     ) -> Denoiser:
-        """(z_t, omega [batch]) -> eps_hat, whatever the network predicts.
+        """(z_t, omega [batch] or [batch, *dims]) -> eps_hat, whatever the network predicts.
 
         With a dropout_key the network is in training mode.
         """
@@ -101,6 +109,18 @@ class VDM:
         num_steps = 0 is continuous time; it need not be the number trained with.
         """
         levels = noise_levels(self.schedule_fn(params), draws.t, num_steps)
+        return self.elbo_at(params, data, draws, levels, labels, dropout_key)
+
+    def elbo_at(
+        self,
+        params: Params,
+        data: Shaped[Array, "batch *dims"],
+        draws: Draws,
+        levels: NoiseLevels,
+        labels: Int[Array, " batch"] | None = None,
+        dropout_key: PRNGKey | None = None,
+    ) -> Estimate:
+        """`elbo` with the noise levels given, instead of params["schedule"]."""
         denoiser = self.denoiser(params, labels, dropout_key)
         return estimate_elbo(data, draws, levels, denoiser, self.likelihood)
 
@@ -115,7 +135,7 @@ class VDM:
         """Data drawn from the model, one example per key, in num_steps equal steps of t."""
         omegas = self.schedule_fn(params)(jnp.linspace(0.0, 1.0, num_steps + 1))
         z_0 = run_sampler(keys, self.dims, omegas, self.denoiser(params, labels), step)
-        return self.likelihood.decode(z_0, omegas[0])
+        return self.likelihood.decode(z_0, level(omegas, jnp.int32(0)))
 
 
 def count_parameters(params: Params) -> int:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 PREDICTIONS = ("eps", "x", "v", "score", "codes")  # 'next_mean' belongs to a finite step
-SCHEDULE_TRAINING = ("bound", "fixed")
+SCHEDULE_TRAINING = ("bound", "variance", "variance_stratified", "adaptive", "fixed")
 DIVERGENCES = ("auto", "exact", "hutchinson")
 
 
@@ -65,10 +65,12 @@ class SampleOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is not a component: bound_steps is the T trained on, 0 for continuous time."""
+    """What is not a component: bound_steps is the T trained on, 0 for continuous time;
+    train_schedule is how the schedule learns."""
 
     seed: int
     bound_steps: int
+    train_schedule: str
     ema_rate: float
     ema_warmup: bool
     train: TrainOptions
@@ -107,6 +109,7 @@ def read(config: ConfigDict) -> Options:
     options = Options(
         seed=count(config, "seed", 0),
         bound_steps=count(config, "model.num_steps", 0),
+        train_schedule=config.schedule.train,
         ema_rate=_field(config, "optim.ema_rate"),
         ema_warmup=_field(config, "optim.ema_warmup"),
         train=_group(config, "train", TrainOptions, num_devices=0, eval_every=0),

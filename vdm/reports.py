@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm import sharding
+from vdm.evaluation.diagnostics import Diagnosis, can_diagnose, diagnose
 from vdm.evaluation.likelihood import TERMS, Evaluation, evaluate
 from vdm.evaluation.samples import draw_samples
 from vdm.io import images, plots
@@ -133,17 +134,22 @@ def _pictures(run: Run, params: Params, result: Evaluation) -> list[str]:
         run.model.schedule_fn(params)(t),
         run.model.schedule_fn({"schedule": initial})(t),
     )
-    omega_t = result.columns.get("omega_t", np.zeros(0))
-    if omega_t.size < 16 or not np.ptp(omega_t):
+    diagnosis = _diagnosis(run, result)
+    if diagnosis is None:
         (run.workdir / "loss_density.png").unlink(missing_ok=True)  # of another bound
         return ["omega.png"]
-    plots.plot_loss_density(
-        run.workdir / "loss_density.png",
-        omega_t,
-        result.bpd(result.columns["loss_density"]),
-        integral=run.options.eval.num_steps == 0,
-    )
+    omega = run.model.schedule_fn(params)(t).reshape(t.size, -1).mean(axis=1)
+    plots.plot_loss_density(run.workdir / "loss_density.png", diagnosis, t, omega)
     return ["omega.png", "loss_density.png"]
+
+
+def _diagnosis(run: Run, result: Evaluation) -> Diagnosis | None:
+    """Of a bound in continuous time with enough draws; else nothing."""
+    columns = result.columns
+    if run.estimator.num_steps or not can_diagnose(columns.get("omega_t", ())):
+        return None
+    density, denoising = (result.bpd(columns[k]) for k in ("loss_density", "denoising_matching"))
+    return diagnose(columns["omega_t"], density, denoising)
 
 
 def describe_evaluation(report: dict[str, Any]) -> str:

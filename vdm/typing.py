@@ -9,14 +9,24 @@ PyTree = Any
 Params = PyTree
 PRNGKey = Key[Array, ""]
 
-# One value for all examples, or one for each.
-PerExample = Float[Array, ""] | Float[Array, " batch"]
+# One value for all examples, one for each, or one for each of their dimensions.
+PerExample = Float[Array, ""] | Float[Array, " batch"] | Float[Array, "#batch *dims"]
+
+# One value for each example, or one for each of its dimensions.
+PerDraw = Float[Array, " batch"] | Float[Array, "batch *dims"]
+
+# One value for all, or one for each dimension: of all examples (an axis of size one) or of each.
+EndPoint = Float[Array, ""] | Float[Array, "#batch *dims"]
+
+# Increasing values of omega, or as many for each dimension.
+OmegaGrid = Float[Array, " points"] | Float[Array, "points *dims"]
 
 ScheduleFn = Callable[[Array], Array]
-"""t in [0, 1], any shape -> omega = -log SNR(t), same shape; increasing in t."""
+"""t in [0, 1], any shape -> omega = -log SNR(t), increasing in t: same shape, or with the axes of
+an example appended where every dimension has a schedule of its own."""
 
 Denoiser = Callable[[Array, Array], Array]
-"""(z_t [batch, *dims], omega [batch]) -> eps_hat [batch, *dims]."""
+"""(z_t [batch, *dims], omega [batch] or [batch, *dims]) -> eps_hat [batch, *dims]."""
 
 
 @runtime_checkable
@@ -28,7 +38,7 @@ class Likelihood(Protocol):
         ...
 
     def decode(
-        self, z_0: Float[Array, "batch *dims"], omega_0: Float[Array, ""]
+        self, z_0: Float[Array, "batch *dims"], omega_0: EndPoint
     ) -> Shaped[Array, "batch *dims"]:
         """The most likely data given z_0."""
         ...
@@ -37,7 +47,7 @@ class Likelihood(Protocol):
         self,
         data: Shaped[Array, "batch *dims"],
         z_0: Float[Array, "batch *dims"],
-        omega_0: Float[Array, ""],
+        omega_0: EndPoint,
     ) -> Float[Array, " batch"]:
         """log p(data | z_0) in nats, summed over every non-batch axis."""
         ...
@@ -46,7 +56,7 @@ class Likelihood(Protocol):
         self,
         data: Shaped[Array, "batch *dims"],
         eps_0: Float[Array, "batch *dims"],
-        omega_0: Float[Array, ""],
+        omega_0: EndPoint,
     ) -> Float[Array, " batch"]:
         """-log p(data | z_0) in nats at z_0 = alpha_0 x + sigma_0 eps_0."""
         ...

@@ -1,5 +1,6 @@
 """Both forms of the bound: against log densities in the sources' own notation, by quadrature."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -81,14 +82,17 @@ class AffineDecoder(Gaussian):
         return 0.5 * jnp.sum(squares + jnp.log(2 * jnp.pi * 0.05), axis=1)
 
 
+@functools.partial(jax.jit, static_argnames=("denoiser", "likelihood"))
+def terms_along(x, table, omegas, denoiser, likelihood):
+    return consistency.path_terms(x, lambda i: table[i], omegas, denoiser, likelihood)
+
+
 def path_terms(x, noise, omegas, denoiser, likelihood) -> Any:
     """Of the library, along given noise [T + 1, batch, dims], as float64."""
     with jax.enable_x64(True):
         table = jnp.asarray(noise, jnp.float64)
         x, omegas = jnp.asarray(x, jnp.float64), jnp.asarray(omegas, jnp.float64)
-        terms = jax.jit(
-            lambda: consistency.path_terms(x, lambda i: table[i], omegas, denoiser, likelihood)
-        )()
+        terms = terms_along(x, table, omegas, denoiser, likelihood)
         return jax.tree.map(np.asarray, terms)
 
 
@@ -216,12 +220,7 @@ def test_float32_keeps_its_digits_over_a_thousand_steps(omega_0):
     x = rng.normal(scale=0.7, size=(4, 64)).astype(np.float32)
     noise = rng.normal(size=(num_steps + 1, 4, 64)).astype(np.float32)
     want = path_terms(x, noise, omegas, data.eps_hat, Gaussian())
-    table = jnp.asarray(noise)
-    got = jax.jit(
-        lambda: consistency.path_terms(
-            jnp.asarray(x), lambda i: table[i], jnp.asarray(omegas), data.eps_hat, Gaussian()
-        )
-    )()
+    got = terms_along(x, noise, omegas, data.eps_hat, Gaussian())
     assert got.levels.consistency.dtype == jnp.float32
     for name in ("denoising", "consistency"):
         np.testing.assert_allclose(

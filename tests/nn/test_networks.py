@@ -35,7 +35,11 @@ def apply(network, params, z, omega, labels=None, train=False, rngs=None):
 
 @pytest.mark.parametrize(
     ("shape", "attention"),
-    [((2, 8, 8, 1), "middle"), ((2, 5, 7, 3), "all"), ((2, 4, 9, 3), "none")],
+    [
+        ((2, 8, 8, 1), "middle"),
+        ((2, 5, 7, 3), "all"),
+        pytest.param((2, 4, 9, 3), "none", marks=pytest.mark.slow),
+    ],
 )
 def test_unet_takes_any_image_and_starts_as_the_identity(shape, attention):
     network = UNet(num_codes=256, width=16, num_blocks=1, attention=attention)
@@ -45,11 +49,13 @@ def test_unet_takes_any_image_and_starts_as_the_identity(shape, attention):
     assert np.abs(moved - z).max() > 1e-3
 
 
-@pytest.mark.parametrize("film", [False, True])
-@pytest.mark.parametrize("width", [4, 16, 32, 36])
+@pytest.mark.parametrize(
+    ("width", "film"),
+    [(4, False), (32, False), (32, True), pytest.param(36, False, marks=pytest.mark.slow)],
+)
 def test_unet_sees_omega(width, film):
     # Blind to omega to 2e-7 with one channel per group: the published network at width 32.
-    network = UNet(num_codes=17, width=width, num_blocks=1, film=film, attention="none")
+    network = UNet(num_codes=17, width=width, num_blocks=0, film=film, attention="none")
     params, z, omega = build(network, (2, 4, 4, 1))
     params = shaken(params)
     change = apply(network, params, z, omega) - apply(network, params, z, omega + 3.0)
@@ -66,7 +72,7 @@ def test_groups_have_four_channels_or_more(channels):
 
 
 @pytest.mark.parametrize("network", [
-    UNet(num_codes=17, num_classes=10, width=16, num_blocks=1),
+    UNet(num_codes=17, num_classes=10, width=16, num_blocks=0),
     MLP(num_classes=10, width=16, num_blocks=1),
 ])  # fmt: skip
 def test_labels_matter_and_are_required(network):
@@ -82,7 +88,7 @@ def test_labels_matter_and_are_required(network):
 
 
 def test_dropout_is_off_without_train_and_random_with_it():
-    network = UNet(num_codes=17, width=16, num_blocks=1, dropout=0.5)
+    network = UNet(num_codes=17, width=16, num_blocks=0, dropout=0.5)
     params, z, omega = build(network, (2, 4, 4, 1))
     params = shaken(params)
 
@@ -98,7 +104,7 @@ def test_dropout_is_off_without_train_and_random_with_it():
 
 
 @pytest.mark.parametrize("network", [
-    UNet(num_codes=5, outputs_per_dim=5, width=16, num_blocks=1), MLP(5, 0, 5, width=16)
+    UNet(num_codes=5, outputs_per_dim=5, width=16, num_blocks=0), MLP(5, 0, 5, width=16)
 ])  # fmt: skip
 def test_logits_have_one_axis_more_and_start_at_zero(network):
     shape = (2, 4, 4, 3) if isinstance(network, UNet) else (2, 3)
@@ -138,7 +144,7 @@ def test_networks_name_the_other_when_the_shape_is_wrong():
 
 
 def test_a_label_as_scalar_may_be_any_number_and_is_zero_when_absent():
-    network = UNet(num_codes=17, width=16, num_blocks=1, label_as_scalar=True)
+    network = UNet(num_codes=17, width=16, num_blocks=0, label_as_scalar=True)
     params, z, omega = build(network, (2, 4, 4, 1))
     params = shaken(params)
     half, two = (apply(network, params, z, omega, jnp.array([0.0, x])) for x in (0.5, 2.0))
@@ -147,7 +153,7 @@ def test_a_label_as_scalar_may_be_any_number_and_is_zero_when_absent():
     np.testing.assert_array_equal(
         apply(network, params, z, omega), apply(network, params, z, omega, jnp.zeros(2, jnp.int32))
     )
-    conditional = UNet(num_codes=17, num_classes=3, width=16, num_blocks=1, label_as_scalar=True)
+    conditional = UNet(num_codes=17, num_classes=3, width=16, num_blocks=0, label_as_scalar=True)
     with pytest.raises(ValueError, match="needs labels"):
         apply(conditional, params, z, omega)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdm.nn import schedules
+from vdm.nn import published_schedules, schedules
 
 
 def apply(module, params, t) -> Any:
@@ -18,11 +18,13 @@ LEARNED = {
     "linear": schedules.Linear(-8.0, 5.0),
     "cosine": schedules.Cosine(-8.0, 5.0),
     "monotone": schedules.Monotone(-8.0, 5.0, hidden_features=32),
+    "polynomial": schedules.Polynomial(-8.0, 5.0, learn_ends=True),
 }
 FIXED = {
     "linear": schedules.Linear(-8.0, 5.0, learn_ends=False),
     "cosine": schedules.Cosine(-8.0, 5.0, learn_ends=False),
     "beta_linear": schedules.BetaLinear(-8.0, 5.0),
+    "tabulated": schedules.Tabulated(-8.0, 5.0, learn_ends=False),
 }
 ALL = [*LEARNED.values(), *FIXED.values()]
 
@@ -128,7 +130,7 @@ def published_net(t):
     }
     w = np.abs(np.linspace(-4.0, 6.0, k)) * (2 * t[:, None] - 1) + np.linspace(-1.0, 2.0, k)
     bent = (2 / (1 + np.exp(-w)) - 1) @ np.abs(np.linspace(9.0, -20.0, k)) / k
-    return schedules.VDMNet(hidden_features=k), {"params": params}, 13.0 * t - 12.0 + bent
+    return published_schedules.VDMNet(hidden_features=k), {"params": params}, 13.0 * t - 12.0 + bent
 
 
 def test_vdm_net_is_its_formula_with_absolute_kernels():
@@ -144,8 +146,8 @@ def test_vdm_net_is_its_formula_with_absolute_kernels():
 
 def test_published_schedules_start_on_the_line_between_their_ends():
     for module, hidden in (
-        (schedules.VDMNet(-9.0, 4.0), 1e-3),
-        (schedules.VDMScalar(-9.0, 4.0), 0),
+        (published_schedules.VDMNet(-9.0, 4.0), 1e-3),
+        (published_schedules.VDMScalar(-9.0, 4.0), 0),
     ):
         params = module.init(jax.random.key(0), jnp.zeros(()))
         t = jnp.array([0.0, 0.5, 1.0])
@@ -154,10 +156,10 @@ def test_published_schedules_start_on_the_line_between_their_ends():
             assert leaf.dtype == jnp.float32
             assert not leaf.weak_type
     with pytest.raises(ValueError, match="must be below"):
-        schedules.VDMScalar(1.0, 1.0).init(jax.random.key(0), jnp.zeros(()))
+        published_schedules.VDMScalar(1.0, 1.0).init(jax.random.key(0), jnp.zeros(()))
 
 
 def test_vdm_scalar_increases_whatever_the_sign_of_its_weight():
     params = {"params": {"w": jnp.array([-10.0]), "b": jnp.array([-7.0])}}
-    omega = apply(schedules.VDMScalar(), params, jnp.array([0.0, 0.3, 1.0]))
+    omega = apply(published_schedules.VDMScalar(), params, jnp.array([0.0, 0.3, 1.0]))
     np.testing.assert_allclose(omega, [-7.0, -4.0, 3.0], rtol=1e-6)

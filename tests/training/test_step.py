@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -14,16 +15,22 @@ from vdm.nn.schedules import Monotone
 from vdm.nn.unet import UNet
 from vdm.training import optim
 from vdm.training.state import init_state
-from vdm.training.step import make_loss, make_train_step
+from vdm.training.step import make_gradient, make_train_step
 
 MODEL = VDM(
     schedule=Monotone(-8.0, 5.0, hidden_features=8),
-    network=UNet(num_codes=17, num_classes=0, width=8, num_blocks=1, dropout=0.1),
+    network=UNet(num_codes=17, num_classes=0, width=8, num_blocks=0, dropout=0.1, attention="none"),
     likelihood=Discretised(17),
     dims=(4, 4, 1),
 )
 CODES = np.asarray(jax.random.randint(jax.random.key(0), (16, 4, 4, 1), 0, 17), np.uint8)
 KEY = jax.random.key(5)
+SGD = optim.sgd(10, learning_rate=1e-2)
+
+
+@functools.cache  # a step of one optimizer is compiled once, whichever test asks first
+def step_of(optimizer):
+    return make_train_step(MODEL, optimizer, KEY, 0, 0.99, True)
 
 
 def start(optimizer, mesh):
@@ -34,11 +41,10 @@ def start(optimizer, mesh):
     return jax.device_put(state, sharding.replicated(mesh))
 
 
-def run(num_steps, num_devices, optimizer=None):
-    optimizer = optimizer or optim.sgd(10, learning_rate=1e-2)
+def run(num_steps, num_devices, optimizer=SGD):
     mesh = sharding.build_mesh(num_devices)
     state = start(optimizer, mesh)
-    step = make_train_step(MODEL, optimizer, KEY, 0, 0.99, True)
+    step = step_of(optimizer)
     metrics = {}
     for _ in range(num_steps):
         state, metrics = step(state, sharding.put_batch({"examples": CODES}, mesh))
@@ -51,7 +57,7 @@ def test_one_device_and_eight_agree():
     for name in m_1:
         np.testing.assert_allclose(m_8[name], m_1[name], rtol=1e-5)
     mesh_1, mesh_8 = sharding.build_mesh(1), sharding.build_mesh(8)
-    loss = jax.jit(jax.grad(make_loss(MODEL, 0), has_aux=True))
+    loss = jax.jit(make_gradient(MODEL, 0, "variance"))
     grads = [
         jax.device_get(
             loss(
@@ -91,7 +97,7 @@ def test_draws_follow_from_seed_and_step():
     optimizer = optim.adamw(10)
     (two, _), (one, _) = run(2, 2, optimizer), run(1, 2, optimizer)
     mesh = sharding.build_mesh(2)
-    step = make_train_step(MODEL, optimizer, KEY, 0, 0.99, True)
+    step = step_of(optimizer)
     resumed, _ = step(
         jax.device_put(one, sharding.replicated(mesh)),
         sharding.put_batch({"examples": CODES}, mesh),
@@ -100,8 +106,8 @@ def test_draws_follow_from_seed_and_step():
 
 
 def test_loss_is_the_sum_of_its_terms_and_falls():
-    _, first = run(1, 1, optim.adamw(60, learning_rate=3e-3, warmup_steps=1))
-    _, last = run(60, 1, optim.adamw(60, learning_rate=3e-3, warmup_steps=1))
+    optimizer = optim.adamw(60, learning_rate=3e-3, warmup_steps=1)
+    (_, first), (_, last) = run(1, 1, optimizer), run(60, 1, optimizer)
     for m in (first, last):
         total = m["bpd_reconstruction"] + m["bpd_prior"] + m["bpd_denoising"]
         np.testing.assert_allclose(total, m["bpd"], rtol=1e-5)
@@ -110,7 +116,9 @@ def test_loss_is_the_sum_of_its_terms_and_falls():
 
 def loss_of(model, num_steps, key=KEY):
     params = start(optim.sgd(10), sharding.build_mesh(1)).params
-    return jax.jit(make_loss(model, num_steps))(params, {"examples": jnp.asarray(CODES)}, key)[1]
+    return jax.jit(make_gradient(model, num_steps))(params, {"examples": jnp.asarray(CODES)}, key)[
+        1
+    ]
 
 
 def test_the_number_of_steps_and_dropout_reach_the_loss():
@@ -128,13 +136,13 @@ def test_times_of_a_batch_are_low_discrepancy_and_noises_differ():
         """The draws are known; the network need not run."""
 
     class Spy(VDM):
-        def elbo(self, params, data, draws, *args):
+        def elbo_at(self, params, data, draws, *args):
             seen.append(draws)
             raise Seen
 
     spy = Spy(**{f.name: getattr(MODEL, f.name) for f in dataclasses.fields(MODEL)})
     with pytest.raises(Seen):
-        make_loss(spy, 0)({}, {"examples": jnp.asarray(CODES)}, KEY)
+        make_gradient(spy, 0)(MODEL.init(KEY), {"examples": jnp.asarray(CODES)}, KEY)
     np.testing.assert_allclose(np.diff(np.sort(seen[0].t)), 1 / 16, atol=1e-6)
     assert abs(np.corrcoef(seen[0].eps.ravel(), seen[0].eps_0.ravel())[0, 1]) < 0.3
 
@@ -147,9 +155,8 @@ def test_every_step_draws_anew():
 
 
 def test_ema_follows_the_new_parameters():
-    optimizer = optim.sgd(10, learning_rate=0.1)
-    old = jax.device_get(start(optimizer, sharding.build_mesh(1)))
-    new, _ = run(1, 1, optimizer)
+    old = jax.device_get(start(SGD, sharding.build_mesh(1)))
+    new, _ = run(1, 1)
     want = optim.ema_update(old.ema_params, new.params, jnp.int32(0), 0.99, True)
     for a, b in zip(jax.tree.leaves(new.ema_params), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from vdm.diffusion.noise import alpha, diffuse, fresh_noise, sigma
+from vdm.diffusion.noise import alpha, diffuse, fresh_noise, level, sigma
 from vdm.diffusion.ode import Solver, flow_log_density
-from vdm.typing import Denoiser, Likelihood, PRNGKey
+from vdm.typing import Denoiser, EndPoint, Likelihood, OmegaGrid, PRNGKey
 
 DEQUANTISATIONS = ("decoder", "uniform", "truncated-normal")
 
@@ -25,7 +25,7 @@ FARTHEST = 5.0
 def path_log_weight(
     keys: Key[Array, " batch"],
     data: Shaped[Array, "batch *dims"],
-    omegas: Float[Array, " steps_plus_1"],
+    omegas: OmegaGrid,
     denoiser: Denoiser,
     likelihood: Likelihood,
 ) -> Float[Array, " batch"]:
@@ -34,9 +34,9 @@ def path_log_weight(
         log w = log p(x|z_0) + log N(z_1; 0, I) - log q(z_1|x)
                 + sum over the steps of log p(z_s|z_t) - log q(z_s|z_t, x)
 
-    omegas increases, T + 1 values for T steps. E w = p(x) of the T-step model, -E log w is its
-    ELBO (VDM Eq. 11-14). Each example has a key of its own, so its path does not depend on the
-    batch; the keys of several paths must differ.
+    omegas increases, T + 1 values for T steps, or as many for each dimension. E w = p(x) of the
+    T-step model, -E log w is its ELBO (VDM Eq. 11-14). Each example has a key of its own, so its
+    path does not depend on the batch; the keys of several paths must differ.
     """
     x = likelihood.encode(data)
     axes = tuple(range(1, x.ndim))
@@ -45,8 +45,9 @@ def path_log_weight(
 
     def step(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
         eps, log_weight = carry
-        omega_s, omega_t = omegas[index - 1], omegas[index]
-        eps_hat = denoiser(diffuse(x, eps, omega_t), jnp.broadcast_to(omega_t, keys.shape))
+        omega_s, omega_t = level(omegas, index - 1), level(omegas, index)
+        omega_of_each = jnp.broadcast_to(omega_t, keys.shape + omegas.shape[1:])
+        eps_hat = denoiser(diffuse(x, eps, omega_t), omega_of_each)
         # q(z_s|z_t,x) leaves x alone: z_s = alpha_s x + sigma_s eps_s with an AR(1) in the noise.
         # In standard deviations of it the two means lie delta apart and z_s lies xi from q's, so
         # log p - log q = (xi^2 - (xi - delta)^2) / 2 = xi delta - delta^2 / 2, where densities
@@ -64,13 +65,13 @@ def path_log_weight(
     eps_1 = noise_at(jnp.zeros((), jnp.int32))
     indices = jnp.arange(omegas.shape[0] - 1, 0, -1)
     (eps_0, log_weight), _ = jax.lax.scan(
-        step, (eps_1, _log_prior_ratio(x, eps_1, omegas[-1])), indices
+        step, (eps_1, _log_prior_ratio(x, eps_1, level(omegas, jnp.int32(-1)))), indices
     )
-    return log_weight - likelihood.reconstruction(data, eps_0, omegas[0])
+    return log_weight - likelihood.reconstruction(data, eps_0, level(omegas, jnp.int32(0)))
 
 
 def _log_prior_ratio(
-    x: Float[Array, "batch *dims"], eps: Float[Array, "batch *dims"], omega_1: Float[Array, ""]
+    x: Float[Array, "batch *dims"], eps: Float[Array, "batch *dims"], omega_1: EndPoint
 ) -> Float[Array, " batch"]:
     """log N(z_1; 0, I) - log q(z_1|x) at z_1 = alpha_1 x + sigma_1 eps, nats."""
     # (eps^2 - z_1^2) / 2 + log sigma_1 multiplied out, with 1 - sigma^2 = alpha^2: as it stands

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Shaped
 
 from vdm.diffusion.noise import diffuse
 from vdm.diffusion.timesteps import step_interval
-from vdm.typing import Denoiser, Likelihood, PRNGKey, ScheduleFn
+from vdm.typing import Denoiser, EndPoint, Likelihood, PerDraw, PRNGKey, ScheduleFn
 
 
 class ElboTerms(NamedTuple):
@@ -41,22 +41,30 @@ class Draws(NamedTuple):
 class NoiseLevels(NamedTuple):
     """What the bound needs of a schedule: its ends, and omega and a weight at drawn times.
 
+    Each is one number for an example, or one for each of its dimensions (a multivariate schedule,
+    MuLAN, arXiv:2312.13236); a schedule that depends on the data would give them for each example.
     weight is omega'(t) in continuous time and T expm1(omega_t - omega_s) for T steps. A
     gradient with respect to (omega_t, weight) is all that training the schedule needs of the
     network's backward pass.
     """
 
-    omega_0: Float[Array, ""]
-    omega_1: Float[Array, ""]
-    omega_t: Float[Array, " batch"]
-    weight: Float[Array, " batch"]
+    omega_0: EndPoint
+    omega_1: EndPoint
+    omega_t: PerDraw
+    weight: PerDraw
+
+    @property
+    def omega_mean(self) -> Float[Array, " batch"]:
+        """omega_t, its mean over the dimensions where each has its own."""
+        return jnp.mean(self.omega_t, axis=tuple(range(1, self.omega_t.ndim)))
 
 
 class Estimate(NamedTuple):
     """One estimate of the bound, with where and how densely its denoising term was taken.
 
     loss_density is 1/2 ||eps - eps_hat||^2 [batch], nats per unit of omega: its integral over
-    omega is the continuous-time denoising term.
+    omega is the continuous-time denoising term. omega is that of `levels`, or its mean over the
+    dimensions where each has its own.
     """
 
     terms: ElboTerms
@@ -77,19 +85,19 @@ def draw(key: PRNGKey, t: Float[Array, " batch"], dims: tuple[int, ...]) -> Draw
 
 def noise_levels(schedule: ScheduleFn, t: Float[Array, " batch"], num_steps: int) -> NoiseLevels:
     """The schedule at times t in [0, 1), for num_steps steps; 0 means continuous time."""
-    ends = schedule(jnp.array([0.0, 1.0], t.dtype))
+    omega_0, omega_1 = schedule(jnp.array([0.0, 1.0], t.dtype))
+    if omega_0.ndim:  # one for each dimension: the same for all examples
+        omega_0, omega_1 = omega_0[None], omega_1[None]
     if num_steps == 0:
         omega_t, weight = jax.jvp(schedule, (t,), (jnp.ones_like(t),))
     else:
         s, t = step_interval(t, num_steps)
         omega_t = schedule(t)
         weight = num_steps * jnp.expm1(omega_t - schedule(s))
-    return NoiseLevels(ends[0], ends[1], omega_t, weight)
+    return NoiseLevels(omega_0, omega_1, omega_t, weight)
 
 
-def prior_matching(
-    x: Float[Array, "batch *dims"], omega_1: Float[Array, ""]
-) -> Float[Array, " batch"]:
+def prior_matching(x: Float[Array, "batch *dims"], omega_1: EndPoint) -> Float[Array, " batch"]:
     """KL(q(z_1 | x) || N(0, I)) in nats, summed over every non-batch axis (VDM Eq. 11).
 
     At x = 0 and omega_1 = 12 the two parts cancel to 1% of a term of 1e-11 nats.
@@ -104,9 +112,22 @@ def prior_matching(
 def loss_density(
     eps: Float[Array, "batch *dims"], eps_hat: Float[Array, "batch *dims"]
 ) -> Float[Array, " batch"]:
-    """1/2 ||eps - eps_hat||^2, summed over every non-batch axis. Times omega'(t), or times
-    T expm1(omega_t - omega_s), it estimates the denoising term (VDM Eq. 15-17 and 12-14)."""
+    """1/2 ||eps - eps_hat||^2, summed over every non-batch axis."""
     return 0.5 * jnp.sum(jnp.square(eps - eps_hat), axis=tuple(range(1, eps.ndim)))
+
+
+def denoising_matching(
+    eps: Float[Array, "batch *dims"], eps_hat: Float[Array, "batch *dims"], weight: PerDraw
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """1/2 sum_d weight_d (eps_d - eps_hat_d)^2, nats, an estimate of the denoising term with the
+    weights of `noise_levels` (VDM Eq. 15-17 and 12-14); and the same for a weight whose mean over
+    the dimensions is 1, the loss density."""
+    if weight.ndim == 1:
+        density = loss_density(eps, eps_hat)
+        return weight * density, density
+    axes = tuple(range(1, eps.ndim))
+    nats = 0.5 * jnp.sum(weight * jnp.square(eps - eps_hat), axis=axes)
+    return nats, nats / jnp.mean(weight, axis=axes)
 
 
 def estimate_elbo(
@@ -119,11 +140,12 @@ def estimate_elbo(
     """One estimate of the negative bound for each example, unbiased for t ~ U(0, 1)."""
     x = likelihood.encode(data)
     z_t = diffuse(x, draws.eps, levels.omega_t)
-    density = loss_density(draws.eps, denoiser(z_t, levels.omega_t))
+    eps_hat = denoiser(z_t, levels.omega_t)
+    denoising, density = denoising_matching(draws.eps, eps_hat, levels.weight)
     terms = ElboTerms(
         reconstruction=likelihood.reconstruction(data, draws.eps_0, levels.omega_0),
         prior_matching=prior_matching(x, levels.omega_1),
-        denoising_matching=levels.weight * density,
+        denoising_matching=denoising,
     )
     return Estimate(terms, density, levels)
 

@@ -16,9 +16,9 @@ from vdm.typing import PerExample
 
 @dataclasses.dataclass(frozen=True)
 class GaussianData:
-    """x ~ N(0, std^2 I)."""
+    """x ~ N(0, std^2 I); with std [1, *dims] every dimension has its own."""
 
-    std: float
+    std: float | Float[Array, "1 *dims"]
 
     def share(self, omega: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """r(omega) = Var(eps | z_t) per dimension = alpha^2 s^2 / (alpha^2 s^2 + sigma^2)."""
@@ -33,12 +33,24 @@ class GaussianData:
 
     def denoising_term(
         self, omega_0: Float[Array, ""], omega_1: Float[Array, ""]
-    ) -> Float[Array, ""]:
-        """The continuous-time denoising term, nats per dimension:
+    ) -> Float[Array, "..."]:
+        """The continuous-time denoising term, nats per dimension (std's shape):
         1/2 log[(1 + s^2 exp(-omega_0)) / (1 + s^2 exp(-omega_1))], for any schedule."""
         log_variance = 2 * jnp.log(self.std)
         softplus = jax.nn.softplus
         return 0.5 * (softplus(log_variance - omega_0) - softplus(log_variance - omega_1))
+
+    def least_variance_omega(
+        self, t: Float[Array, "..."], omega_0: Float[Array, ""], omega_1: Float[Array, ""]
+    ) -> Float[Array, "..."]:
+        """omega(t) of the schedule under which the continuous-time estimate with the ideal denoiser
+        varies least: r(omega) omega'(t) is constant, so softplus(2 log s - omega) is a straight
+        line in t. With a schedule for each dimension it is the best for each."""
+        log_variance = 2 * jnp.log(self.std)
+        height = (1 - t) * jax.nn.softplus(log_variance - omega_0) + t * jax.nn.softplus(
+            log_variance - omega_1
+        )
+        return log_variance - jnp.log(jnp.expm1(height))
 
     def denoising_term_of_steps(self, omegas: Float[Array, " steps_plus_1"]) -> Float[Array, ""]:
         """The T-step denoising term over the given grid of omega, nats per dimension."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from vdm.diffusion.noise import alpha, expand, sigma
-from vdm.typing import PerExample
+from vdm.typing import EndPoint, PerExample
 
 WINDOW = 17
 """Neighbouring codes that the normaliser of `Discretised` runs over, where that is exact."""
@@ -44,7 +44,7 @@ def x_to_codes(x: Float[Array, "*shape"], num_codes: int) -> Integer[Array, "*sh
 def discretised_log_prob(
     codes: Integer[Array, "*shape"],
     noise: Float[Array, "*shape"],
-    omega_0: Float[Array, ""],
+    omega_0: Float[Array, "..."],
     num_codes: int,
 ) -> Float[Array, "*shape"]:
     """log p(code | z_0) in nats per dimension: a softmax over all V codes of
@@ -55,6 +55,7 @@ def discretised_log_prob(
     4e-5 that forming z_0 - x loses in float32 at omega_0 = -13.3.
     """
     codes = codes.astype(jnp.int32)
+    # omega_0 has no axes, or as many as the noise, of size one where it does not vary.
     spacing = 2 / num_codes * jnp.exp(-0.5 * omega_0)  # between codes, in standard deviations
     # m: the nearest code's offset from the true one. Distances are taken from it, because
     # differences of squares of distances from far codes cancel (1e6 - 1e6 at V = 256).
@@ -69,7 +70,7 @@ def log_normaliser(
     num_codes: int,
     nearest: Integer[Array, "*shape"],
     to_nearest: Float[Array, "*shape"],
-    spacing: Float[Array, ""],
+    spacing: Float[Array, "..."],
 ) -> Float[Array, "*shape"]:
     """log sum over codes of exp(-1/2 distance^2), relative to the nearest code's term.
 
@@ -92,13 +93,14 @@ def _normaliser_and_slopes(
     num_codes: int, nearest: Array, to_nearest: Array, spacing: Array
 ) -> tuple[Array, Array, Array]:
     """The log normaliser and its derivatives in to_nearest and spacing, each like to_nearest."""
+    spacing_of_codes = spacing[..., None] if spacing.ndim else spacing
 
     def over(width: int) -> tuple[Array, Array, Array]:
         first = jnp.clip(nearest - width // 2, 0, num_codes - width) - nearest
         offsets = first[..., None] + jax.lax.broadcasted_iota(
             first.dtype, (*first.shape, width), first.ndim
         )
-        distances = offsets * spacing
+        distances = offsets * spacing_of_codes
         exponents = distances * (to_nearest[..., None] - 0.5 * distances)
         value = jax.nn.logsumexp(exponents, axis=-1)
         shares = jnp.exp(exponents - value[..., None])
@@ -108,7 +110,8 @@ def _normaliser_and_slopes(
     # The window is exact to float32 only.
     if num_codes <= WINDOW or to_nearest.dtype == jnp.float64:
         return over(num_codes)
-    return jax.lax.cond(spacing >= EXACT_SPACING, lambda: over(WINDOW), lambda: over(num_codes))
+    wide = jnp.all(spacing >= EXACT_SPACING)
+    return jax.lax.cond(wide, lambda: over(WINDOW), lambda: over(num_codes))
 
 
 def expected_eps(
@@ -145,8 +148,8 @@ class Discretised:
         return codes_to_x(data, self.num_codes)
 
     def decode(
-        self, z_0: Float[Array, "*shape"], omega_0: Float[Array, ""]
-    ) -> Integer[Array, "*shape"]:
+        self, z_0: Float[Array, "batch *dims"], omega_0: EndPoint
+    ) -> Integer[Array, "batch *dims"]:
         """argmax over codes of p(code | z_0): the nearest one."""
         return x_to_codes(z_0 / alpha(omega_0), self.num_codes)
 
@@ -154,7 +157,7 @@ class Discretised:
         self,
         data: Integer[Array, "batch *dims"],
         z_0: Float[Array, "batch *dims"],
-        omega_0: Float[Array, ""],
+        omega_0: EndPoint,
     ) -> Float[Array, " batch"]:
         """log p(codes | z_0), nats per example."""
         noise = (z_0 - alpha(omega_0) * self.encode(data)) / sigma(omega_0)
@@ -164,7 +167,7 @@ class Discretised:
         self,
         data: Integer[Array, "batch *dims"],
         eps_0: Float[Array, "batch *dims"],
-        omega_0: Float[Array, ""],
+        omega_0: EndPoint,
     ) -> Float[Array, " batch"]:
         """-log p(codes | z_0 = alpha_0 x + sigma_0 eps_0), nats per example."""
         log_prob = discretised_log_prob(data, eps_0, omega_0, self.num_codes)
@@ -184,8 +187,8 @@ class Gaussian:
         return data
 
     def decode(
-        self, z_0: Float[Array, "*shape"], omega_0: Float[Array, ""]
-    ) -> Float[Array, "*shape"]:
+        self, z_0: Float[Array, "batch *dims"], omega_0: EndPoint
+    ) -> Float[Array, "batch *dims"]:
         """The mean, z_0 / alpha_0."""
         return z_0 / alpha(omega_0)
 
@@ -193,7 +196,7 @@ class Gaussian:
         self,
         data: Float[Array, "batch *dims"],
         z_0: Float[Array, "batch *dims"],
-        omega_0: Float[Array, ""],
+        omega_0: EndPoint,
     ) -> Float[Array, " batch"]:
         """log p(x | z_0), nats per example."""
         return -self.reconstruction(data, (z_0 - alpha(omega_0) * data) / sigma(omega_0), omega_0)
@@ -202,7 +205,7 @@ class Gaussian:
         self,
         data: Float[Array, "batch *dims"],
         eps_0: Float[Array, "batch *dims"],
-        omega_0: Float[Array, ""],
+        omega_0: EndPoint,
     ) -> Float[Array, " batch"]:
         """-log p(x | z_0 = alpha_0 x + sigma_0 eps_0), nats per example."""
         del data  # the distance to it is eps_0

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from vdm.typing import PerExample
+from vdm.typing import OmegaGrid, PerExample
 
 NoiseFn = Callable[[Array], Array]
 """Index of a point of a path -> noise [batch, *dims]."""
@@ -28,6 +28,12 @@ def expand(value: Float[Array, "..."], like: Float[Array, "batch *dims"]) -> Flo
     if value.shape != like.shape[:1]:
         raise ValueError(f"cannot spread shape {value.shape} over examples of shape {like.shape}")
     return value.reshape(value.shape + (1,) * (like.ndim - 1))
+
+
+def level(omegas: OmegaGrid, index: Array) -> Float[Array, "..."]:
+    """One point of a grid of omega, ready to meet a batch: (), or [1, *dims] where every dimension
+    has its own."""
+    return omegas[index] if omegas.ndim == 1 else omegas[index][None]
 
 
 def alpha(omega: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

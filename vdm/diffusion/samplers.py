@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from vdm.diffusion.noise import alpha, fresh_noise, posterior, sigma
-from vdm.typing import Denoiser
+from vdm.diffusion.noise import alpha, fresh_noise, level, posterior, sigma
+from vdm.typing import Denoiser, EndPoint, OmegaGrid
 
 Step = Callable[[Array, Array, Array, Array, Array], Array]
 
@@ -18,8 +18,8 @@ Step = Callable[[Array, Array, Array, Array, Array], Array]
 def ancestral_step(
     z_t: Float[Array, "batch *dims"],
     eps_hat: Float[Array, "batch *dims"],
-    omega_s: Float[Array, ""],
-    omega_t: Float[Array, ""],
+    omega_s: EndPoint,
+    omega_t: EndPoint,
     noise: Float[Array, "batch *dims"],
 ) -> Float[Array, "batch *dims"]:
     """A draw of p(z_s | z_t) = q(z_s | z_t, x_hat) (VDM Eq. 33), also in the last step,
@@ -31,8 +31,8 @@ def ancestral_step(
 def ddim_step(
     z_t: Float[Array, "batch *dims"],
     eps_hat: Float[Array, "batch *dims"],
-    omega_s: Float[Array, ""],
-    omega_t: Float[Array, ""],
+    omega_s: EndPoint,
+    omega_t: EndPoint,
     noise: Float[Array, "batch *dims"],
 ) -> Float[Array, "batch *dims"]:
     """z_s = alpha_s x_hat + sigma_s eps_hat, deterministic (DDIM Eq. 12 with its sigma = 0)."""
@@ -44,11 +44,12 @@ def ddim_step(
 def sample(
     keys: Key[Array, " batch"],
     dims: tuple[int, ...],
-    omegas: Float[Array, " steps_plus_1"],
+    omegas: OmegaGrid,
     denoiser: Denoiser,
     step: Step,
 ) -> Float[Array, "batch *dims"]:
-    """z_0 for every key, from z_1 ~ N(0, I) down the increasing grid `omegas` (T + 1 values).
+    """z_0 for every key, from z_1 ~ N(0, I) down the increasing grid `omegas` (T + 1 values, or
+    T + 1 for each dimension).
 
     Each sample has a key of its own, so it does not depend on the batch it is drawn in.
     """
@@ -56,8 +57,8 @@ def sample(
     noise_at = fresh_noise(keys, dims)
 
     def body(z_t: Array, index: Array) -> tuple[Array, None]:
-        omega_s, omega_t = omegas[index - 1], omegas[index]
-        eps_hat = denoiser(z_t, jnp.broadcast_to(omega_t, keys.shape))
+        omega_s, omega_t = level(omegas, index - 1), level(omegas, index)
+        eps_hat = denoiser(z_t, jnp.broadcast_to(omega_t, keys.shape + omegas.shape[1:]))
         return step(z_t, eps_hat, omega_s, omega_t, noise_at(index)), None
 
     num_steps = omegas.shape[0] - 1

@@ -115,7 +115,7 @@ class Elbo:
         estimate = model.elbo(params, data, Draws(t, eps, eps_0), self.num_steps, labels)
         return {
             **estimate.terms._asdict(),
-            "omega_t": estimate.levels.omega_t,
+            "omega_t": estimate.levels.omega_mean,
             "loss_density": estimate.loss_density,
         }
 

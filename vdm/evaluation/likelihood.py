@@ -59,7 +59,7 @@ class Evaluation:
     def summary(self) -> dict[str, float | None]:
         """bpd, its terms (None where the bound has none), and its standard errors over images
         and over Monte-Carlo noise. stderr_hutchinson: the share of the latter that random probes
-        of a divergence have, if there are any."""
+        of a divergence have, if there are any. denoising_variance: of a single draw."""
         total = self.bpd(self.total)
         draws, examples = total.shape
         summary = {
@@ -69,6 +69,7 @@ class Evaluation:
             "bpd_denoising": self._mean_bpd("denoising_matching"),
             "stderr_images": standard_error(total.mean(axis=0)),
             "stderr_monte_carlo": stratified_error(total.mean(axis=1), self.strata),
+            "denoising_variance": self._denoising_variance(),
             "num_examples": examples,
             "draws_per_example": draws,
         }
@@ -76,6 +77,12 @@ class Evaluation:
             variance = self.bpd(self.bpd(self.columns["probe_variance"]))
             summary["stderr_hutchinson"] = math.sqrt(variance.sum()) / total.size
         return summary
+
+    def _denoising_variance(self) -> float | None:
+        """Var of the estimate of the denoising term for one image, one t ~ U(0, 1) and one eps, in
+        bits/dim squared (the variance of VDM's table); None where the bound has none."""
+        nats = self.columns.get("denoising_matching")
+        return None if nats is None or nats.size < 2 else float(self.bpd(nats).var(ddof=1))
 
     def _mean_bpd(self, term: str) -> float | None:
         return float(self.bpd(self.columns[term]).mean()) if term in self.columns else None
@@ -154,8 +161,8 @@ def evaluate(
     ends = model.schedule_fn(params)(jnp.array([0.0, 1.0]))
     evaluation = Evaluation(
         dict(zip(estimator.columns, columns, strict=True)),
-        omega_0=float(ends[0]),
-        omega_1=float(ends[1]),
+        omega_0=float(ends[0].mean()),
+        omega_1=float(ends[1].mean()),
         num_dims=math.prod(model.dims),
         strata=estimator.strata(draws),
     )

@@ -31,17 +31,21 @@ def plot_schedule(
     Args:
         path: the PNG file, replaced atomically.
         t: times in [0, 1], ascending, [n].
-        omega: learned, [n], nats.
-        omega_initial: at the start of the training, [n].
+        omega: learned, [n], nats; or [n, *dims], of every dimension: their median and range.
+        omega_initial: at the start of the training, alike.
     """
-    t, omega, initial = (np.asarray(a, np.float64).ravel() for a in (t, omega, omega_initial))
+    t = np.asarray(t, np.float64).ravel()
+    omega, initial = (np.asarray(a, np.float64).reshape(t.size, -1) for a in (omega, omega_initial))
     figure, (left, right) = make_figure(6.75, 2.6, columns=2)
     for axes, learned_line, initial_line in (
         (left, omega, initial),
         (right, np.exp(-omega), np.exp(-initial)),
     ):
-        axes.plot(t, initial_line, "--", color=GREY, linewidth=1.2, label="initial")
-        axes.plot(t, learned_line, color=BLUE, linewidth=1.6, label="learned")
+        axes.plot(t, _middle(initial_line), "--", color=GREY, linewidth=1.2, label="initial")
+        axes.plot(t, _middle(learned_line), color=BLUE, linewidth=1.6, label="learned")
+        if omega.shape[1] > 1:
+            low, high = learned_line.min(axis=1), learned_line.max(axis=1)
+            axes.fill_between(t, low, high, color=BLUE, alpha=0.25, label="all dimensions")
         axes.set_xlim(0.0, 1.0)
         axes.set_xlabel("time $t$")
     left.set_ylabel(r"$\omega_\eta(t) = -\log\,\mathrm{SNR}(t)$  [nats]")
@@ -51,69 +55,52 @@ def plot_schedule(
     save_figure(figure, path)
 
 
-def plot_loss_density(
-    path: str | Path,
-    omega: ArrayLike,
-    density: ArrayLike,
-    bins: int = 40,
-    integral: bool = True,
-) -> None:
-    """Where the bits go: the mean of 1/2 ||eps - eps_hat||^2 against omega, and its integral.
-
-    The integral over omega is the denoising term in continuous time, whatever the schedule. It is
-    summed over bins of equally many draws, mean times width, so draws may lie as they like in
-    omega; the name of the line says it, with its standard error.
+def plot_loss_density(path: str | Path, diagnosis: Any, t: ArrayLike, omega: ArrayLike) -> None:
+    """Where in omega the bits go, where the variance of the estimate comes from, and the schedule
+    that would make it least beside the learned one.
 
     Args:
         path: the PNG file, replaced atomically.
-        omega: -log SNR of each draw, [n], nats; from omega_0 to omega_1.
-        density: 1/2 ||eps - eps_hat||^2 / (D ln 2) of each draw, [n], bits/dim per nat of omega.
-        bins: the number of bins; fewer where there are under 8 draws for each.
-        integral: whether the draws cover omega, so that the integral is worth stating; not so
-            for a bound of finitely many steps.
-
-    Raises:
-        ValueError: under 16 draws, or all at one omega.
+        diagnosis: a `vdm.evaluation.diagnostics.Diagnosis`.
+        t: times in [0, 1], ascending, [n].
+        omega: the schedule at these times, [n], nats.
     """
-    omega, density = (np.asarray(a, np.float64).ravel() for a in (omega, density))
-    if omega.size < 16 or omega.shape != density.shape or np.ptp(omega) == 0:
-        raise ValueError(
-            f"{omega.size} draws of omega, {density.size} of the density: "
-            "at least 16 draws at different omega are needed"
-        )
-    centre, mean, stderr, width = bin_means(omega, density, min(bins, omega.size // 8))
-    label = "mean"
-    if integral:
-        total, total_stderr = np.sum(mean * width), np.sqrt(np.sum((stderr * width) ** 2))
-        label += f"; integral {total:.3f} ± {total_stderr:.3f} bits/dim"
-
-    figure, (axes,) = make_figure(5.0, 2.9)
-    axes.fill_between(
-        centre,
-        np.maximum(mean - 1.96 * stderr, 0.0),
-        mean + 1.96 * stderr,
+    d = diagnosis
+    figure, (left, middle, right) = make_figure(6.75, 2.5, columns=3)
+    left.fill_between(
+        d.centre,
+        np.maximum(d.density - 1.96 * d.stderr, 0.0),
+        d.density + 1.96 * d.stderr,
         color=BLUE,
         alpha=0.25,
         linewidth=0.0,
         label="95% confidence",
     )
-    axes.plot(
-        centre,
-        mean,
-        color=BLUE,
-        linewidth=1.6,
-        label=label,
-    )
-    axes.set_xlim(omega.min(), omega.max())
-    axes.set_ylim(bottom=0.0)
-    axes.margins(y=0.2)
-    axes.set_xlabel(r"$\omega = -\log\,\mathrm{SNR}$  [nats]     (clean $\rightarrow$ noisy)")
-    axes.set_ylabel(
-        r"$\frac{1}{2}\,\|\epsilon - \hat\epsilon\|^2$" + "\n[bits/dim per nat of $\\omega$]"
-    )
-    axes.set_title("Denoising term by noise level", fontsize=_FONT_SIZE)
-    axes.legend(frameon=False)
+    left.plot(d.centre, d.density, color=BLUE, linewidth=1.4, label="mean")
+    left.set_ylim(bottom=0.0)
+    left.set_ylabel(r"$\frac{1}{2}\,\|\epsilon - \hat\epsilon\|^2$  [bits/dim per nat of $\omega$]")
+    left.set_title(f"integral {d.integral:.3f} ± {d.integral_stderr:.3f} bits/dim")
+    left.legend(frameon=False)
+    width = np.diff(d.edges)
+    middle.stairs(d.variance_share / width, d.edges, color=VERMILLION, fill=True, alpha=0.6)
+    middle.set_ylabel("share of the variance, per nat")
+    middle.set_title(f"variance {d.variance:.3g}, at best {max(d.optimal_variance, 0.0):.3g}")
+    for axes in (left, middle):
+        axes.set_xlim(d.edges[0], d.edges[-1])
+        axes.set_xlabel(r"$\omega$  [nats]  (clean $\rightarrow$ noisy)")
+    right.plot(d.optimal_t, d.edges, "--", color=GREY, linewidth=1.4, label="least variance")
+    right.plot(np.ravel(t), np.ravel(omega), color=BLUE, linewidth=1.4, label="learned")
+    right.set_xlim(0.0, 1.0)
+    right.set_xlabel("time $t$")
+    right.set_ylabel(r"$\omega(t)$  [nats]")
+    right.set_title("schedule")
+    right.legend(frameon=False)
     save_figure(figure, path)
+
+
+def _middle(lines: np.ndarray) -> np.ndarray:
+    """[n] of [n, lines]: their median."""
+    return np.median(lines, axis=1)
 
 
 def plot_points(path: str | Path, samples: ArrayLike, data: ArrayLike) -> None:
@@ -200,31 +187,6 @@ def _short_names(runs: Sequence[Path]) -> list[str]:
     return [n if len(n) <= 28 else f"{n[:13]}…{n[-14:]}" for n in names]
 
 
-def bin_means(
-    x: np.ndarray, y: np.ndarray, bins: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Means of y over bins of x with about equally many draws each.
-
-    Args:
-        x: [n], at least two different values.
-        y: [n].
-        bins: how many; fewer where equal values of x fill several.
-
-    Returns:
-        Per bin: mean of x, mean of y, standard error of the latter, width in x. The widths cover
-        the range of x, so sum(mean * width) estimates the integral of E[y | x] over it.
-    """
-    edges = np.unique(np.quantile(x, np.linspace(0.0, 1.0, bins + 1)))
-    index = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
-    filled, index = np.unique(index, return_inverse=True)  # a bin between equal values is empty
-    count = np.bincount(index)
-    mean_x = np.bincount(index, x) / count
-    mean_y = np.bincount(index, y) / count
-    # Two passes: a difference of squares loses its digits where the mean is large.
-    variance = np.bincount(index, (y - mean_y[index]) ** 2) / np.maximum(count - 1, 1)
-    return mean_x, mean_y, np.sqrt(variance / count), np.diff(edges)[filled]
-
-
 def make_figure(width: float, height: float, columns: int = 1) -> tuple["Figure", list["Axes"]]:
     """An empty figure of `width` x `height` inches with a row of axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -244,6 +206,7 @@ def make_figure(width: float, height: float, columns: int = 1) -> tuple["Figure"
 def save_figure(figure: "Figure", path: str | Path) -> None:
     """Writes the PNG file, atomically, with all text in one size."""
     for axes in figure.axes:
+        axes.title.set_fontsize(_FONT_SIZE)
         axes.xaxis.label.set_fontsize(_FONT_SIZE)
         axes.yaxis.label.set_fontsize(_FONT_SIZE)
         legend = axes.get_legend()

@@ -35,6 +35,17 @@ def omega_embedding(
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+def read_omega(
+    omega: Float[Array, " batch"] | Float[Array, "batch *dims"], width: float = OMEGA_RANGE
+) -> tuple[Float[Array, " batch"], list[Float[Array, "batch *dims"]]]:
+    """omega for the embedding, and more inputs beside z: none where omega is one number for each
+    example; else its mean, and (omega - mean) / width of every dimension."""
+    if omega.ndim == 1:
+        return omega, []
+    mean = jnp.mean(omega, axis=tuple(range(1, omega.ndim)))
+    return mean, [(omega - mean.reshape(-1, *(1,) * (omega.ndim - 1))) / width]
+
+
 def fourier_frequencies(num_codes: int) -> tuple[float, ...]:
     """V/4 cycles per unit of x, the finest pattern that V codes can carry, and V/2, which tells
     where between two codes z lies.

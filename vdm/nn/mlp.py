@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vdm.nn.blocks import Conditioning
-from vdm.nn.embeddings import fourier_features, fourier_frequencies
+from vdm.nn.embeddings import fourier_features, fourier_frequencies, read_omega
 
 
 class MLP(nn.Module):
-    """(z_t [batch, dim], omega [batch], labels) -> the prediction, of z_t's shape, or with one
-    axis more of `outputs_per_dim` > 1.
+    """(z_t [batch, dim], omega [batch] or [batch, dim], labels) -> the prediction, of z_t's shape,
+    or with one axis more of `outputs_per_dim` > 1.
 
     `num_codes`, `num_classes` (0: unconditional) and `outputs_per_dim` are facts that the config
     fills in.
@@ -29,7 +29,7 @@ class MLP(nn.Module):
     def __call__(
         self,
         z: Float[Array, "b d"],
-        omega: Float[Array, " b"],
+        omega: Float[Array, " b"] | Float[Array, "b d"],
         labels: Int[Array, " b"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b *d"]:
@@ -38,13 +38,14 @@ class MLP(nn.Module):
                 f"network 'mlp' takes vectors [batch, dim], not shape {z.shape}; for images "
                 "choose network.name = 'unet'"
             )
+        omega, inputs = read_omega(omega)
         cond = Conditioning(self.width, self.num_classes, self.omega_scale, name="conditioning")(
             omega, labels
         )
-        h = z
         frequencies = fourier_frequencies(self.num_codes) if self.fourier else ()
         if frequencies:
-            h = jnp.concatenate([z, fourier_features(z, frequencies)], axis=-1)
+            inputs.append(fourier_features(z, frequencies))
+        h = jnp.concatenate([z, *inputs], axis=-1)
         h = nn.Dense(self.width, name="dense_in")(h)
         for i in range(self.num_blocks):
             r = nn.LayerNorm(name=f"block_{i}_norm")(h)

@@ -14,12 +14,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from vdm.nn.blocks import Attention, Conditioning, ResidualBlock, check_image, group_norm
-from vdm.nn.embeddings import OMEGA_LOW, OMEGA_RANGE, fourier_features, fourier_frequencies
+from vdm.nn.embeddings import (
+    OMEGA_LOW,
+    OMEGA_RANGE,
+    fourier_features,
+    fourier_frequencies,
+    read_omega,
+)
 
 
 class UNet(nn.Module):
-    """(z_t [batch, height, width, channels], omega [batch], labels) -> the prediction, of z_t's
-    shape, or with one axis more of `outputs_per_dim` > 1.
+    """(z_t [batch, height, width, channels], omega [batch] or of z_t's shape, labels) -> the
+    prediction, of z_t's shape, or with one axis more of `outputs_per_dim` > 1.
 
     `num_codes`, `num_classes` (0: unconditional) and `outputs_per_dim` are facts that the config
     fills in.
@@ -49,13 +55,14 @@ class UNet(nn.Module):
     def __call__(
         self,
         z: Float[Array, "b h w c"],
-        omega: Float[Array, " b"],
+        omega: Float[Array, " b"] | Float[Array, "b h w c"],
         labels: Num[Array, " b"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b h w *c"]:
         check_image(z, "unet")
         if self.attention not in ("middle", "all", "none"):
             raise ValueError(f"attention is 'middle', 'all' or 'none', not {self.attention!r}")
+        omega, inputs = read_omega(omega, self.omega_range)
         cond = Conditioning(
             self.width,
             self.num_classes,
@@ -73,10 +80,10 @@ class UNet(nn.Module):
             )
             return Attention(groups, name=f"{name}_attention")(h) if attend else h
 
-        h = z
         frequencies = self.frequencies or fourier_frequencies(self.num_codes)
         if self.fourier and frequencies:
-            h = jnp.concatenate([z, fourier_features(z, frequencies)], axis=-1)
+            inputs.append(fourier_features(z, frequencies))
+        h = jnp.concatenate([z, *inputs], axis=-1)
         h = nn.Conv(self.width, (3, 3), name="conv_in")(h)
 
         everywhere = self.attention == "all"

@@ -1,5 +1,7 @@
 """Optimisers: functions of (num_steps, **kwargs) that return an optax transformation."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -58,19 +60,40 @@ def adamw(
     weight_decay: float = 0.01,
     clip: float = 0.0,
     decay_mask: str = "kernels",
+    schedule_rate: float = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW with warm-up; clip > 0 bounds the global gradient norm. Defaults: VDM's CIFAR-10, but
-    for the arrays that decay: decay_mask = "not_bias" is the published choice."""
+    """AdamW with warm-up; clip > 0 bounds the norm of the network's gradient, and that of the
+    schedule's, which is of another quantity. The schedule learns schedule_rate times as fast.
+
+    Defaults: VDM's CIFAR-10, but for the arrays that decay: decay_mask = "not_bias" is the
+    published choice."""
     if decay_mask not in DECAY_MASKS:
         raise ValueError(
             f"optim.kwargs.decay_mask is {' or '.join(map(repr, DECAY_MASKS))}, not {decay_mask!r}"
         )
     mask = DECAY_MASKS[decay_mask]
     rate = learning_rate_schedule(num_steps, learning_rate, warmup_steps, decay)
+    clipped = [optax.masked(optax.clip_by_global_norm(clip), entry(e)) for e in ENTRIES if clip]
+    scaled = optax.masked(optax.scale(schedule_rate), entry("schedule"))
     return optax.chain(
-        optax.clip_by_global_norm(clip) if clip else optax.identity(),
+        *clipped,
         optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=mask),
+        scaled if schedule_rate != 1 else optax.identity(),
     )
+
+
+ENTRIES = ("network", "schedule")
+
+
+def entry(name: str) -> Callable[[Params], PyTree]:
+    """A mask: True for the arrays of that entry of the parameters."""
+
+    def mask(params: Params) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: getattr(path[0], "key", None) == name, params
+        )
+
+    return mask
 
 
 def sgd(

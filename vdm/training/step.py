@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ import optax
 from jaxtyping import Array
 
 from vdm.diffusion import timesteps
-from vdm.diffusion.elbo import draw, to_bpd
+from vdm.diffusion.elbo import ElboTerms, Estimate, NoiseLevels, draw, noise_levels, to_bpd
 from vdm.model import VDM
 from vdm.training.optim import ema_update
+from vdm.training.schedule import GRADIENTS, Pass, objective, updated
 from vdm.training.state import TrainState
 from vdm.typing import Params, PRNGKey
 
@@ -20,33 +22,50 @@ Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def make_loss(
-    model: VDM, num_steps: int
-) -> Callable[[Params, Batch, PRNGKey], tuple[Array, Metrics]]:
-    """(params, batch, key) -> mean bits/dim of the negative bound, and what to log of it."""
-    num_dims = math.prod(model.dims)
+def make_gradient(
+    model: VDM, num_steps: int, train_schedule: str = "bound"
+) -> Callable[[Params, Batch, PRNGKey], tuple[Params, Metrics, Pass]]:
+    """(params, batch, key) -> the direction of training, what to log, and what the pass through
+    the network told of the batch.
 
-    def loss(params: Params, batch: Batch, key: PRNGKey) -> tuple[Array, Metrics]:
+    For the network it is the gradient of the mean bound in bits/dim, for the schedule the one of
+    `vdm.training.schedule`. No example may depend on another through the network.
+    """
+    num_dims = math.prod(model.dims)
+    schedule_gradient = GRADIENTS[objective(train_schedule, num_steps)]
+
+    def gradient(params: Params, batch: Batch, key: PRNGKey) -> tuple[Params, Metrics, Pass]:
         data = batch["examples"]
         key_t, key_noise, key_dropout = jax.random.split(key, 3)
         draws = draw(key_noise, timesteps.low_discrepancy(key_t, data.shape[0]), model.dims)
         labels = batch["labels"] if model.num_classes else None
-        estimate = model.elbo(params, data, draws, num_steps, labels, key_dropout)
-        terms, levels = estimate.terms, estimate.levels
-        reconstruction, prior, denoising = (to_bpd(jnp.mean(nats), num_dims) for nats in terms)
-        bpd = reconstruction + prior + denoising
+
+        def levels_of(schedule: Params) -> NoiseLevels:
+            return noise_levels(model.schedule_fn({"schedule": schedule}), draws.t, num_steps)
+
+        def bound(network: Params, levels: NoiseLevels) -> tuple[Array, Estimate]:
+            estimate = model.elbo_at({"network": network}, data, draws, levels, labels, key_dropout)
+            return jnp.mean(to_bpd(estimate.terms.total, num_dims)), estimate
+
+        levels, pull_back = jax.vjp(levels_of, params["schedule"])
+        (bpd, estimate), (by_network, by_levels) = jax.value_and_grad(
+            bound, argnums=(0, 1), has_aux=True
+        )(params["network"], levels)
+        terms = ElboTerms(*(to_bpd(nats, num_dims) for nats in estimate.terms))
+        seen = Pass(draws.t, levels, by_levels, terms.denoising_matching, estimate.loss_density)
+        (by_schedule,) = pull_back(schedule_gradient(seen))
         metrics = {
             "bpd": bpd,
-            "bpd_reconstruction": reconstruction,
-            "bpd_prior": prior,
-            "bpd_denoising": denoising,
-            "denoising_variance": jnp.var(to_bpd(terms.denoising_matching, num_dims)),
-            "omega_0": levels.omega_0,
-            "omega_1": levels.omega_1,
+            "bpd_reconstruction": jnp.mean(terms.reconstruction),
+            "bpd_prior": jnp.mean(terms.prior_matching),
+            "bpd_denoising": jnp.mean(terms.denoising_matching),
+            "denoising_variance": jnp.var(terms.denoising_matching),
+            "omega_0": jnp.mean(levels.omega_0),
+            "omega_1": jnp.mean(levels.omega_1),
         }
-        return bpd, metrics
+        return {"network": by_network, "schedule": by_schedule}, metrics, seen
 
-    return loss
+    return gradient
 
 
 def make_train_step(
@@ -56,19 +75,23 @@ def make_train_step(
     num_steps: int,
     ema_rate: float,
     ema_warmup: bool,
+    train_schedule: str = "bound",
 ) -> TrainStep:
-    """The compiled step; `num_steps` is the T of the bound trained on (0: continuous time).
+    """The compiled step; `num_steps` is the T of the bound trained on (0: continuous time),
+    `train_schedule` a name of `vdm.training.schedule.GRADIENTS`.
 
     The state is donated: the arrays passed in are gone after the call. Randomness is
     fold_in(run_key, step), so a resumed run repeats the draws of the undisturbed one.
     """
-    gradient = jax.value_and_grad(make_loss(model, num_steps), has_aux=True)
+    gradient = make_gradient(model, num_steps, train_schedule)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(run_key, state.step)
-        (_, metrics), grads = gradient(state.params, batch, key)
+        grads, metrics, seen = gradient(state.params, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
+        old, new = state.params["schedule"], params["schedule"]
+        params = params | {"schedule": updated(train_schedule, model.schedule, old, new, seen)}
         new_state = TrainState(
             step=state.step + 1,
             params=params,

@@ -1,0 +1,1 @@
+"""What training the schedule costs a step."""

@@ -1,0 +1,112 @@
+"""What does training the schedule for variance cost a step of the CIFAR-10 network?"""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.results import Row, format_table, identity, parse_flags, write_results
+from vdm import sharding
+from vdm.api import load_config
+from vdm.io.plots import BLUE, make_figure, save_figure
+from vdm.run import build_run
+from vdm.training.step import make_train_step
+
+CONFIG = Path(__file__).parent.parent.parent / "configs" / "cifar10.py"
+ROUNDS = 15
+# name: (schedule, schedule.train)
+VARIANTS = {
+    "fixed": ("monotone", "fixed"),
+    "bound": ("monotone", "bound"),
+    "variance": ("monotone", "variance"),
+    "variance_stratified": ("monotone", "variance_stratified"),
+    "adaptive": ("tabulated", "adaptive"),
+}
+
+
+class Step:
+    """A compiled step with a state of its own."""
+
+    def __init__(self, config: ConfigDict, name: str) -> None:
+        config.schedule.name, config.schedule.train = VARIANTS[name]
+        run = build_run(config, Path("unused"))
+        options = run.options
+        step: Any = make_train_step(
+            run.model, run.optimizer, run.step_key, 0, options.ema_rate, options.ema_warmup,
+            options.train_schedule,
+        )  # fmt: skip
+        codes = np.random.default_rng(0).integers(0, 256, (options.train.batch_size, 32, 32, 3))
+        self.batch = sharding.put_batch({"examples": codes.astype(np.uint8)}, run.mesh)
+        self.state = run.initial_state()
+        self.compiled = step.lower(self.state, self.batch).compile()
+        self.flops = self.compiled.cost_analysis()["flops"]
+
+    def seconds(self) -> float:
+        """Of one step."""
+        start = time.perf_counter()
+        self.state, metrics = self.compiled(self.state, self.batch)
+        jax.block_until_ready((self.state, metrics))
+        return time.perf_counter() - start
+
+
+def make_config(scale: str) -> ConfigDict:
+    """The paper's network; small: two blocks and a batch of 8 on one device."""
+    config = load_config(CONFIG)
+    config.data.name = "synthetic"
+    config.data.kwargs = {"shape": (32, 32, 3), "num_codes": 256, "num_train": 8, "num_test": 8}
+    if scale == "small":
+        config.network.kwargs.num_blocks = 2
+        config.train.batch_size, config.train.num_devices = 8, 1
+    return config
+
+
+def plot(path: Path, rows: list[Row]) -> None:
+    """Time and arithmetic against the step that trains the schedule by the bound."""
+    figure, (axes,) = make_figure(4.2, 2.2)
+    places = np.arange(len(rows))[::-1]
+    axes.barh(places, [100 * (row["time_ratio"] - 1) for row in rows], color=BLUE, height=0.5)
+    axes.axvline(0.0, color="0.3", linewidth=0.8)
+    axes.axvline(3.0, color="0.3", linewidth=0.8, linestyle="--")
+    axes.set_yticks(places, [row["name"] for row in rows])
+    axes.set_xlabel("time of a step against 'bound' [%]; dashed: 3%")
+    save_figure(figure, path)
+
+
+def main() -> None:
+    """Times the steps in turn; writes results.json and schedule_cost.png."""
+    flags = parse_flags(__file__)
+    config = make_config(flags.scale)
+    identified = identity(config, "experiments.schedule_cost.run", flags.scale)
+    steps = {name: Step(config, name) for name in VARIANTS}
+    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for measured in range(-2, ROUNDS):  # two rounds to warm up
+        for name, step in steps.items():
+            seconds = step.seconds()
+            if measured >= 0:
+                times[name].append(seconds)
+    # Ratios within a round: what else the machine does changes from round to round.
+    ratios = {n: [a / b for a, b in zip(times[n], times["bound"], strict=True)] for n in times}
+    rows = [
+        identified
+        | {
+            "name": name,
+            "step_secs": statistics.median(times[name]),
+            "time_ratio": statistics.median(ratios[name]),
+            "time_ratio_quartiles": statistics.quantiles(ratios[name], n=4)[::2],
+            "gflops": step.flops / 1e9,
+            "flops_ratio": step.flops / steps["bound"].flops,
+            "seconds": sum(times[name]),
+        }
+        for name, step in steps.items()
+    ]
+    write_results(flags.outdir, rows)
+    plot(flags.outdir / "schedule_cost.png", rows)
+    print(format_table(rows, ("name", "step_secs", "time_ratio", "gflops", "flops_ratio")))
+
+
+if __name__ == "__main__":
+    main()

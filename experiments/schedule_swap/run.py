@@ -1,0 +1,194 @@
+"""Does a trained model care which schedule it is evaluated with, and how noisy is each?"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.results import Row, format_table, identity, parse_flags, write_results
+from vdm.api import load_config
+from vdm.evaluation.diagnostics import diagnose
+from vdm.evaluation.likelihood import Evaluation
+from vdm.evaluation.statistics import standard_error, stratified_error
+from vdm.io.files import read_json
+from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
+from vdm.loops import train
+from vdm.nn.schedules import BetaLinear, Cosine, Linear
+from vdm.reports import run_evaluation
+from vdm.run import Run, open_run
+from vdm.typing import Params
+
+FOLDER = Path(__file__).parent.parent.parent / "configs"
+SEEDS = (0, 1, 2)
+# Draws of each image: many on the first seed, so that each error is at most 0.002 bits/dim (the
+# beta-linear schedule varies 30 times as much as the learned one).
+DRAWS = {0: 6400, 1: 200, 2: 200}
+# what is trained: a straight line with learned ends, and the monotone network in two ways
+TRAINED = {"linear": ("linear", "bound"), "bound": ("monotone", "bound"),
+           "variance": ("monotone", "variance")}  # fmt: skip
+SCHEDULES = ("linear", "cosine", "beta_linear", "bound", "variance")
+COLOURS = {"linear": GREY, "cosine": "#E69F00", "beta_linear": "#009E73", "bound": VERMILLION,
+           "variance": BLUE}  # fmt: skip
+
+
+def trained_run(config: ConfigDict, name: str, seed: int, outdir: Path) -> tuple[Run, Params]:
+    """A finished run and its EMA parameters."""
+    config.seed = config.eval.seed = seed
+    config.schedule.name, config.schedule.train = TRAINED[name]
+    run = open_run(config, outdir / "runs" / f"{name}-seed{seed}")
+    train(run)
+    return run, run.trained_params()[1]
+
+
+def swapped(name: str, run: Run, params: Params, other: Params) -> tuple[Run, Params]:
+    """The trained model with the schedule of that name between its own ends; `other` are the
+    parameters trained by the bound."""
+    if name == "variance":
+        return run, params
+    if name == "bound":  # its interior, and the ends of this model
+        return run, params | {"schedule": other["schedule"] | {"ends": params["schedule"]["ends"]}}
+    omega_0, omega_1 = (float(w) for w in run.model.schedule_fn(params)(jnp.array([0.0, 1.0])))
+    module = {
+        "linear": Linear(omega_0, omega_1, learn_ends=False),
+        "cosine": Cosine(omega_0, omega_1, learn_ends=False),
+        "beta_linear": BetaLinear(omega_0, omega_1),
+    }[name]
+    model = dataclasses.replace(run.model, schedule=module)
+    return dataclasses.replace(run, model=model), params | {"schedule": {}}
+
+
+def differences(ours: Evaluation, theirs: Evaluation) -> tuple[float, float]:
+    """Mean paired difference on the same images and noise, bits/dim, and its Monte-Carlo error."""
+    of_draws = ours.bpd(ours.total - theirs.total).mean(axis=1)
+    return float(of_draws.mean()), stratified_error(of_draws, ours.strata)
+
+
+def summary(evaluations: list[Evaluation]) -> Row:
+    """Of the first seed's, the most exact, and lists for all."""
+    reports: list[dict[str, Any]] = [e.summary() for e in evaluations]
+    first = reports[0]
+    return {
+        "bpd": first["bpd"],
+        "stderr": first["stderr_monte_carlo"],
+        "stderr_images": first["stderr_images"],
+        "variance": first["denoising_variance"],
+        "bpd_of_seeds": [r["bpd"] for r in reports],
+        "stderr_of_seeds": [r["stderr_monte_carlo"] for r in reports],
+        "variance_of_seeds": [r["denoising_variance"] for r in reports],
+        "bound": "elbo",
+        "num_examples": first["num_examples"],
+        "draws_of_seeds": [r["draws_per_example"] for r in reports],
+        "seeds": list(SEEDS),
+    }
+
+
+def swap_row(name: str, found: dict[str, list[Evaluation]]) -> Row:
+    """One schedule on the three checkpoints, against the other four."""
+    pairs = [
+        differences(ours, theirs)
+        for other in SCHEDULES
+        if other != name
+        for ours, theirs in zip(found[name], found[other], strict=True)
+    ]
+    row, line = summary(found[name]), summary(found["linear"])
+    to_variance, error = differences(found[name][0], found["variance"][0])
+    ratios = np.divide(row["variance_of_seeds"], line["variance_of_seeds"])
+    return {"name": name} | row | {
+        "difference_to_variance": to_variance,
+        "difference_stderr": error,
+        "largest_difference_in_stderrs": max(abs(d) / error for d, error in pairs),
+        "variance_to_linear": ratios.tolist(),
+    }  # fmt: skip
+
+
+def trained_row(name: str, found: dict[str, list[Evaluation]], seconds: float) -> Row:
+    """One way of training, evaluated as it was trained, against training for the variance; means
+    over the seeds."""
+    row = summary(found[name])
+    noise = row["stderr_of_seeds"]
+    over_seeds = np.subtract(row["bpd_of_seeds"], summary(found["variance"])["bpd_of_seeds"])
+    return row | {
+        "name": f"trained with {name}",
+        "bpd": float(np.mean(row["bpd_of_seeds"])),
+        "stderr": math.hypot(*noise) / len(noise),
+        "variance": float(np.mean(row["variance_of_seeds"])),
+        "difference_to_variance": float(over_seeds.mean()),
+        "difference_stderr_seeds": standard_error(over_seeds),
+        "seconds": seconds,
+    }
+
+
+def attainable(evaluation: Evaluation) -> float:
+    """The least variance that any schedule has on this model, from draws of one that covers omega
+    evenly."""
+    columns = evaluation.columns
+    density, term = (evaluation.bpd(columns[k]) for k in ("loss_density", "denoising_matching"))
+    return diagnose(columns["omega_t"], density, term).optimal_variance
+
+
+def plot(path: Path, omegas: dict[str, np.ndarray], rows: list[Row]) -> None:
+    """The five schedules of the first seed, and the variance of each."""
+    figure, (left, right) = make_figure(6.75, 2.6, columns=2)
+    places = np.arange(len(SCHEDULES))[::-1]
+    for name, place, row in zip(SCHEDULES, places, rows, strict=True):
+        omega = omegas[name]
+        left.plot(np.linspace(0, 1, len(omega)), omega, color=COLOURS[name], label=name)
+        right.barh(place, row["variance"], color=COLOURS[name])
+        right.text(row["variance"], place, f" {row['variance']:.3g}", va="center", fontsize=7)
+    left.set_xlabel("time $t$")
+    left.set_ylabel(r"$\omega(t) = -\log\,\mathrm{SNR}$  [nats]")
+    left.legend(frameon=False)
+    right.set_yticks(places, [f"{r['name']}: {r['bpd']:.3f} bits/dim" for r in rows])
+    right.set_xlabel("variance of the denoising term [(bits/dim)²]")
+    right.margins(x=0.15)
+    save_figure(figure, path)
+
+
+def main() -> None:
+    """Trains, swaps, evaluates; writes results.json and schedule_swap.png."""
+    flags = parse_flags(__file__)
+    config = load_config(FOLDER / ("cifar10.py" if flags.scale == "full" else "digits.py"))
+    if flags.scale == "small":  # a network five times faster, for the many draws
+        config.network.kwargs.width, config.network.kwargs.num_blocks = 16, 1
+        config.train.num_steps = config.train.save_every = 1000
+    config.eval.draws, config.sample.num_images, config.sample.num_steps = 20, 4, 10
+    identified = identity(config, "experiments.schedule_swap.run", flags.scale)
+    found: dict[str, list[Evaluation]] = {name: [] for name in SCHEDULES}
+    own: dict[str, list[Evaluation]] = {name: [] for name in TRAINED}
+    omegas, seconds = {}, dict.fromkeys((*SCHEDULES, *TRAINED), 0.0)
+    fingerprint = ""
+    for seed in SEEDS:
+        runs = {name: trained_run(config, name, seed, flags.outdir) for name in TRAINED}
+        for name, (run, params) in runs.items():
+            seconds[name] += read_json(run.workdir / "eval.json")["train_secs"]
+            own[name].append(run_evaluation(run, params, min(DRAWS[seed], 400)))
+            fingerprint = run.source.load(run.source.evaluation_split).fingerprint
+        run, params = runs["variance"]
+        for name in SCHEDULES:
+            swap, swap_params = swapped(name, run, params, runs["bound"][1])
+            found[name].append(run_evaluation(swap, swap_params, DRAWS[seed]))
+            if seed == SEEDS[0]:
+                t = jnp.linspace(0.0, 1.0, 513)
+                omegas[name] = np.asarray(swap.model.schedule_fn(swap_params)(t))
+            print(f"seed {seed}, {name}: {found[name][-1].summary()}", flush=True)
+    optima = [attainable(evaluation) for evaluation in found["linear"]]
+    swaps = [swap_row(name, found) | {"seconds": 0.0} for name in SCHEDULES]
+    rows = [
+        identified | {"data_fingerprint": fingerprint, "optimal_variance_of_seeds": optima} | row
+        for row in (*swaps, *(trained_row(name, own, seconds[name]) for name in TRAINED))
+    ]
+    write_results(flags.outdir, rows)
+    plot(flags.outdir / "schedule_swap.png", omegas, rows[: len(SCHEDULES)])
+    columns = ("name", "bpd", "stderr", "stderr_images", "variance", "difference_to_variance",
+               "difference_stderr", "largest_difference_in_stderrs", "difference_stderr_seeds",
+    )  # fmt: skip
+    print(format_table(rows, columns))
+    print(f"least attainable variance, by seed: {optima}")
+
+
+if __name__ == "__main__":
+    main()

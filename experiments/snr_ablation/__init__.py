@@ -1,0 +1,1 @@
+"""End points, Fourier features and what the schedule is trained for."""

@@ -1,0 +1,99 @@
+"""Where in omega the bits of the denoising term and the variance of its estimate come from.
+
+A draw of the continuous-time bound is l = omega'(t) d, d = 1/2 ||eps - eps_hat||^2 the loss
+density at omega(t). All from draws (omega, d, l) of an evaluation, in bins of omega with equally
+many of them: E[d | omega] and its integral, the denoising term; the share of Var(l) of every bin;
+and the schedule with the least variance, whose density of omega is ~ sqrt(E[d^2 | omega])
+(`vdm.diffusion.schedule_algebra.optimal`).
+"""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """Per bin of omega, from clean to noisy; d and l in bits/dim, per nat of omega for d.
+
+    edges: [bins + 1], of omega. centre, density, stderr: [bins], mean omega, mean d, its standard
+    error. variance_share: [bins], adds up to 1. optimal_t: [bins + 1], times at which the schedule
+    with the least variance passes the edges.
+    integral, integral_stderr: of the density over omega. variance: of l, for one t ~ U(0, 1) and
+    one example. optimal_variance: the same under the best schedule, as far as bins can tell.
+    """
+
+    edges: np.ndarray
+    centre: np.ndarray
+    density: np.ndarray
+    stderr: np.ndarray
+    variance_share: np.ndarray
+    optimal_t: np.ndarray
+    integral: float
+    integral_stderr: float
+    variance: float
+    optimal_variance: float
+
+
+MIN_DRAWS = 16
+"""Fewer draws say nothing about where in omega they are."""
+
+
+def can_diagnose(omega: ArrayLike) -> bool:
+    """Whether there are enough draws, at different omega."""
+    omega = np.asarray(omega)
+    return omega.size >= MIN_DRAWS and bool(np.ptp(omega))
+
+
+def diagnose(
+    omega: ArrayLike, density: ArrayLike, denoising: ArrayLike, bins: int = 40
+) -> Diagnosis:
+    """The diagnosis of draws omega, d, l, of any one shape; fewer bins where there are under 8
+    draws for each. ValueError for fewer than 16 draws, or all at one omega."""
+    omega, density, denoising = (
+        np.asarray(a, np.float64).ravel() for a in (omega, density, denoising)
+    )
+    if not omega.shape == density.shape == denoising.shape or not can_diagnose(omega):
+        raise ValueError(
+            f"{omega.size} draws of omega, {density.size} of the density, {denoising.size} of the "
+            f"term: at least {MIN_DRAWS} draws at different omega are needed"
+        )
+    edges, index = bins_of(omega, min(bins, omega.size // 8))
+    count = np.bincount(index)
+    mean, stderr = bin_means(density, index)
+    width = np.diff(edges)
+    deviation = np.square(denoising - denoising.mean())
+    root = np.sqrt(np.bincount(index, np.square(density)) / count)
+    mass = root * width
+    integral = float(np.sum(mean * width))
+    return Diagnosis(
+        edges=edges,
+        centre=np.bincount(index, omega) / count,
+        density=mean,
+        stderr=stderr,
+        variance_share=np.bincount(index, deviation) / max(deviation.sum(), 1e-300),
+        optimal_t=np.append(0.0, np.cumsum(mass)) / mass.sum(),
+        integral=integral,
+        integral_stderr=float(np.sqrt(np.sum(np.square(stderr * width)))),
+        variance=float(denoising.var(ddof=1)),
+        optimal_variance=float(mass.sum() ** 2 - integral**2),
+    )
+
+
+def bins_of(x: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """(edges [bins + 1], index [n]) of bins with about equally many of the n values each, fewer
+    where equal values fill several; every bin holds one, and together they cover the range."""
+    edges = np.unique(np.quantile(x, np.linspace(0.0, 1.0, bins + 1)))
+    index = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
+    filled, index = np.unique(index, return_inverse=True)  # a bin between equal values is empty
+    return np.append(edges[filled], edges[-1]), index
+
+
+def bin_means(y: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(means of y by bin, their standard errors)."""
+    count = np.bincount(index)
+    mean = np.bincount(index, y) / count
+    # Two passes: a difference of squares loses its digits where the mean is large.
+    variance = np.bincount(index, (y - mean[index]) ** 2) / np.maximum(count - 1, 1)
+    return mean, np.sqrt(variance / count)
