@@ -106,8 +106,8 @@ def main() -> None:
     flags = parse_flags(__file__)
     config = load_config(FOLDER / ("cifar10.py" if flags.scale == "full" else "digits.py"))
     if flags.scale == "small":
-        config.network.kwargs.width, config.network.kwargs.num_blocks = 16, 1
-        config.train.num_steps = config.train.save_every = 400
+        config.network.kwargs.width, config.network.kwargs.num_blocks = 16, 0
+        config.train.num_steps = config.train.save_every = 200
     config.eval.draws, config.sample.num_images, config.sample.num_steps = 20, 4, 10
     identified = identity(config, "experiments.snr_ablation.run", flags.scale)
     found = {setting: results(config, setting, flags.outdir) for setting in SETTINGS}

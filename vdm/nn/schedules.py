@@ -219,8 +219,9 @@ class Tabulated(nn.Module):
         squares = self.param("squares", zeros, (n,), jnp.float32)  # of l, summed
         counts = self.param("counts", zeros, (n,), jnp.float32)
         squares, counts = jax.lax.stop_gradient((squares, counts))
-        # A part that has seen little takes after all: as if one more l^2, their mean, were in it.
-        moment = (squares + _safe_ratio(squares.sum(), counts.sum())) / (counts + 1)
+        # A part that has seen nothing takes after all: as if a little of their mean were in it.
+        mean = _safe_ratio(squares.sum(), counts.sum())
+        moment = (squares + PRIOR * mean) / (counts + PRIOR)
         shares = (1 - FLOOR) * jnp.sqrt(moment) / jnp.sqrt(moment).sum() + FLOOR / n
         knots = jnp.append(0.0, jnp.cumsum(shares) / shares.sum()).astype(t.dtype)
         ratio = jnp.interp(t, knots, jnp.linspace(0.0, 1.0, n + 1, dtype=t.dtype))
@@ -244,6 +245,9 @@ class Tabulated(nn.Module):
 
 FLOOR = 0.01
 """Share of the time that a `Tabulated` schedule spreads evenly over omega."""
+
+PRIOR = 0.01
+"""Draws that the mean of all counts for in each part: few, as l^2 spans many orders."""
 
 
 def _safe_ratio(numerator: Array, denominator: Array) -> Array:
