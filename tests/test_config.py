@@ -13,6 +13,7 @@ from vdm.api import load_config
 from vdm.diffusion.samplers import ddim_step
 from vdm.evaluation.estimators import Elbo
 from vdm.nn.schedules import Cosine, Linear, Monotone
+from vdm.run import build_run
 from vdm.training.state import init_state
 from vdm.training.step import make_train_step
 
@@ -110,6 +111,28 @@ def test_a_component_is_swapped_by_its_name_alone():
         assert schedule.omega_0 == config.schedule.kwargs.omega_0
     config.sample.name = "ddim"
     assert configs.build_sampler(config) is ddim_step
+
+
+def test_a_schedule_for_each_dimension_is_built_and_has_no_flow():
+    config = load("digits")
+    config.schedule.name, config.schedule.kwargs.per_dimension = "polynomial", True
+    model = build_run(config, Path("unused")).model
+    assert model.multivariate
+    config.eval.bound = "ode-decoder"
+    with pytest.raises(ValueError, match="choose 'elbo' or 'iw-K'"):
+        build_run(config, Path("unused"))
+
+
+def test_what_a_schedule_cannot_learn_is_refused_before_training():
+    config = load("digits")
+    config.schedule.train = "adaptive"
+    with pytest.raises(ValueError, match=r"schedule\.name = 'tabulated'"):
+        build_run(config, Path("unused"))
+    config.schedule.name = "tabulated"
+    build_run(config, Path("unused"))
+    config.schedule.train = "variances"
+    with pytest.raises(ValueError, match="did you mean 'variance'"):
+        build_run(config, Path("unused"))
 
 
 def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch):
