@@ -96,7 +96,7 @@ def plot(path: Path, schedules: dict[str, ScheduleFn]) -> None:
     left.legend(frameon=False)
     right.set_xlabel(r"$\omega$  [nats]")
     right.set_ylabel(r"density of $\omega$  [per nat]")
-    right.set_ylim(0.0, 0.3)
+    right.set_ylim(0.0, 0.15)
     save_figure(figure, path)
 
 

@@ -115,12 +115,17 @@ class BetaLinear(nn.Module):
         return math.sqrt(square)
 
 
+STEEPEST = 12.0
+"""Largest log steepness of a unit: a step of 1e-5 in t, where float32 still tells times apart."""
+
+
 class Monotone(nn.Module):
     """The learned SNR: omega_0 + (omega_1 - omega_0) (m(t) - m(0)) / (m(1) - m(0)).
 
-    m(t) = a_0 t + sum_k a_k sigmoid(w_k (t - b_k)), a = softmax(log_shares) and w > 0, increases
-    for every parameter value; the ends are parameters of their own, met to rounding (VDM Eq. 59).
-    VDM's network (appendix H) is 1 -> 1024 -> 1 with a linear path too.
+    m(t) = a_0 t + sum_k a_k sigmoid(w_k (t - b_k)), a = softmax of log_linear and log_heights,
+    w = exp(log_widths), increases for every parameter value; the ends are parameters of their own,
+    met to rounding (VDM Eq. 59). VDM's network (appendix H) is 1 -> 1024 -> 1 with a linear path
+    too.
     """
 
     omega_0: float = -13.3
@@ -138,7 +143,8 @@ class Monotone(nn.Module):
         k = self.hidden_features
         linear = self.param("log_linear", nn.initializers.zeros, (), jnp.float32)
         heights = self.param("log_heights", nn.initializers.zeros, (k,), jnp.float32)
-        widths = self.param("log_widths", nn.initializers.constant(math.log(10.0)), (k,))
+        width = nn.initializers.constant(math.log(10.0))
+        widths = self.param("log_widths", width, (k,), jnp.float32)
         centres = self.param(
             "centres", lambda _, n: (jnp.arange(n, dtype=jnp.float32) + 0.5) / n, k
         )
@@ -157,10 +163,6 @@ class Monotone(nn.Module):
         low, high = m(jnp.zeros((), t.dtype)), m(jnp.ones((), t.dtype))
         ratio = (m(t) - low) / (high - low)
         return (1 - ratio) * omega_0 + ratio * omega_1
-
-
-STEEPEST = 12.0
-"""Largest log steepness of a unit: a step of 1e-5 in t, where float32 still tells times apart."""
 
 
 class Polynomial(nn.Module):
@@ -196,6 +198,13 @@ class Polynomial(nn.Module):
         return (1 - ratio) * omega_0 + ratio * omega_1
 
 
+FLOOR = 0.01
+"""Share of the time that a `Tabulated` schedule spreads evenly over omega."""
+
+PRIOR = 0.01
+"""Draws that the mean of all counts for in each part: few, as l^2 spans many orders."""
+
+
 class Tabulated(nn.Module):
     """The schedule that an estimate of the loss asks for: density of omega ~ sqrt(E[l^2 | omega]),
     l = 1/2 ||eps - eps_hat||^2, which makes the variance of the continuous-time bound least.
@@ -221,8 +230,8 @@ class Tabulated(nn.Module):
         squares, counts = jax.lax.stop_gradient((squares, counts))
         # A part that has seen nothing takes after all: as if a little of their mean were in it.
         mean = _safe_ratio(squares.sum(), counts.sum())
-        moment = (squares + PRIOR * mean) / (counts + PRIOR)
-        shares = (1 - FLOOR) * jnp.sqrt(moment) / jnp.sqrt(moment).sum() + FLOOR / n
+        root = jnp.sqrt((squares + PRIOR * mean) / (counts + PRIOR) + jnp.finfo(jnp.float32).tiny)
+        shares = (1 - FLOOR) * root / root.sum() + FLOOR / n
         knots = jnp.append(0.0, jnp.cumsum(shares) / shares.sum()).astype(t.dtype)
         ratio = jnp.interp(t, knots, jnp.linspace(0.0, 1.0, n + 1, dtype=t.dtype))
         return (1 - ratio) * omega_0 + ratio * omega_1
@@ -241,13 +250,6 @@ class Tabulated(nn.Module):
             "squares": (kept * params["squares"]).at[index].add(jnp.square(density)),
             "counts": (kept * params["counts"]).at[index].add(1.0),
         }
-
-
-FLOOR = 0.01
-"""Share of the time that a `Tabulated` schedule spreads evenly over omega."""
-
-PRIOR = 0.01
-"""Draws that the mean of all counts for in each part: few, as l^2 spans many orders."""
 
 
 def _safe_ratio(numerator: Array, denominator: Array) -> Array:
