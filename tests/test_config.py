@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import importlib.util
 from pathlib import Path
@@ -216,6 +217,19 @@ def test_only_fields_that_shape_the_state_differ():
         "network.kwargs.width",
         "train.batch_size",
     ]
+
+
+def test_a_config_from_before_a_parameter_existed_is_the_same():
+    new = load("digits").to_dict()
+    for name in ("linear", "monotone", "vdm_scalar"):
+        new["schedule"]["name"] = name
+        old = copy.deepcopy(new)
+        for key in ("per_dimension", "num_bins", "memory"):
+            del old["schedule"]["kwargs"][key]
+        del old["optim"]["kwargs"]["schedule_rate"]
+        assert configs.differing_fields(new, old) == []
+    old["schedule"]["kwargs"]["omega_0"] = -9.0
+    assert len(configs.differing_fields(new, old)) == 1
 
 
 def test_bounds_are_built_by_name():

@@ -242,7 +242,9 @@ def _with_defaults(config: Mapping) -> dict[str, Any]:
                 for p in parameters
                 if p.default is not p.empty and p.name not in ("parent", "name", *FACTS)
             }
-            filled[what] = {**component, "kwargs": defaults | dict(component["kwargs"])}
+            names = {p.name for p in parameters}  # others are left out, as `build` does
+            given = {k: v for k, v in dict(component["kwargs"]).items() if k in names}
+            filled[what] = {**component, "kwargs": defaults | given}
     return filled
 
 

@@ -51,8 +51,9 @@ def train(run: Run, init_from: str | None = None) -> None:
         f"{count_parameters(state.params):,} parameters; {sharding.name_devices(run.mesh)}"
     )
     wanted, bound_steps = run.options.train_schedule, run.options.bound_steps
-    if objective(wanted, bound_steps) != wanted:
-        say(f"with T = {bound_steps} the schedule's interior changes the bound and follows it")
+    if objective(wanted, bound_steps, run.model.multivariate) != wanted:
+        why = f"with T = {bound_steps}" if bound_steps else "with an omega for each dimension"
+        say(f"{why} the interior of the schedule changes the bound, and is trained on it")
     batches = train_batches(
         split,
         run.options.train.batch_size,

@@ -34,6 +34,17 @@ def test_inverse_undoes_the_schedule(schedule):
     np.testing.assert_array_equal(algebra.inverse(schedule, jnp.array([-9.0, 6.0])), [0.0, 1.0])
 
 
+@pytest.mark.parametrize("num", [50, 101, 333])
+def test_the_best_schedule_keeps_its_ends_in_float32_and_can_be_inverted_there(num):
+    omegas = jnp.linspace(-8.0, 5.0, num)
+    schedule = algebra.optimal(omegas, jax.nn.sigmoid(-omegas) ** 2)
+    assert float(schedule(jnp.ones(()))) == 5.0
+    assert float(schedule(jnp.zeros(()))) == -8.0
+    t = algebra.inverse(schedule, jnp.array([-9.0, 0.0, 5.0, 6.0]))
+    np.testing.assert_allclose(schedule(t), [-8.0, 0.0, 5.0, 5.0], atol=1e-4)
+    assert float(algebra.inverse(lambda t: t**2, jnp.zeros(()))) == 0.0  # flat at its start
+
+
 def test_inverse_has_the_derivatives_of_the_implicit_function():
     def solve(omega, scale):  # omega = scale t^2 (1 + t), at t = 1/2: slope scale (2 t + 3 t^2)
         return algebra.inverse(lambda t: scale * t**2 * (1 + t), omega)

@@ -14,7 +14,8 @@ def test_integral_does_not_depend_on_where_the_draws_lie(power):
     u = uniform(200_000)
     omega = -8 + 13 * u**power
     density = 1 / (1 + np.exp(omega))
-    found = diagnose(omega, density, density, bins=200)
+    slope = 13 * power * u ** (power - 1)
+    found = diagnose(omega, density, slope * density, bins=200)
     np.testing.assert_allclose(found.integral, 7.99362, rtol=2e-4)
     np.testing.assert_allclose(found.density, 1 / (1 + np.exp(found.centre)), rtol=0.05)
 
@@ -37,6 +38,22 @@ def test_best_schedule_and_its_variance_are_those_of_gaussian_data(power):
     moment = np.mean((slope * share) ** 2) * (64 + 16) / 4
     np.testing.assert_allclose(found.variance, moment - (4 * total) ** 2, rtol=0.02)
     assert found.variance > 1.5 * found.optimal_variance
+
+
+def test_draws_of_the_best_schedule_are_told_to_be_the_best():
+    # 64 dimensions, default bins: Var = (integral of 32 r)^2 2 / 64, the same within every t.
+    rng = np.random.default_rng(1)
+    u, dims = uniform(300_000), 64
+    total = np.logaddexp(0, 8.0) - np.logaddexp(0, -5.0)
+    omega = -np.log(np.expm1((1 - u) * np.logaddexp(0, 8.0) + u * np.logaddexp(0, -5.0)))
+    share = 1 / (1 + np.exp(omega))
+    density = 0.5 * share * rng.chisquare(dims, u.size)
+    found = diagnose(omega, density, total / share * density)
+    assert abs(found.integral - dims * total / 2) < 4 * found.integral_stderr
+    np.testing.assert_allclose(found.integral, dims * total / 2, rtol=1e-3)
+    np.testing.assert_allclose(found.variance, (dims * total / 2) ** 2 * 2 / dims, rtol=0.02)
+    np.testing.assert_allclose(found.optimal_variance, found.variance, rtol=0.02)
+    np.testing.assert_allclose(np.interp(found.edges, omega, u), found.optimal_t, atol=2e-3)
 
 
 def test_variance_shares_say_where_the_spread_is():

@@ -52,6 +52,7 @@ def run(num_steps, num_devices, optimizer=SGD):
 
 
 def test_one_device_and_eight_agree():
+    # The variance objective: its gradient has the bound's for the network and the ends in it.
     # SGD: linear in the gradients, where Adam would divide rounding by itself.
     (one, m_1), (eight, m_8) = run(1, 1), run(1, 8)
     for name in m_1:

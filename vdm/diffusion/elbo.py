@@ -63,8 +63,8 @@ class Estimate(NamedTuple):
     """One estimate of the bound, with where and how densely its denoising term was taken.
 
     loss_density is 1/2 ||eps - eps_hat||^2 [batch], nats per unit of omega: its integral over
-    omega is the continuous-time denoising term. omega is that of `levels`, or its mean over the
-    dimensions where each has its own.
+    omega is the continuous-time denoising term. Where each dimension has an omega of its own, it
+    is per nat of their mean.
     """
 
     terms: ElboTerms

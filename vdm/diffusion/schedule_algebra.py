@@ -26,7 +26,8 @@ def inverse(schedule: ScheduleFn, omega: Float[Array, "*shape"]) -> Float[Array,
     """t with schedule(t) = omega, by bisection; 0 or 1 for omega beyond the ends.
 
     Differentiable in omega and in what the schedule closes over: dt = (domega - dschedule) /
-    omega'(t), the implicit function theorem, through one Newton step of size zero.
+    omega'(t), the implicit function theorem, through one Newton step of size zero; 0 where the
+    schedule is flat.
     """
 
     def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -41,6 +42,7 @@ def inverse(schedule: ScheduleFn, omega: Float[Array, "*shape"]) -> Float[Array,
     t = jnp.where(omega >= schedule(jnp.ones_like(omega)), 1.0, t)
     error = omega - schedule(t)
     slope = jax.lax.stop_gradient(omega_dot(schedule, t))
+    slope = jnp.where(slope > 0, slope, jnp.inf)  # flat there: no derivative, and no 0 / 0
     return t + (error - jax.lax.stop_gradient(error)) / slope
 
 
@@ -83,8 +85,9 @@ def stretched(
 def from_density(omegas: Float[Array, " points"], density: Float[Array, " points"]) -> ScheduleFn:
     """The schedule from omegas[0] to omegas[-1] under which omega has this density (which need not
     be normalised), a straight line between the increasing, positive points."""
-    mass = 0.5 * (density[1:] + density[:-1]) * jnp.diff(omegas)
-    t_of_points = jnp.append(jnp.zeros((), mass.dtype), jnp.cumsum(mass)) / jnp.sum(mass)
+    # Divided by its own last value: jnp.sum rounds differently, and the end would be missed.
+    mass = jnp.cumsum(0.5 * (density[1:] + density[:-1]) * jnp.diff(omegas))
+    t_of_points = jnp.append(jnp.zeros((), mass.dtype), mass) / mass[-1]
     return lambda t: jnp.interp(t, t_of_points, omegas)
 
 

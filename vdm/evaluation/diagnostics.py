@@ -1,10 +1,10 @@
 """Where in omega the bits of the denoising term and the variance of its estimate come from.
 
 A draw of the continuous-time bound is l = omega'(t) d, d = 1/2 ||eps - eps_hat||^2 the loss
-density at omega(t). All from draws (omega, d, l) of an evaluation, in bins of omega with equally
-many of them: E[d | omega] and its integral, the denoising term; the share of Var(l) of every bin;
-and the schedule with the least variance, whose density of omega is ~ sqrt(E[d^2 | omega])
-(`vdm.diffusion.schedule_algebra.optimal`).
+density at omega(t), t evenly spread. All from draws (omega, d, l) of an evaluation, in bins of
+omega with equally many of them: E[d | omega] and its integral, the denoising term; the share of
+Var(l) of every bin; and the schedule with the least variance, whose density of omega is
+~ sqrt(E[d^2 | omega]) (`vdm.diffusion.schedule_algebra.optimal`).
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ class Diagnosis:
     edges: [bins + 1], of omega. centre, density, stderr: [bins], mean omega, mean d, its standard
     error. variance_share: [bins], adds up to 1. optimal_t: [bins + 1], times at which the schedule
     with the least variance passes the edges.
-    integral, integral_stderr: of the density over omega. variance: of l, for one t ~ U(0, 1) and
+    integral, integral_stderr: of the density over omega, the mean of l; the error takes the draws
+    as independent, which stratified times improve upon. variance: of l, for one t ~ U(0, 1) and
     one example. optimal_variance: the same under the best schedule, as far as bins can tell.
     """
 
@@ -62,23 +63,31 @@ def diagnose(
     edges, index = bins_of(omega, min(bins, omega.size // 8))
     count = np.bincount(index)
     mean, stderr = bin_means(density, index)
-    width = np.diff(edges)
     deviation = np.square(denoising - denoising.mean())
-    root = np.sqrt(np.bincount(index, np.square(density)) / count)
-    mass = root * width
-    integral = float(np.sum(mean * width))
+    fine, mass = _root_mass(omega, denoising)
+    integral = float(denoising.mean())
     return Diagnosis(
         edges=edges,
         centre=np.bincount(index, omega) / count,
         density=mean,
         stderr=stderr,
         variance_share=np.bincount(index, deviation) / max(deviation.sum(), 1e-300),
-        optimal_t=np.append(0.0, np.cumsum(mass)) / mass.sum(),
+        optimal_t=np.interp(edges, fine, np.append(0.0, np.cumsum(mass)) / mass.sum()),
         integral=integral,
-        integral_stderr=float(np.sqrt(np.sum(np.square(stderr * width)))),
+        integral_stderr=float(denoising.std(ddof=1) / np.sqrt(denoising.size)),
         variance=float(denoising.var(ddof=1)),
         optimal_variance=float(mass.sum() ** 2 - integral**2),
     )
+
+
+def _root_mass(omega: np.ndarray, denoising: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Edges of fine bins of omega, and the integral of sqrt(E[d^2 | omega]) over each."""
+    # From l in the draws' own time, sqrt(E[l^2 | t]) dt: exact in bins of any width where the
+    # schedule is near the best. From d, times the width of the bin, the variance of the best one
+    # itself came out 1.45 times too large at D = 64, in 40 bins.
+    edges, index = bins_of(omega, max(1, min(400, omega.size // 200)))
+    count = np.bincount(index)
+    return edges, np.sqrt(np.bincount(index, np.square(denoising)) / count) * count / omega.size
 
 
 def bins_of(x: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:

@@ -84,7 +84,7 @@ def plot_loss_density(path: str | Path, diagnosis: Any, t: ArrayLike, omega: Arr
     width = np.diff(d.edges)
     middle.stairs(d.variance_share / width, d.edges, color=VERMILLION, fill=True, alpha=0.6)
     middle.set_ylabel("share of the variance, per nat")
-    middle.set_title(f"variance {d.variance:.3g}, at best {max(d.optimal_variance, 0.0):.3g}")
+    middle.set_title(f"variance {d.variance:.3g}, at best {d.optimal_variance:.3g}")
     for axes in (left, middle):
         axes.set_xlim(d.edges[0], d.edges[-1])
         axes.set_xlabel(r"$\omega$  [nats]  (clean $\rightarrow$ noisy)")

@@ -232,7 +232,8 @@ class Tabulated(nn.Module):
         mean = _safe_ratio(squares.sum(), counts.sum())
         root = jnp.sqrt((squares + PRIOR * mean) / (counts + PRIOR) + jnp.finfo(jnp.float32).tiny)
         shares = (1 - FLOOR) * root / root.sum() + FLOOR / n
-        knots = jnp.append(0.0, jnp.cumsum(shares) / shares.sum()).astype(t.dtype)
+        mass = jnp.cumsum(shares)
+        knots = jnp.append(0.0, mass / mass[-1]).astype(t.dtype)  # the last is 1 to the last digit
         ratio = jnp.interp(t, knots, jnp.linspace(0.0, 1.0, n + 1, dtype=t.dtype))
         return (1 - ratio) * omega_0 + ratio * omega_1
 
@@ -242,11 +243,12 @@ class Tabulated(nn.Module):
         position: Float[Array, " batch"],
         density: Float[Array, " batch"],
     ) -> Params:
-        """The parameters after a batch: `density` l at `position`
-        (omega_t - omega_0) / (omega_1 - omega_0). What is `memory` steps old counts 1/e."""
+        """The table, those parameters that no gradient moves, after a batch: `density` l (nats per
+        nat of omega) at `position` (omega_t - omega_0) / (omega_1 - omega_0). What is `memory`
+        steps old counts 1/e."""
         index = jnp.clip((position * self.num_bins).astype(jnp.int32), 0, self.num_bins - 1)
         kept = math.exp(-1 / self.memory)
-        return params | {
+        return {
             "squares": (kept * params["squares"]).at[index].add(jnp.square(density)),
             "counts": (kept * params["counts"]).at[index].add(1.0),
         }

@@ -73,12 +73,13 @@ def adamw(
         )
     mask = DECAY_MASKS[decay_mask]
     rate = learning_rate_schedule(num_steps, learning_rate, warmup_steps, decay)
-    clipped = [optax.masked(optax.clip_by_global_norm(clip), entry(e)) for e in ENTRIES if clip]
+    clipped = [optax.masked(optax.clip_by_global_norm(clip), entry(e)) for e in ENTRIES]
     scaled = optax.masked(optax.scale(schedule_rate), entry("schedule"))
+    # Adam's arrays stay in second place, where the checkpoints of other settings have them.
     return optax.chain(
-        *clipped,
+        optax.chain(*clipped) if clip else optax.identity(),
         optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=mask),
-        scaled if schedule_rate != 1 else optax.identity(),
+        scaled,
     )
 
 

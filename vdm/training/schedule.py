@@ -1,11 +1,11 @@
 """How the schedule learns: what each of its parts is to make smaller.
 
-The ends change the bound and follow its gradient. The interior does not change the bound of
-continuous time, only the variance of its estimate (VDM section 5.1 and appendix I.2), so the
-bound's gradient for it is noise of mean zero. It learns from the second moment of l_i, the
-denoising estimate of example i, instead, without a second pass through the network: the pass that
-gives the bound's gradient also gives its derivatives in the noise levels (omega_i, weight_i) of
-each example, and d l_i^2 = 2 l_i d l_i.
+The ends change the bound and follow its gradient. The interior, of one omega for all dimensions,
+does not change the bound of continuous time, only the variance of its estimate (VDM section 5.1
+and appendix I.2), so the bound's gradient for it is noise of mean zero. It learns from the second
+moment of l_i, the denoising estimate of example i, instead, without a second pass through the
+network: the pass that gives the bound's gradient also gives its derivatives in the noise levels
+(omega_i, weight_i) of each example, and d l_i^2 = 2 l_i d l_i.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,12 @@ from vdm.diffusion.noise import expand
 from vdm.typing import Params
 
 
-class Pass(NamedTuple):
+class BatchEstimate(NamedTuple):
     """What one pass through the network tells of a batch.
 
-    by_levels: the derivative of the batch's mean bound in every noise level. denoising: the
-    estimates l [batch], in the same units. loss_density [batch]: l without its weight, nats.
+    t, levels: where. by_levels: d(mean over the batch of the bound, bits/dim) / d(level), so that
+    that of example i is 1/batch of its own derivative. denoising: the estimates l, bits/dim.
+    loss_density: 1/2 ||eps - eps_hat||^2, nats per nat of omega.
     """
 
     t: Float[Array, " batch"]
@@ -36,7 +37,7 @@ class Pass(NamedTuple):
     loss_density: Float[Array, " batch"]
 
 
-Gradient = Callable[[Pass], NoiseLevels]
+Gradient = Callable[[BatchEstimate], NoiseLevels]
 """The direction, in the noise levels, that is pulled back to the parameters of the schedule."""
 
 
@@ -55,12 +56,12 @@ def recombine(ends: NoiseLevels, interior: NoiseLevels) -> NoiseLevels:
     )
 
 
-def split_gradient(seen: Pass, scale: Float[Array, " batch"]) -> NoiseLevels:
+def split_gradient(estimate: BatchEstimate, scale: Float[Array, " batch"]) -> NoiseLevels:
     """For the ends the bound's gradient, for the interior that of sum_i scale_i l_i / batch."""
-    _, pull_back = jax.vjp(recombine, seen.levels, seen.levels)
-    by_ends, _ = pull_back(seen.by_levels)
-    by_omega, by_weight = seen.by_levels.omega_t, seen.by_levels.weight
-    none = jax.tree.map(jnp.zeros_like, seen.levels)
+    _, pull_back = jax.vjp(recombine, estimate.levels, estimate.levels)
+    by_ends, _ = pull_back(estimate.by_levels)
+    by_omega, by_weight = estimate.by_levels.omega_t, estimate.by_levels.weight
+    none = jax.tree.map(jnp.zeros_like, estimate.levels)
     scaled = none._replace(
         omega_t=expand(scale, by_omega) * by_omega, weight=expand(scale, by_weight) * by_weight
     )
@@ -68,36 +69,42 @@ def split_gradient(seen: Pass, scale: Float[Array, " batch"]) -> NoiseLevels:
     return jax.tree.map(jnp.add, by_ends, by_interior)
 
 
-def bound(seen: Pass) -> NoiseLevels:
+def bound(estimate: BatchEstimate) -> NoiseLevels:
     """The bound's gradient for all of it: needed for T steps, where the interior matters."""
-    return seen.by_levels
+    return estimate.by_levels
 
 
-def variance(seen: Pass) -> NoiseLevels:
+def variance(estimate: BatchEstimate) -> NoiseLevels:
     """The interior reduces E[l^2] / E[l]^2, the relative variance of l with independent times;
-    free of scale, so that one learning rate serves any D. Its least is reached with a density of
-    omega proportional to sqrt(E[l_density^2 | omega]) (mathematics of importance sampling)."""
-    return split_gradient(seen, 2 * seen.denoising / jnp.square(jnp.mean(seen.denoising)))
+    free of scale, so that one learning rate serves any D. Its least is at a density of omega
+    ~ sqrt(E[d^2 | omega]), d the loss density: importance sampling."""
+    return split_gradient(estimate, 2 * estimate.denoising / _squared_mean(estimate))
 
 
-def variance_stratified(seen: Pass) -> NoiseLevels:
+def variance_stratified(estimate: BatchEstimate) -> NoiseLevels:
     """The interior reduces E_t Var(l | t) / E[l]^2, what low-discrepancy times leave of the
     variance, by 1/2 (l_i - l_j)^2 of neighbours in t: two examples at nearly the same time."""
-    order = jnp.argsort(seen.t)
-    steps = jnp.diff(seen.denoising[order])
-    of_sorted = jnp.zeros_like(seen.t).at[1:].add(steps).at[:-1].add(-steps)
-    scale = jnp.zeros_like(seen.t).at[order].set(of_sorted)
-    return split_gradient(seen, scale / jnp.square(jnp.mean(seen.denoising)))
+    order = jnp.argsort(estimate.t)
+    steps = jnp.diff(estimate.denoising[order])
+    of_ordered = jnp.zeros_like(estimate.t).at[1:].add(steps).at[:-1].add(-steps)
+    scale = jnp.zeros_like(estimate.t).at[order].set(of_ordered)
+    return split_gradient(estimate, scale / _squared_mean(estimate))
 
 
-def ends_only(seen: Pass) -> NoiseLevels:
+def _squared_mean(estimate: BatchEstimate) -> Float[Array, ""]:
+    """E[l]^2 by the batch, never 0 (its square underflows below 1e-19)."""
+    mean = jnp.mean(estimate.denoising)
+    return jnp.maximum(jnp.square(mean), jnp.finfo(mean.dtype).tiny)
+
+
+def ends_only(estimate: BatchEstimate) -> NoiseLevels:
     """The ends follow the bound; the interior gets no gradient."""
-    return split_gradient(seen, jnp.zeros_like(seen.denoising))
+    return split_gradient(estimate, jnp.zeros_like(estimate.denoising))
 
 
-def fixed(seen: Pass) -> NoiseLevels:
+def fixed(estimate: BatchEstimate) -> NoiseLevels:
     """Nothing moves."""
-    return jax.tree.map(jnp.zeros_like, seen.levels)
+    return jax.tree.map(jnp.zeros_like, estimate.levels)
 
 
 GRADIENTS: MappingProxyType[str, Gradient] = MappingProxyType(
@@ -112,13 +119,16 @@ GRADIENTS: MappingProxyType[str, Gradient] = MappingProxyType(
 """config.schedule.train -> the gradient of the schedule."""
 
 
-def objective(train: str, num_steps: int) -> str:
-    """The name in `GRADIENTS` of what is done: with T steps the interior changes the bound, so
-    that what would reduce the variance follows the bound instead."""
-    return "bound" if num_steps and train.startswith("variance") else train
+def objective(train: str, num_steps: int, multivariate: bool = False) -> str:
+    """The name in `GRADIENTS` of what is done: with T steps, or a schedule for each dimension, the
+    interior changes the bound, so that what would reduce the variance follows the bound."""
+    interior_matters = num_steps or multivariate
+    return "bound" if interior_matters and train.startswith("variance") else train
 
 
-def updated(train: str, schedule: nn.Module, old: Params, new: Params, seen: Pass) -> Params:
+def updated(
+    train: str, schedule: nn.Module, old: Params, new: Params, estimate: BatchEstimate
+) -> Params:
     """The schedule's parameters after a step, `new` being the optimiser's: the old ones where
     they are fixed (weight decay would move them), the table of an adaptive one with the batch
     counted in."""
@@ -126,10 +136,9 @@ def updated(train: str, schedule: nn.Module, old: Params, new: Params, seen: Pas
         return old
     if train != "adaptive":
         return new
-    omega_0, omega_1, omega_t, _ = seen.levels
+    omega_0, omega_1, omega_t, _ = estimate.levels
     position = (omega_t - omega_0) / (omega_1 - omega_0)
-    tables = schedule.adapt(old, position, seen.loss_density)
-    return tables | {"ends": new["ends"]} if "ends" in new else tables
+    return new | schedule.adapt(old, position, estimate.loss_density)
 
 
 def check(train: str, schedule: nn.Module, num_steps: int) -> None:
@@ -147,7 +156,8 @@ def check(train: str, schedule: nn.Module, num_steps: int) -> None:
             "not: choose schedule.name = 'tabulated'"
         )
     if adapts and train not in ("adaptive", "fixed"):
+        remedy = "another schedule.name" if num_steps else "'adaptive'"
         raise ValueError(
             f"the table of schedule {name} gets no gradient: schedule.train = {train!r} would "
-            "leave it as it is; choose 'adaptive' or 'fixed'"
+            f"leave it as it is; choose {remedy}, or 'fixed'"
         )

@@ -13,7 +13,7 @@ from vdm.diffusion import timesteps
 from vdm.diffusion.elbo import ElboTerms, Estimate, NoiseLevels, draw, noise_levels, to_bpd
 from vdm.model import VDM
 from vdm.training.optim import ema_update
-from vdm.training.schedule import GRADIENTS, Pass, objective, updated
+from vdm.training.schedule import GRADIENTS, BatchEstimate, objective, updated
 from vdm.training.state import TrainState
 from vdm.typing import Params, PRNGKey
 
@@ -24,7 +24,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 def make_gradient(
     model: VDM, num_steps: int, train_schedule: str = "bound"
-) -> Callable[[Params, Batch, PRNGKey], tuple[Params, Metrics, Pass]]:
+) -> Callable[[Params, Batch, PRNGKey], tuple[Params, Metrics, BatchEstimate]]:
     """(params, batch, key) -> the direction of training, what to log, and what the pass through
     the network told of the batch.
 
@@ -32,9 +32,11 @@ def make_gradient(
     `vdm.training.schedule`. No example may depend on another through the network.
     """
     num_dims = math.prod(model.dims)
-    schedule_gradient = GRADIENTS[objective(train_schedule, num_steps)]
+    schedule_gradient = GRADIENTS[objective(train_schedule, num_steps, model.multivariate)]
 
-    def gradient(params: Params, batch: Batch, key: PRNGKey) -> tuple[Params, Metrics, Pass]:
+    def gradient(
+        params: Params, batch: Batch, key: PRNGKey
+    ) -> tuple[Params, Metrics, BatchEstimate]:
         data = batch["examples"]
         key_t, key_noise, key_dropout = jax.random.split(key, 3)
         draws = draw(key_noise, timesteps.low_discrepancy(key_t, data.shape[0]), model.dims)
@@ -52,14 +54,16 @@ def make_gradient(
             bound, argnums=(0, 1), has_aux=True
         )(params["network"], levels)
         terms = ElboTerms(*(to_bpd(nats, num_dims) for nats in estimate.terms))
-        seen = Pass(draws.t, levels, by_levels, terms.denoising_matching, estimate.loss_density)
+        seen = BatchEstimate(
+            draws.t, levels, by_levels, terms.denoising_matching, estimate.loss_density
+        )
         (by_schedule,) = pull_back(schedule_gradient(seen))
         metrics = {
             "bpd": bpd,
             "bpd_reconstruction": jnp.mean(terms.reconstruction),
             "bpd_prior": jnp.mean(terms.prior_matching),
             "bpd_denoising": jnp.mean(terms.denoising_matching),
-            "denoising_variance": jnp.var(terms.denoising_matching),
+            "denoising_variance": jnp.var(terms.denoising_matching, ddof=1),  # (bits/dim)^2
             "omega_0": jnp.mean(levels.omega_0),
             "omega_1": jnp.mean(levels.omega_1),
         }
