@@ -63,6 +63,12 @@ def test_every_experiment_has_a_page_with_its_command_and_pictures(results):
                    "difference_stderr_seeds")),
         ("bounds", ("name", "bpd", "stderr", "stderr_images", "stderr_hutchinson", "difference",
                     "difference_stderr_images")),
+        ("snr_oracle", ("name", "variance", "variance_stratified", "total_variation",
+                        "worst_variance_to_optimal", "worst_total_variation")),
+        ("schedule_swap", ("name", "bpd", "stderr", "stderr_images", "variance",
+                           "difference_to_variance", "difference_stderr",
+                           "largest_difference_in_stderrs")),
+        ("schedule_cost", ("name", "step_secs", "time_ratio", "gflops", "flops_ratio")),
     ],
 )  # fmt: skip
 def test_pages_hold_the_tables_of_their_results(experiment, columns):
@@ -71,6 +77,13 @@ def test_pages_hold_the_tables_of_their_results(experiment, columns):
     for row in json.loads((folder / "results.json").read_text()):
         line = format_table([row], columns).splitlines()[-1]
         assert line in page
+
+
+def test_readme_quotes_the_variances_of_the_swapped_schedules():
+    rows = json.loads((ROOT / "experiments" / "schedule_swap" / "results.json").read_text())
+    variances = {row["name"]: f"{row['variance']:.3g}" for row in rows}
+    order = ("variance", "linear", "bound", "cosine", "beta_linear")
+    assert " | ".join(variances[name] for name in order) in README
 
 
 def test_config_headers_state_command_and_cost():

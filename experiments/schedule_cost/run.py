@@ -84,7 +84,8 @@ def main() -> None:
     steps = {name: Step(config, name) for name in VARIANTS}
     times: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for measured in range(-2, ROUNDS):  # two rounds to warm up
-        for name, step in steps.items():
+        order = list(steps.items())
+        for name, step in order[measured % 5 :] + order[: measured % 5]:  # none is always first
             seconds = step.seconds()
             if measured >= 0:
                 times[name].append(seconds)

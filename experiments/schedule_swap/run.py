@@ -4,12 +4,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from experiments.results import Row, format_table, identity, parse_flags, write_results
 from vdm.api import load_config
+from vdm.diffusion.schedule_algebra import stretched
 from vdm.evaluation.diagnostics import diagnose
 from vdm.evaluation.likelihood import Evaluation
 from vdm.evaluation.statistics import stratified_error
@@ -41,6 +44,26 @@ def trained_run(config: ConfigDict, name: str, seed: int, outdir: Path) -> tuple
     return run, run.trained_params()[1]
 
 
+class StretchedBetaLinear(nn.Module):
+    """The beta-linear schedule with its own ends, -9.21 and 10, mapped to others by a line: for
+    ends that it cannot reach, such as CIFAR-10's -13.3."""
+
+    omega_0: float
+    omega_1: float
+
+    @nn.compact
+    def __call__(self, t: Array) -> Array:
+        """omega(t)."""
+        ends = jnp.asarray(self.omega_0, t.dtype), jnp.asarray(self.omega_1, t.dtype)
+        return stretched(BetaLinear(parent=None).bind({}), *ends)(t)
+
+
+def beta_linear(omega_0: float, omega_1: float) -> nn.Module:
+    """Re-timed to these ends where it passes them."""
+    kind = BetaLinear if omega_0 > BetaLinear.omega_0 else StretchedBetaLinear
+    return kind(omega_0, omega_1)
+
+
 def swapped(name: str, run: Run, params: Params, other: Params) -> tuple[Run, Params]:
     """The trained model with the schedule of that name between its own ends; `other` are the
     parameters trained by the bound."""
@@ -52,7 +75,7 @@ def swapped(name: str, run: Run, params: Params, other: Params) -> tuple[Run, Pa
     module = {
         "linear": Linear(omega_0, omega_1, learn_ends=False),
         "cosine": Cosine(omega_0, omega_1, learn_ends=False),
-        "beta_linear": BetaLinear(omega_0, omega_1),
+        "beta_linear": beta_linear(omega_0, omega_1),
     }[name]
     model = dataclasses.replace(run.model, schedule=module)
     return dataclasses.replace(run, model=model), params | {"schedule": {}}
