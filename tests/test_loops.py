@@ -51,7 +51,8 @@ def test_a_run_leaves_every_file_of_the_interface(finished_run):
     report = json.loads((finished_run / "eval.json").read_text())
     assert set(report) == {
         "bpd", "bpd_reconstruction", "bpd_prior", "bpd_denoising", "stderr_images",
-        "stderr_monte_carlo", "bound", "num_steps", "num_examples", "draws_per_example", "split",
+        "stderr_monte_carlo", "denoising_variance",
+        "bound", "num_steps", "num_examples", "draws_per_example", "split",
         "dataset", "data_fingerprint", "params", "step", "omega_0", "omega_1", "train_secs",
         "train_images", "eval_secs", "seed", "eval_seed", "num_dims", "strata",
     }  # fmt: skip
