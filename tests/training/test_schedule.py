@@ -13,6 +13,7 @@ from vdm.nn.mlp import MLP
 from vdm.nn.published_schedules import VDMNet
 from vdm.nn.schedules import Monotone, Polynomial, Tabulated
 from vdm.nn.unet import UNet
+from vdm.options import SCHEDULE_TRAINING
 from vdm.training import optim
 from vdm.training import schedule as training
 from vdm.training.state import init_state
@@ -214,3 +215,15 @@ def test_variance_training_adds_no_second_pass_through_the_network():
     counts = {train: flops(train) for train in ("fixed", "bound", "variance")}
     assert counts["variance"] < 1.02 * counts["bound"]
     assert counts["variance"] < 1.02 * counts["fixed"]
+
+
+def test_a_batch_of_one_has_finite_metrics_and_gradients():
+    for train in ("variance", "variance_stratified"):
+        grads, metrics, _ = make_gradient(MODEL, 0, train)(
+            parameters(MODEL), {"examples": CODES[:1]}, KEY
+        )
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((grads, metrics)))
+
+
+def test_the_names_of_a_config_are_those_of_the_gradients():
+    assert set(SCHEDULE_TRAINING) == set(training.GRADIENTS)

@@ -63,7 +63,8 @@ def make_gradient(
             "bpd_reconstruction": jnp.mean(terms.reconstruction),
             "bpd_prior": jnp.mean(terms.prior_matching),
             "bpd_denoising": jnp.mean(terms.denoising_matching),
-            "denoising_variance": jnp.var(terms.denoising_matching, ddof=1),  # (bits/dim)^2
+            # (bits/dim)^2; of a batch of one it is 0, as NaN would stop the training
+            "denoising_variance": jnp.var(terms.denoising_matching, ddof=min(1, data.shape[0] - 1)),
             "omega_0": jnp.mean(levels.omega_0),
             "omega_1": jnp.mean(levels.omega_1),
         }
