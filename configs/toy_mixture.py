@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
                 "num_steps": 0,  # T of the bound that is trained; 0 is continuous time
                 "prediction": "eps",  # eps, x, v, score or codes: what the network's output means
                 "class_conditional": False,
+                "label_dropout": 0.0,  # share of labels withheld, for sample.guidance
             },
             "schedule": {
                 "name": "monotone",
@@ -93,11 +94,37 @@ def get_config() -> ConfigDict:
             },
             "sample": {
                 "name": "ancestral",
-                "kwargs": {},
+                "kwargs": {
+                    "variance": "posterior",  # ancestral: or "forward", DDPM's beta
+                    "last_noise": True,  # ancestral, euler_maruyama: noise in the last step too
+                    "eta": 0.0,  # ddim: from 0, deterministic, to 1, ancestral
+                    "corrections": 1,  # predictor_corrector, annealed_langevin: steps at a level
+                    "snr": 0.16,  # predictor_corrector: of its Langevin steps
+                    "step_size": 0.1,  # annealed_langevin: over sigma^2
+                    "tolerance": 1e-3,  # flow: of its adaptive steps, between points of the grid
+                },
+                "grid": {
+                    "name": "equal_times",  # or equal_omegas, karras
+                    "kwargs": {"rho": 7.0},  # karras
+                },
+                "guidance": {
+                    "name": "none",  # or classifier_free, classifier (see --mode=classifier)
+                    "kwargs": {"strength": 2.0},
+                },
+                "label": -1,  # of every image; -1: the classes in turn
+                "interpolate": 0,  # n > 0: rows of n images between two latents
+                "num_frames": 0,  # n > 0: samples.gif, the way from noise
                 "num_steps": 250,
                 "num_images": 2000,
                 "batch_size": 2000,
                 "seed": 0,
+            },
+            "classifier": {  # of noisy examples, for sample.guidance
+                "name": "convnet",
+                "kwargs": {"width": 32, "stages": 2, "dropout": 0.1},
+                "num_steps": 500,
+                "batch_size": 128,
+                "learning_rate": 2e-3,
             },
         }
     )

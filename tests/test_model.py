@@ -8,7 +8,7 @@ import pytest
 from vdm.diffusion import timesteps
 from vdm.diffusion.elbo import draw, to_bpd
 from vdm.diffusion.likelihood import Discretised
-from vdm.diffusion.samplers import ancestral_step
+from vdm.diffusion.samplers import ancestral
 from vdm.model import VDM, count_parameters
 from vdm.nn.mlp import MLP
 from vdm.nn.schedules import Linear, Monotone, Polynomial
@@ -20,6 +20,7 @@ MODEL = VDM(
     dims=(6,),
 )
 CODES = jax.random.randint(jax.random.key(0), (512, 6), 0, 17)
+GRID = jnp.linspace(0.0, 1.0, 21)
 DRAWS = draw(jax.random.key(1), timesteps.low_discrepancy(jax.random.key(2), 512), (6,))
 
 
@@ -60,7 +61,8 @@ def test_a_schedule_for_each_dimension_gives_bounds_samples_and_gradients():
     grads = jax.grad(lambda p: jnp.mean(model.elbo(p, CODES, DRAWS).terms.total))(params)
     # a and b move the path alone, which matters as the network is no ideal denoiser
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
-    codes = model.sample(params, jax.random.split(jax.random.key(1), 5), 20, ancestral_step)
+    keys, omegas = jax.random.split(jax.random.key(1), 5), model.schedule_fn(params)(GRID)
+    codes = model.sample(keys, omegas, ancestral(), model.denoiser(params)).data
     assert codes.shape == (5, 6)
     # the network sees which dimension is noisier
     z, omega = jnp.zeros((1, 6)), jnp.zeros((1, 6))
@@ -103,9 +105,14 @@ def test_samples_are_codes_and_repeat_with_their_key():
     model = dataclasses.replace(MODEL, schedule=Linear(-8.0, 5.0))
     params = model.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 5)
-    codes = model.sample(params, keys, 20, ancestral_step)
+
+    def draw():
+        omegas = model.schedule_fn(params)(GRID)
+        return model.sample(keys, omegas, ancestral(), model.denoiser(params)).data
+
+    codes = draw()
     assert codes.shape == (5, 6)
     assert codes.dtype == jnp.int32
     assert 0 <= codes.min() <= codes.max() <= 16
-    np.testing.assert_array_equal(codes, model.sample(params, keys, 20, ancestral_step))
+    np.testing.assert_array_equal(codes, draw())
     assert not np.array_equal(codes[0], codes[1])

@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 from vdm.config import build_estimator
 from vdm.config_files import find_config_file
 from vdm.data.sources import Split
+from vdm.diffusion.samplers import Sampler
+from vdm.evaluation.guided import Guidance
 from vdm.evaluation.likelihood import evaluate
 from vdm.evaluation.samples import draw_samples
 from vdm.io.files import read_json
@@ -70,7 +72,7 @@ class Model:
         """
         options = dataclasses.replace(self.run.options.eval, bound=bound, num_steps=num_steps)
         images = self._checked(np.asarray(images))
-        split = Split("given", images, self._checked_labels(labels, len(images)))
+        split = Split("given", images, _checked_labels(labels, len(images), self.vdm.num_classes))
         result = evaluate(
             self.vdm, self.params, split, self.run.mesh,
             estimator=build_estimator(options, self.vdm),
@@ -87,19 +89,28 @@ class Model:
         self,
         num_samples: int,
         *,
+        sampler: Sampler | None = None,
         num_steps: int | None = None,
+        guidance: Guidance | None = None,
         labels: np.ndarray | None = None,
         batch_size: int = 256,
         seed: int = 0,
     ) -> np.ndarray:
-        """[num_samples, *dims] from the config's sampler; num_steps defaults to the config's."""
+        """[num_samples, *dims]; sampler (of `vdm.diffusion.samplers`), num_steps and guidance
+        (of `vdm.evaluation.guided`) default to the config's, labels to the classes in turn."""
+        guidance = self.run.guidance if guidance is None else guidance
+        guidance.check(self.vdm)
+        run = dataclasses.replace(self.run, guidance=guidance)
+        classes = self.vdm.num_classes or guidance.num_classes
         return draw_samples(
-            self.vdm, self.params, num_samples, self.run.mesh,
-            step=self.run.sampler_step,
-            num_steps=self.run.options.sample.num_steps if num_steps is None else num_steps,
+            self.vdm, run.guided_params(self.params), num_samples, run.mesh,
+            sampler=run.sampler if sampler is None else sampler,
+            grid=run.grid,
+            num_steps=run.options.sample.num_steps if num_steps is None else num_steps,
+            guidance=guidance,
             batch_size=batch_size, seed=seed,
-            labels=None if labels is None else self._checked_labels(labels, num_samples),
-        )  # fmt: skip
+            labels=None if labels is None else _checked_labels(labels, num_samples, classes),
+        ).data  # fmt: skip
 
     def omega(self, t: np.ndarray) -> np.ndarray:
         """omega(t) = -log SNR(t) for times t in [0, 1], any shape."""
@@ -120,19 +131,19 @@ class Model:
             )
         return images
 
-    def _checked_labels(self, labels: np.ndarray | None, count: int) -> np.ndarray | None:
-        classes = self.vdm.num_classes
-        if not classes:
-            return None  # an unconditional model reads none
-        if labels is None:
-            raise ValueError(f"this model is conditional on {classes} classes: give labels")
-        labels = np.asarray(labels)
-        if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"labels of shape {labels.shape}: expected {count} integers")
-        if count and not 0 <= labels.min() <= labels.max() < classes:
-            raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected 0 to "
-                             f"{classes - 1}")  # fmt: skip
-        return labels.astype(np.int32)
+
+def _checked_labels(labels: np.ndarray | None, count: int, num_classes: int) -> np.ndarray | None:
+    if not num_classes:
+        return None  # an unconditional model reads none
+    if labels is None:
+        raise ValueError(f"this model is conditional on {num_classes} classes: give labels")
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels of shape {labels.shape}: expected {count} integers")
+    if count and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected 0 to "
+                         f"{num_classes - 1}")  # fmt: skip
+    return labels.astype(np.int32)
 
 
 def build(config: ConfigDict) -> Model:

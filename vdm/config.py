@@ -18,13 +18,14 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from vdm.classifier import NoisyClassifier
 from vdm.data import sources
-from vdm.diffusion import likelihood, samplers
+from vdm.diffusion import flow, grids, langevin, likelihood, samplers
 from vdm.diffusion.ode import Solver
-from vdm.evaluation import estimators
+from vdm.evaluation import estimators, guided
 from vdm.model import VDM
-from vdm.nn import mlp, published_schedules, schedules, unet
-from vdm.options import EvalOptions, check_choice, count, suggest
+from vdm.nn import classifiers, mlp, published_schedules, schedules, unet
+from vdm.options import EvalOptions, check_choice, complete, count, suggest
 from vdm.training import optim
 from vdm.training import schedule as train_schedule
 
@@ -52,9 +53,26 @@ LIKELIHOODS: Mapping[str, Callable] = {
 }
 OPTIMIZERS: Mapping[str, Callable] = {"adamw": optim.adamw, "sgd": optim.sgd}
 SAMPLERS: Mapping[str, Callable] = {
-    "ancestral": lambda: samplers.ancestral_step,
-    "ddim": lambda: samplers.ddim_step,
+    "ancestral": samplers.ancestral,
+    "ddim": samplers.ddim,
+    "heun": samplers.heun,
+    "dpm_solver": samplers.dpm_solver,
+    "euler_maruyama": samplers.euler_maruyama,
+    "predictor_corrector": langevin.predictor_corrector,
+    "annealed_langevin": langevin.annealed_langevin,
+    "flow": flow.flow,
 }
+GRIDS: Mapping[str, Callable] = {
+    "equal_times": lambda: grids.equal_times,
+    "equal_omegas": lambda: grids.equal_omegas,
+    "karras": grids.karras,
+}
+GUIDANCES: Mapping[str, Callable] = {
+    "none": guided.Unguided,
+    "classifier_free": guided.ClassifierFree,
+    "classifier": guided.Classified,
+}
+CLASSIFIERS: Mapping[str, Callable] = {"convnet": classifiers.ConvNet}
 EXACT_DIVERGENCE = 16  # dimensions up to which eval.ode.divergence = "auto" is exact
 
 # Fields that shape the trained state: a workdir belongs to one choice of them.
@@ -153,6 +171,7 @@ def build_model(config: ConfigDict, source: sources.Source) -> VDM:
         dims=source.shape,
         num_classes=num_classes,
         prediction=config.model.prediction,
+        label_dropout=config.model.label_dropout,
     )
 
 
@@ -172,9 +191,33 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return build("optim", config.optim, OPTIMIZERS, num_steps=config.train.num_steps)
 
 
-def build_sampler(config: ConfigDict) -> samplers.Step:
-    """One reverse step of the chosen sampler."""
+def build_sampler(config: ConfigDict) -> samplers.Sampler:
+    """The chosen sampler."""
     return build("sample", config.sample, SAMPLERS)
+
+
+def build_grid(config: ConfigDict) -> grids.Grid:
+    """Where it steps."""
+    return build("sample.grid", config.sample.grid, GRIDS)
+
+
+def build_classifier(config: ConfigDict, source: sources.Source) -> NoisyClassifier | None:
+    """The classifier of noisy examples; None for data without labels."""
+    if not source.num_classes:
+        return None
+    facts = {"dims": source.shape, "num_classes": source.num_classes}
+    network = build("classifier", config.classifier, CLASSIFIERS, **facts)
+    return NoisyClassifier(network, source.shape, source.num_classes)
+
+
+def build_guidance(
+    config: ConfigDict, model: VDM, classifier: NoisyClassifier | None
+) -> guided.Guidance:
+    """What the samples are guided by, for that model."""
+    chosen = config.sample.guidance
+    guidance = build("sample.guidance", chosen, GUIDANCES, classifier=classifier)
+    guidance.check(model)
+    return guidance
 
 
 def build_estimator(options: EvalOptions, model: VDM) -> estimators.Estimator:
@@ -217,7 +260,7 @@ def build_estimator(options: EvalOptions, model: VDM) -> estimators.Estimator:
 def differing_fields(config: Mapping, other: Mapping) -> list[str]:
     """Fields that shape the trained state and differ, as "a.b: here x, there y". A kwarg that is
     not given has its component's default."""
-    ours, theirs = _flatten(_with_defaults(config)), _flatten(_with_defaults(other))
+    ours, theirs = (_flatten(_with_defaults(complete(c).to_dict())) for c in (config, other))
     return [
         f"{field}: here {ours.get(field, 'absent')!r}, there {theirs.get(field, 'absent')!r}"
         for field in sorted(ours.keys() | theirs.keys())

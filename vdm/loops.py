@@ -1,14 +1,17 @@
-"""Train, evaluate, sample: the only loop over steps."""
+"""Train, evaluate, sample: the only loops over steps."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vdm import sharding
 from vdm.data.pipeline import train_batches
+from vdm.evaluation.guided import Unguided
 from vdm.evaluation.likelihood import Evaluation
 from vdm.io.console import Progress, say
 from vdm.io.environment import describe
@@ -18,9 +21,13 @@ from vdm.io.signals import stop_signals
 from vdm.model import count_parameters
 from vdm.reports import describe_evaluation, report_evaluation, report_samples, run_evaluation
 from vdm.run import Run
+from vdm.training.classifier import make_classifier_step
 from vdm.training.schedule import objective
 from vdm.training.state import TrainState
 from vdm.training.step import Batch, Metrics, make_train_step
+
+CLASSIFIER_STREAM = 1_000_003
+"""Keeps the noise of the classifier's steps apart from that of the model's."""
 
 
 class NonFiniteError(RuntimeError):
@@ -67,7 +74,10 @@ def train(run: Run, init_from: str | None = None) -> None:
     result = report_evaluation(run, step, params)
     with MetricsWriter(run.workdir, step) as writer:
         writer.write(step, _eval_scalars(result))
-    report_samples(run, params)
+    if run.guidance.num_classes and not run.classifier_checkpoints.steps():
+        say("no classifier guides these samples: --mode=classifier trains one for --mode=sample")
+        run = dataclasses.replace(run, guidance=Unguided())
+    report_samples(run, step, run.guided_params(params))
 
 
 def evaluate_run(run: Run, init_from: str | None = None) -> None:
@@ -80,10 +90,60 @@ def evaluate_run(run: Run, init_from: str | None = None) -> None:
 
 def sample_run(run: Run, init_from: str | None = None) -> None:
     """--mode=sample: samples.png and samples.npz from a checkpoint, of this run or of another."""
-    _, params = run.trained_params(init_from)
+    step, params = run.trained_params(init_from)
     if init_from:
         _describe_run(run)
-    report_samples(run, params)
+    report_samples(run, step, run.guided_params(params))
+
+
+def train_classifier(run: Run) -> None:
+    """--mode=classifier: trains p(label | z_t) on the run's data, between the ends of its schedule,
+    or goes on with it; in the workdir's folder classifier/."""
+    options, classifier = run.options.classifier, run.classifier
+    if classifier is None:
+        raise ValueError(f"--mode=classifier: data set {run.source.name!r} has no labels")
+    sharding.check_batch(options.batch_size, run.mesh)
+    _, params = run.trained_params()
+    ends = run.model.schedule_fn(params)(jnp.array([0.0, 1.0]))
+    state = run.first_classifier_state()
+    first, split = int(state.step), run.source.load("train")
+    train_step = make_classifier_step(
+        classifier,
+        run.model.likelihood,
+        (ends[0], ends[1]) if ends[0].ndim == 0 else (ends[0][None], ends[1][None]),
+        run.classifier_optimizer,
+        jax.random.fold_in(run.step_key, CLASSIFIER_STREAM),
+    )
+    batches = train_batches(
+        split, options.batch_size, run.options.seed, first,
+        jax.process_index(), jax.process_count(),
+    )  # fmt: skip
+    pending: list[Metrics] = []
+    with (
+        Progress("classifier", options.num_steps, first, "step") as progress,
+        stop_signals() as signals,
+    ):
+        for step in range(first + 1, options.num_steps + 1):
+            state, metrics = train_step(state, sharding.put_batch(next(batches), run.mesh))
+            pending.append(metrics)
+            stop = bool(signals)
+            progress.update(step)
+            if stop or step == options.num_steps or step % run.options.train.save_every == 0:
+                means = summarise(pending, step, last_values=())
+                progress.report(
+                    f"classifier step {step}/{options.num_steps}: cross-entropy "
+                    f"{means['train/cross_entropy']:.4f} nats, accuracy "
+                    f"{means['train/accuracy']:.3f} over all noise levels"
+                )
+                pending = []
+                run.classifier_checkpoints.save(step, state)
+            if stop:
+                where = run.classifier_checkpoints.path(step)
+                raise Interrupted(
+                    f"stopped at step {step}, saved in {where}; the same command goes on",
+                    signals[0],
+                )
+    say(f"the classifier is in {run.classifier_checkpoints.path(options.num_steps)}")
 
 
 def _describe_run(run: Run) -> None:
@@ -159,8 +219,10 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     return state
 
 
-def summarise(pending: list[Metrics], step: int) -> dict[str, float]:
-    """Means of the metrics of the steps up to `step`; of omega_0 and omega_1 the last values.
+def summarise(
+    pending: list[Metrics], step: int, last_values: tuple[str, ...] = ("omega_0", "omega_1")
+) -> dict[str, float]:
+    """Means of the metrics of the steps up to `step`; of `last_values` the last ones.
 
     NonFiniteError names the first term and step that is not finite.
     """
@@ -172,7 +234,7 @@ def summarise(pending: list[Metrics], step: int) -> dict[str, float]:
                 bad = step - len(fetched) + 1 + index
                 raise NonFiniteError(f"train/{name} is {metrics[name]} at step {bad}")
     means = {f"train/{name}": float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
-    return means | {f"train/{end}": float(fetched[-1][end]) for end in ("omega_0", "omega_1")}
+    return means | {f"train/{name}": float(fetched[-1][name]) for name in last_values}
 
 
 def _log_line(step: int, num_steps: int, scalars: dict[str, float]) -> str:

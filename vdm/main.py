@@ -3,11 +3,13 @@
 python -m vdm.main --config=configs/digits.py --workdir=runs/digits
 python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=eval
 python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=sample
+python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=classifier
 
 --config=FILE[:ARG]    a Python file with get_config([ARG]) -> ConfigDict; anywhere
 --config.a.b=VALUE     another value for one field of it
 --workdir=DIR          what the run writes; the same command again resumes
---mode=MODE            train (default: train, then evaluate and sample), eval, sample
+--mode=MODE            train (default: train, then evaluate and sample), eval, sample, or
+                       classifier: trains one of noisy examples, for samples guided by it
 --init_from=PATH       the parameters of another workdir or checkpoint, or of a checkpoint of the
                        published VDM: where training starts, or what is evaluated or sampled
 --print_config         print the resolved config and exit
@@ -29,7 +31,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vdm.config_files import find_config_file
 
-MODES = ("train", "eval", "sample")
+MODES = ("train", "eval", "sample", "classifier")
 
 
 class UsageError(ValueError):
@@ -88,6 +90,8 @@ def run(options: flags.FlagValues) -> int:
             loops.train(opened, options.init_from)
         elif options.mode == "eval":
             loops.evaluate_run(opened, options.init_from)
+        elif options.mode == "classifier":
+            loops.train_classifier(opened)
         else:
             loops.sample_run(opened, options.init_from)
     except loops.Interrupted as stop:

@@ -5,20 +5,28 @@ entries "network" and "schedule".
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from vdm.diffusion.elbo import Draws, Estimate, NoiseLevels, estimate_elbo, noise_levels
 from vdm.diffusion.likelihood import expected_eps
-from vdm.diffusion.noise import level
+from vdm.diffusion.noise import fresh_noise, level
 from vdm.diffusion.predictions import convert
-from vdm.diffusion.samplers import Step
-from vdm.diffusion.samplers import sample as run_sampler
-from vdm.typing import Denoiser, Likelihood, Params, PRNGKey, ScheduleFn
+from vdm.diffusion.samplers import Sampler, first_latent, run_chain
+from vdm.typing import Denoiser, Likelihood, OmegaGrid, Params, PRNGKey, ScheduleFn
+
+
+class Drawn(NamedTuple):
+    """Examples; how often the denoiser was called for each; and latents on the way to them, decoded
+    as if they were z_0, [frames, batch, *dims]."""
+
+    data: Shaped[Array, "batch *dims"]
+    evaluations: Int[Array, " batch"]
+    frames: Shaped[Array, "frames batch *dims"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +35,7 @@ class VDM:
 
     prediction: what the network's output means, a name of `diffusion.predictions`, or "codes"
     for logits of the V codes of each dimension (`diffusion.likelihood.expected_eps`).
+    label_dropout: the share of labels that training withholds (NO_LABEL).
     """
 
     schedule: nn.Module
@@ -35,6 +44,7 @@ class VDM:
     dims: tuple[int, ...]
     num_classes: int = 0
     prediction: str = "eps"
+    label_dropout: float = 0.0
 
     def init(self, key: PRNGKey) -> Params:
         """Parameters, float32."""
@@ -126,16 +136,22 @@ class VDM:
 
     def sample(
         self,
-        params: Params,
         keys: Key[Array, " batch"],
-        num_steps: int,
-        step: Step,
-        labels: Int[Array, " batch"] | None = None,
-    ) -> Shaped[Array, "batch *dims"]:
-        """Data drawn from the model, one example per key, in num_steps equal steps of t."""
-        omegas = self.schedule_fn(params)(jnp.linspace(0.0, 1.0, num_steps + 1))
-        z_0 = run_sampler(keys, self.dims, omegas, self.denoiser(params, labels), step)
-        return self.likelihood.decode(z_0, level(omegas, jnp.int32(0)))
+        omegas: OmegaGrid,
+        sampler: Sampler,
+        denoiser: Denoiser,
+        z_1: Float[Array, "batch *dims"] | None = None,
+        num_frames: int = 0,
+    ) -> Drawn:
+        """Data drawn down the grid `omegas`, which ends at the schedule's own omega_0, one example
+        for each key; from N(0, I), or from the latents z_1. denoiser: the model's, perhaps
+        guided."""
+        z_1 = first_latent(keys, self.dims) if z_1 is None else z_1
+        noise = fresh_noise(keys, self.dims)
+        chain = run_chain(z_1, noise, omegas, denoiser, sampler, num_frames)
+        omega_0 = level(omegas, jnp.int32(0))
+        frames = jax.vmap(lambda z: self.likelihood.decode(z, omega_0))(chain.frames)
+        return Drawn(self.likelihood.decode(chain.z_0, omega_0), chain.evaluations, frames)
 
 
 def count_parameters(params: Params) -> int:

@@ -5,6 +5,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -33,10 +34,10 @@ class OdeOptions:
     """config.eval.ode: 0 steps are as many as the tolerance asks for; divergence "auto" is exact
     in up to 16 dimensions."""
 
-    num_steps: int = 50
-    tolerance: float = 1e-5
-    divergence: str = "auto"
-    probes: int = 2
+    num_steps: int
+    tolerance: float
+    divergence: str
+    probes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +56,25 @@ class EvalOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SampleOptions:
-    """config.sample without the sampler itself."""
+    """config.sample without its components. label -1: the classes in turn; interpolate: images of
+    a row between two latents, 0 for none; num_frames: of an animation, 0 for none."""
 
     num_steps: int
     num_images: int
     batch_size: int
     seed: int
+    label: int
+    interpolate: int
+    num_frames: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierOptions:
+    """config.classifier without its network."""
+
+    num_steps: int
+    batch_size: int
+    learning_rate: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +90,10 @@ class Options:
     train: TrainOptions
     eval: EvalOptions
     sample: SampleOptions
+    classifier: ClassifierOptions
 
 
-T = TypeVar("T", TrainOptions, EvalOptions, OdeOptions, SampleOptions)
+T = TypeVar("T", TrainOptions, EvalOptions, OdeOptions, SampleOptions, ClassifierOptions)
 
 # The fields that every config has beside those of the options.
 REQUIRED_FIELDS = """
@@ -86,6 +101,33 @@ data.name data.kwargs data.data_dir data.holdout model.prediction model.class_co
 schedule.name schedule.kwargs schedule.train network.name network.kwargs likelihood.name
 likelihood.kwargs optim.name optim.kwargs sample.name sample.kwargs
 """
+
+# Fields that workdirs of earlier versions lack, and what was done then.
+ADDED_FIELDS = {
+    "model.label_dropout": 0.0,
+    "eval.ode": {"num_steps": 50, "tolerance": 1e-5, "divergence": "auto", "probes": 2},
+    "sample.grid": {"name": "equal_times", "kwargs": {}},
+    "sample.guidance": {"name": "none", "kwargs": {}},
+    "sample.label": -1,
+    "sample.interpolate": 0,
+    "sample.num_frames": 0,
+    "classifier": {
+        "name": "convnet", "kwargs": {}, "num_steps": 500, "batch_size": 128, "learning_rate": 2e-3
+    },
+}  # fmt: skip
+
+
+def complete(config: Mapping | ConfigDict) -> ConfigDict:
+    """A copy of a config with the fields that an earlier version had not."""
+    copy = ConfigDict(config.to_dict() if isinstance(config, ConfigDict) else config)
+    for name, value in ADDED_FIELDS.items():
+        *groups, field = name.split(".")
+        group: Any = copy
+        for part in groups:
+            group = group.get(part)
+        if group is not None and field not in group:
+            group[field] = ConfigDict(value) if isinstance(value, dict) else value
+    return copy
 
 
 def check_choice(field: str, value: Any, known: tuple) -> Any:
@@ -102,10 +144,8 @@ def read(config: ConfigDict) -> Options:
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
     check_choice("model.prediction", config.model.prediction, PREDICTIONS)
     check_choice("eval.params", _field(config, "eval.params"), ("ema", "raw"))
-    ode = OdeOptions()
-    if "ode" in config.eval:  # workdirs of an earlier version have none
-        check_choice("eval.ode.divergence", _field(config, "eval.ode.divergence"), DIVERGENCES)
-        ode = _group(config, "eval.ode", OdeOptions, num_steps=0)
+    check_choice("eval.ode.divergence", _field(config, "eval.ode.divergence"), DIVERGENCES)
+    ode = _group(config, "eval.ode", OdeOptions, num_steps=0)
     options = Options(
         seed=count(config, "seed", 0),
         bound_steps=count(config, "model.num_steps", 0),
@@ -114,8 +154,15 @@ def read(config: ConfigDict) -> Options:
         ema_warmup=_field(config, "optim.ema_warmup"),
         train=_group(config, "train", TrainOptions, num_devices=0, eval_every=0),
         eval=_group(config, "eval", EvalOptions, num_steps=0, seed=0, step=-1, ode=ode),
-        sample=_group(config, "sample", SampleOptions, seed=0),
+        sample=_group(
+            config, "sample", SampleOptions, seed=0, label=-1, interpolate=0, num_frames=0
+        ),
+        classifier=_group(config, "classifier", ClassifierOptions),
     )
+    if not 0 <= config.model.label_dropout < 1:
+        raise ValueError(
+            f"model.label_dropout = {config.model.label_dropout}: it must be in [0, 1)"
+        )
     if not 0 < ode.tolerance < 1:
         raise ValueError(f"eval.ode.tolerance = {ode.tolerance}: it must be in (0, 1)")
     if not 0 <= options.ema_rate < 1:

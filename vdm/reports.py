@@ -12,7 +12,7 @@ import numpy as np
 from vdm import sharding
 from vdm.evaluation.diagnostics import Diagnosis, can_diagnose, diagnose
 from vdm.evaluation.likelihood import TERMS, Evaluation, evaluate
-from vdm.evaluation.samples import draw_samples
+from vdm.evaluation.samples import Samples, draw_samples
 from vdm.io import images, plots
 from vdm.io.console import Progress, say
 from vdm.io.files import save_npz, write_json
@@ -169,27 +169,58 @@ def _error(value: float | None) -> str:
     return "unknown" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def report_samples(run: Run, params: Params) -> None:
-    """Draws samples and writes samples.npz, and samples.png of images and of points."""
-    options = run.options.sample
-    with Progress("sample", options.num_images, unit="image") as progress:
-        samples = draw_samples(
-            run.model,
-            params,
-            options.num_images,
-            run.mesh,
-            step=run.sampler_step,
-            num_steps=options.num_steps,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            on_batch=progress.update,
+def run_samples(run: Run, params: Params, **changes: Any) -> Samples:
+    """Samples as config.sample says, but for the changes; params: of `Run.guided_params`."""
+    options, num_classes = run.options.sample, run.source.num_classes
+    if not -1 <= options.label < max(1, num_classes):
+        raise ValueError(
+            f"sample.label = {options.label}: -1 takes the classes in turn, and labels are 0 to "
+            f"{num_classes - 1}"
         )
-    save_npz(run.workdir / "samples.npz", samples=samples)
-    path, written = run.workdir / "samples.png", "samples.npz, samples.png"
-    if run.source.shape == (2,):
-        plots.plot_points(path, samples, run.source.load(run.source.evaluation_split).examples)
-    elif len(run.source.shape) == 3 and run.source.shape[-1] in (1, 3) and run.source.num_codes:
-        images.save_grid(path, samples, run.source.num_codes)
-    else:
-        written = "samples.npz"
-    say(f"wrote {len(samples)} samples in {run.workdir}: {written}")
+    labels = None if options.label < 0 else np.full(options.num_images, options.label)
+    settings: dict[str, Any] = {
+        "num_samples": options.num_images,
+        "sampler": run.sampler,
+        "grid": run.grid,
+        "guidance": run.guidance,
+        "num_steps": options.num_steps,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "labels": labels,
+        "interpolate": options.interpolate,
+        "num_frames": options.num_frames,
+    } | changes
+    with Progress("sample", settings["num_samples"], unit="image") as progress:
+        return draw_samples(run.model, params, mesh=run.mesh, on_batch=progress.update, **settings)
+
+
+def report_samples(run: Run, step: int, params: Params) -> None:
+    """Draws samples and writes samples.npz and samples.json; of images and points samples.png; of
+    images on the way from noise, if asked for, samples.gif."""
+    drawn, workdir, source = run_samples(run, params), run.workdir, run.source
+    save_npz(workdir / "samples.npz", samples=drawn.data, labels=drawn.labels, frames=drawn.frames)
+    written = ["samples.npz"]
+    are_images = len(source.shape) == 3 and source.shape[-1] in (1, 3) and source.num_codes
+    if source.shape == (2,):
+        test = source.load(source.evaluation_split).examples
+        plots.plot_points(workdir / "samples.png", drawn.data, test)
+        written.append("samples.png")
+    elif are_images:
+        columns = run.options.sample.interpolate or None
+        images.save_grid(workdir / "samples.png", drawn.data, source.num_codes, columns)
+        written.append("samples.png")
+    (workdir / "samples.gif").unlink(missing_ok=True)  # of other samples
+    if are_images and len(drawn.frames):
+        images.save_animation(workdir / "samples.gif", drawn.frames, source.num_codes)
+        written.append("samples.gif")
+    report = run.resolved["sample"] | {
+        "network_evaluations": drawn.network_evaluations,
+        "step": step,
+        "params": run.options.eval.params,
+    }
+    write_json(workdir / "samples.json", report)
+    written.append("samples.json")
+    say(
+        f"wrote {len(drawn.data)} samples in {workdir}: {', '.join(written)}; "
+        f"{drawn.network_evaluations:.4g} network evaluations for each"
+    )

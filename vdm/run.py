@@ -12,9 +12,12 @@ from ml_collections import ConfigDict
 from vdm import config as configs
 from vdm import options as all_options
 from vdm import sharding
+from vdm.classifier import NoisyClassifier
 from vdm.data.sources import Source
-from vdm.diffusion.samplers import Step
+from vdm.diffusion.grids import Grid
+from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.estimators import Estimator
+from vdm.evaluation.guided import Guidance
 from vdm.io.checkpoints import CheckpointError, Checkpoints, restore_params
 from vdm.io.console import say
 from vdm.io.files import read_json
@@ -22,6 +25,7 @@ from vdm.io.interop import is_published, read_published
 from vdm.io.metrics import read_metrics
 from vdm.model import VDM
 from vdm.options import Options
+from vdm.training.optim import adamw
 from vdm.training.state import TrainState, init_state
 from vdm.typing import Params
 
@@ -36,7 +40,10 @@ class Run:
     source: Source
     model: VDM
     optimizer: optax.GradientTransformation
-    sampler_step: Step
+    sampler: Sampler
+    grid: Grid
+    guidance: Guidance
+    classifier: NoisyClassifier | None
     estimator: Estimator
     mesh: Mesh
 
@@ -44,6 +51,11 @@ class Run:
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints."""
         return Checkpoints(self.workdir / "checkpoints", self.options.train.keep_checkpoints)
+
+    @property
+    def classifier_checkpoints(self) -> Checkpoints:
+        """Those of the noise-conditioned classifier."""
+        return Checkpoints(self.workdir / "classifier", self.options.train.keep_checkpoints)
 
     @property
     def init_key(self) -> jax.Array:
@@ -62,11 +74,34 @@ class Run:
 
     def abstract_state(self) -> Any:
         """Shapes, dtypes and shardings of the state."""
+        return self._on_every_device(jax.eval_shape(self._init, self.init_key))
+
+    def _on_every_device(self, shapes: Any) -> Any:
         everywhere = sharding.replicated(self.mesh)
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-            jax.eval_shape(self._init, self.init_key),
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes
         )
+
+    def first_classifier_state(self) -> TrainState:
+        """The state where the training of the classifier begins: its newest readable checkpoint,
+        else the seed."""
+        assert self.classifier is not None
+        classifier, optimizer = self.classifier, self.classifier_optimizer
+
+        def init(key: jax.Array) -> TrainState:
+            return init_state(classifier, optimizer, key)
+
+        key = jax.random.fold_in(self.init_key, 1)
+        if self.classifier_checkpoints.steps():
+            like = self._on_every_device(jax.eval_shape(init, key))
+            return self.classifier_checkpoints.restore(like, on_unreadable=say)[1]
+        return jax.jit(init, out_shardings=sharding.replicated(self.mesh))(key)
+
+    @property
+    def classifier_optimizer(self) -> optax.GradientTransformation:
+        """AdamW with a half cosine to 0."""
+        options = self.options.classifier
+        return adamw(options.num_steps, options.learning_rate, decay="cosine")
 
     def _init(self, key: jax.Array) -> TrainState:
         return init_state(self.model, self.optimizer, key)
@@ -136,6 +171,20 @@ class Run:
         folder, found = restore_params(source, like, on_unreadable=say)
         return int(folder.name), found[field]
 
+    def guided_params(self, params: Params) -> Params:
+        """The parameters, and those of the classifier where the samples are guided by one."""
+        if not self.guidance.num_classes or self.classifier is None:
+            return params
+        if not self.classifier_checkpoints.steps():
+            raise ValueError(
+                "sample.guidance.name = 'classifier' needs a classifier of noisy examples, which "
+                f"{self.workdir} has not: train it with the same command and --mode=classifier"
+            )
+        shapes = jax.eval_shape(self.classifier.init, self.init_key)
+        like = {"ema_params": self._on_every_device(shapes)}
+        _, found = restore_params(self.workdir / "classifier", like, on_unreadable=say)
+        return params | {"classifier": found["ema_params"]}
+
     def trained_secs(self, step: int) -> float:
         """Seconds of training up to `step`, by the workdir's log."""
         times = [
@@ -168,11 +217,13 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
 
 def build_run(config: ConfigDict, workdir: str | Path) -> Run:
     """Checks the config and builds everything that it names; looks at no file."""
+    config = all_options.complete(config)
     options = all_options.read(config)
     sharding.split_host(options.train.num_devices)
     source = configs.build_source(config)
     model = configs.build_model(config, source)
     configs.check_shapes(config, model)
+    classifier = configs.build_classifier(config, source)
     return Run(
         resolved=config.to_dict(),
         options=options,
@@ -180,7 +231,10 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
         source=source,
         model=model,
         optimizer=configs.build_optimizer(config),
-        sampler_step=configs.build_sampler(config),
+        sampler=configs.build_sampler(config),
+        grid=configs.build_grid(config),
+        guidance=configs.build_guidance(config, model, classifier),
+        classifier=classifier,
         estimator=configs.build_estimator(options.eval, model),
         mesh=sharding.build_mesh(options.train.num_devices),
     )

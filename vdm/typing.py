@@ -9,6 +9,9 @@ PyTree = Any
 Params = PyTree
 PRNGKey = Key[Array, ""]
 
+NO_LABEL = -1
+"""The label of an example whose label is not told."""
+
 # One value for all examples, one for each, or one for each of their dimensions.
 PerExample = Float[Array, ""] | Float[Array, " batch"] | Float[Array, "#batch *dims"]
 

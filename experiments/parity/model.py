@@ -20,7 +20,7 @@ from vdm.api import load_config
 from vdm.config import build_model, build_source
 from vdm.diffusion.elbo import Draws, to_bpd
 from vdm.diffusion.noise import diffuse, sigma
-from vdm.diffusion.samplers import ancestral_step
+from vdm.diffusion.samplers import Interval, ancestral
 from vdm.diffusion.timesteps import step_interval
 from vdm.io import interop
 from vdm.model import VDM
@@ -146,11 +146,13 @@ def one_step(
     t, s = ((num_steps - j) / num_steps for j in (i, i + 1))
     omega_t, omega_s = omega(jnp.asarray(t, dtype)), omega(jnp.asarray(s, dtype))
     eps_hat = denoise(z_t, jnp.broadcast_to(omega_t, z_t.shape[:1]))
+    interval = Interval(omega_s, omega_t, jnp.bool_(False), lambda k: noise)
+    z_s, _ = ancestral().step(denoise, z_t, (), interval)
     return {
         f"{name}/gamma_t": omega_t,
         f"{name}/gamma_s": omega_s,
         f"{name}/eps_hat": eps_hat,
-        f"{name}/z_s": ancestral_step(z_t, eps_hat, omega_s, omega_t, noise),
+        f"{name}/z_s": z_s,
     }
 
 

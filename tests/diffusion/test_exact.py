@@ -119,10 +119,13 @@ def test_eps_variance_is_the_trace_of_the_derivative_of_eps_hat(data_kind):
 def test_gaussian_variance_of_steps_is_that_of_the_ancestral_sampler(std):
     # A step is linear in (z_t, noise), so variances propagate exactly.
     with jax.enable_x64(True):
-        data, omegas, variance = GaussianData(std), jnp.array([-7.0, -3.0, -2.5, 0.0, 4.0]), 1.0
-        one, zero = jnp.ones((1, 1), jnp.float64), jnp.zeros((1, 1), jnp.float64)
-        for s, t in zip(omegas[-2::-1], omegas[:0:-1], strict=True):
-            from_z = samplers.ancestral_step(one, data.eps_hat(one, t), s, t, zero)[0, 0]
-            from_noise = samplers.ancestral_step(zero, zero, s, t, one)[0, 0]
-            variance = from_z**2 * variance + from_noise**2
+        data, omegas = GaussianData(std), jnp.array([-7.0, -3.0, -2.5, 0.0, 4.0])
+        z_1, noise = jnp.ones((1, 1)), jnp.zeros((5, 1, 1))
+
+        def z_0(z_1, noise):
+            ancestral = samplers.ancestral()
+            return samplers.run_chain(z_1, lambda i: noise[i], omegas, data.eps_hat, ancestral).z_0
+
+        by_z, by_noise = jax.grad(lambda *a: z_0(*a)[0, 0], (0, 1))(z_1, noise)
+        variance = jnp.sum(by_z**2) + jnp.sum(by_noise**2)
         np.testing.assert_allclose(data.variance_of_steps(omegas), variance, rtol=1e-12)

@@ -9,7 +9,7 @@ from vdm.diffusion import elbo
 from vdm.diffusion.bounds import path_log_weight
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.likelihood import Discretised, Gaussian
-from vdm.diffusion.samplers import ancestral_step, sample
+from vdm.diffusion.samplers import ancestral, sample
 from vdm.nn.schedules import Polynomial
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(96)
@@ -66,7 +66,7 @@ def test_paths_and_samples_of_equal_dimensions_are_the_scalar_ones():
         path_log_weight(keys, x, s(grid), shrinking, Gaussian()) for s in (same_for_all, bent)
     ]
     np.testing.assert_allclose(weights[0], weights[1], rtol=1e-5)
-    samples = [sample(keys, (3,), s(grid), shrinking, ancestral_step) for s in (same_for_all, bent)]
+    samples = [sample(keys, (3,), s(grid), shrinking, ancestral()) for s in (same_for_all, bent)]
     np.testing.assert_allclose(samples[0], samples[1], rtol=1e-5)
 
 

@@ -9,7 +9,7 @@ from vdm import sharding
 from vdm.data.sources import Split
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.likelihood import Gaussian
-from vdm.diffusion.samplers import ancestral_step
+from vdm.diffusion.samplers import ancestral
 from vdm.evaluation.estimators import Elbo
 from vdm.evaluation.likelihood import Evaluation, evaluate
 from vdm.evaluation.samples import draw_samples
@@ -122,8 +122,8 @@ def test_samples_do_not_depend_on_batch_size():
     def draw(batch_size, devices):
         mesh = sharding.build_mesh(devices)
         return draw_samples(
-            MODEL, PARAMS, 10, mesh, step=ancestral_step, num_steps=30, batch_size=batch_size
-        )
+            MODEL, PARAMS, 10, mesh, sampler=ancestral(), num_steps=30, batch_size=batch_size
+        ).data
 
     reference = draw(10, 1)
     assert reference.shape == (10, DIM)

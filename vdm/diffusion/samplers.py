@@ -1,44 +1,93 @@
-"""From noise to data: one reverse step per sampler, and the scan over steps.
+"""From noise to data: samplers, and the scan over their steps.
 
-A sampler is a function `step(z_t, eps_hat, omega_s, omega_t, noise) -> z_s`.
+A sampler is a tuple of pure functions (`Sampler`); each constructor here returns one. A step goes
+from omega_t down to omega_s < omega_t with any denoiser, guided or not, so every sampler runs on
+any grid and under any guidance. Deterministic ones solve the probability-flow ODE, random ones the
+reverse SDE or Langevin dynamics; Langevin's are in `vdm.diffusion.langevin`, the adaptive solver
+in `vdm.diffusion.flow`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from vdm.diffusion.noise import alpha, fresh_noise, level, posterior, sigma
-from vdm.typing import Denoiser, EndPoint, OmegaGrid
-
-Step = Callable[[Array, Array, Array, Array, Array], Array]
+from vdm.diffusion.noise import NoiseFn, alpha, fresh_noise, level, posterior, sigma, transition
+from vdm.typing import Denoiser, EndPoint, OmegaGrid, PyTree
 
 
-def ancestral_step(
-    z_t: Float[Array, "batch *dims"],
-    eps_hat: Float[Array, "batch *dims"],
-    omega_s: EndPoint,
-    omega_t: EndPoint,
-    noise: Float[Array, "batch *dims"],
-) -> Float[Array, "batch *dims"]:
-    """A draw of p(z_s | z_t) = q(z_s | z_t, x_hat) (VDM Eq. 33), also in the last step,
-    where DDPM's algorithm 2 leaves the noise out."""
-    mean, variance = posterior(z_t, eps_hat, omega_s, omega_t)
-    return mean + jnp.sqrt(variance) * noise
+class Interval(NamedTuple):
+    """One step: from omega_t to omega_s; whether it is the last one; and its noise, k -> the k-th
+    standard normal draw [batch, *dims] of this step."""
+
+    omega_s: EndPoint
+    omega_t: EndPoint
+    last: Bool[Array, ""]
+    noise: NoiseFn
 
 
-def ddim_step(
-    z_t: Float[Array, "batch *dims"],
-    eps_hat: Float[Array, "batch *dims"],
-    omega_s: EndPoint,
-    omega_t: EndPoint,
-    noise: Float[Array, "batch *dims"],
-) -> Float[Array, "batch *dims"]:
-    """z_s = alpha_s x_hat + sigma_s eps_hat, deterministic (DDIM Eq. 12 with its sigma = 0)."""
-    del noise
-    x_hat = (z_t - sigma(omega_t) * eps_hat) / alpha(omega_t)
-    return alpha(omega_s) * x_hat + sigma(omega_s) * eps_hat
+Step = Callable[[Denoiser, Array, PyTree, Interval], tuple[Array, PyTree]]
+
+
+class Sampler(NamedTuple):
+    """How to go from z_t to z_s.
+
+    step: (denoiser, z_t [batch, *dims], memory, interval) -> (z_s, memory). init: z_1 -> the
+    memory before the first step. evaluations: of the denoiser in each step; 0 where that is found
+    out on the way, and the memory is their number for each example. deterministic: whether z_0 is
+    a function of z_1.
+    """
+
+    step: Step
+    init: Callable[[Array], PyTree] = lambda z_1: ()
+    evaluations: int = 1
+    deterministic: bool = False
+
+
+class Chain(NamedTuple):
+    """z_0; how often the denoiser was called for each example; and what was seen of the way,
+    evenly spaced latents that end with z_0 (none unless asked for)."""
+
+    z_0: Float[Array, "batch *dims"]
+    evaluations: Int[Array, " batch"]
+    frames: Float[Array, "frames batch *dims"]
+
+
+def run_chain(
+    z_1: Float[Array, "batch *dims"],
+    noise_at: NoiseFn,
+    omegas: OmegaGrid,
+    denoiser: Denoiser,
+    sampler: Sampler,
+    num_frames: int = 0,
+) -> Chain:
+    """Down the increasing grid `omegas`: T + 1 values, or T + 1 for each dimension.
+
+    Step T ... 1 takes the noise of the indices i + k (T + 1), i the step, k = 0, 1, ...
+    """
+    num_steps = omegas.shape[0] - 1
+
+    def body(carry: tuple, index: Array) -> tuple[tuple, None]:
+        z_t, memory, frames = carry
+        interval = Interval(
+            level(omegas, index - 1),
+            level(omegas, index),
+            index == 1,
+            lambda k: noise_at(index + k * (num_steps + 1)),
+        )
+        z_s, memory = sampler.step(denoiser, z_t, memory, interval)
+        if num_frames:  # each latent overwrites those of its frame before it
+            frames = frames.at[(num_steps - index) * num_frames // num_steps].set(z_s)
+        return (z_s, memory, frames), None
+
+    frames = jnp.zeros((min(num_frames, num_steps), *z_1.shape), z_1.dtype)
+    num_frames = frames.shape[0]
+    steps = jnp.arange(num_steps, 0, -1)
+    (z_0, memory, frames), _ = jax.lax.scan(body, (z_1, sampler.init(z_1), frames), steps)
+    fixed = jnp.full(z_1.shape[:1], num_steps * sampler.evaluations, jnp.int32)
+    return Chain(z_0, fixed if sampler.evaluations else memory, frames)
 
 
 def sample(
@@ -46,22 +95,129 @@ def sample(
     dims: tuple[int, ...],
     omegas: OmegaGrid,
     denoiser: Denoiser,
-    step: Step,
+    sampler: Sampler,
 ) -> Float[Array, "batch *dims"]:
-    """z_0 for every key, from z_1 ~ N(0, I) down the increasing grid `omegas` (T + 1 values, or
-    T + 1 for each dimension).
+    """z_0 for every key, from z_1 ~ N(0, I).
 
     Each sample has a key of its own, so it does not depend on the batch it is drawn in.
     """
+    return run_chain(
+        first_latent(keys, dims), fresh_noise(keys, dims), omegas, denoiser, sampler
+    ).z_0
 
-    noise_at = fresh_noise(keys, dims)
 
-    def body(z_t: Array, index: Array) -> tuple[Array, None]:
-        omega_s, omega_t = level(omegas, index - 1), level(omegas, index)
-        eps_hat = denoiser(z_t, jnp.broadcast_to(omega_t, keys.shape + omegas.shape[1:]))
-        return step(z_t, eps_hat, omega_s, omega_t, noise_at(index)), None
+def first_latent(keys: Key[Array, " batch"], dims: tuple[int, ...]) -> Float[Array, "batch *dims"]:
+    """z_1 ~ N(0, I): the noise of index 0, which no step uses."""
+    return fresh_noise(keys, dims)(jnp.zeros((), jnp.int32))
 
-    num_steps = omegas.shape[0] - 1
-    # index 0 is left for z_1, indices 1 .. T for the steps
-    z_0, _ = jax.lax.scan(body, noise_at(jnp.zeros((), jnp.int32)), jnp.arange(num_steps, 0, -1))
-    return z_0
+
+def evaluate(
+    denoiser: Denoiser, z: Float[Array, "batch *dims"], omega: EndPoint
+) -> Float[Array, "batch *dims"]:
+    """eps_hat at one noise level for the whole batch."""
+    return denoiser(z, jnp.broadcast_to(omega, z.shape if omega.ndim else z.shape[:1]))
+
+
+def without_last(noise: Array, last: Bool[Array, ""], last_noise: bool) -> Array:
+    """The noise of a step; none in the last one unless `last_noise`."""
+    return noise if last_noise else jnp.where(last, jnp.zeros_like(noise), noise)
+
+
+VARIANCES = ("posterior", "forward")
+
+
+def ancestral(variance: str = "posterior", last_noise: bool = True) -> Sampler:
+    """A draw of p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat), variance) (VDM Eq. 33).
+
+    variance: "posterior" is sigma_s^2 c of q(z_s | z_t, x), DDPM's beta-tilde; "forward" is
+    sigma_{t|s}^2 of q(z_t | z_s), DDPM's beta (section 3.2: the right ones for a single point and
+    for N(0, I)). last_noise = False leaves the noise of the last step out, as DDPM's algorithm 2.
+    """
+    if variance not in VARIANCES:
+        raise ValueError(f"unknown variance {variance!r}; known: {', '.join(VARIANCES)}")
+
+    def step(denoiser: Denoiser, z_t: Array, memory: PyTree, i: Interval) -> tuple[Array, PyTree]:
+        mean, var = posterior(z_t, evaluate(denoiser, z_t, i.omega_t), i.omega_s, i.omega_t)
+        if variance == "forward":
+            _, var = transition(i.omega_s, i.omega_t)
+        noise = without_last(i.noise(jnp.int32(0)), i.last, last_noise)
+        return mean + jnp.sqrt(var) * noise, memory
+
+    return Sampler(step)
+
+
+def ddim(eta: float = 0.0) -> Sampler:
+    """z_s = alpha_s x_hat + sqrt(sigma_s^2 - var) eps_hat + sqrt(var) noise, var = eta^2 times the
+    posterior's (DDIM Eq. 12 and 16): 0 is deterministic, 1 the ancestral sampler."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta = {eta}: it must be in [0, 1], from deterministic to ancestral")
+
+    def step(denoiser: Denoiser, z_t: Array, memory: PyTree, i: Interval) -> tuple[Array, PyTree]:
+        eps_hat = evaluate(denoiser, z_t, i.omega_t)
+        x_hat = (z_t - sigma(i.omega_t) * eps_hat) / alpha(i.omega_t)
+        # sigma_s^2 - var = sigma_s^2 (1 - eta^2 c)
+        c = -(eta**2) * jnp.expm1(i.omega_s - i.omega_t)
+        mean = alpha(i.omega_s) * x_hat + sigma(i.omega_s) * jnp.sqrt(1 - c) * eps_hat
+        if eta == 0:
+            return mean, memory
+        return mean + sigma(i.omega_s) * jnp.sqrt(c) * i.noise(jnp.int32(0)), memory
+
+    return Sampler(step, deterministic=eta == 0)
+
+
+def euler_maruyama(last_noise: bool = True) -> Sampler:
+    """The reverse SDE by Euler and Maruyama's method in omega.
+
+    Forward, with omega as the time: dz = -1/2 sigma^2 z domega + sigma dW. Backward: dz =
+    (-1/2 sigma^2 z + sigma eps_hat) domega + sigma dW (Song et al. 2021, arXiv:2011.13456, Eq. 6,
+    with the score -eps_hat / sigma).
+    """
+
+    def step(denoiser: Denoiser, z_t: Array, memory: PyTree, i: Interval) -> tuple[Array, PyTree]:
+        h, s = i.omega_t - i.omega_s, sigma(i.omega_t)
+        drift = 0.5 * s**2 * z_t - s * evaluate(denoiser, z_t, i.omega_t)
+        noise = without_last(i.noise(jnp.int32(0)), i.last, last_noise)
+        return z_t + h * drift + s * jnp.sqrt(h) * noise, memory
+
+    return Sampler(step)
+
+
+def heun() -> Sampler:
+    """The probability-flow ODE by Heun's method, second order, in the variables of Karras et al.
+    2022 (arXiv:2206.00364, algorithm 1): with u = z / alpha and r = sigma / alpha it is du/dr =
+    eps_hat, of which a DDIM step is Euler's."""
+
+    def step(denoiser: Denoiser, z_t: Array, memory: PyTree, i: Interval) -> tuple[Array, PyTree]:
+        ratio = alpha(i.omega_s) / alpha(i.omega_t)
+        change = sigma(i.omega_s) - ratio * sigma(i.omega_t)  # of r, times alpha_s
+        first = evaluate(denoiser, z_t, i.omega_t)
+        second = evaluate(denoiser, ratio * z_t + change * first, i.omega_s)
+        return ratio * z_t + 0.5 * change * (first + second), memory
+
+    return Sampler(step, evaluations=2, deterministic=True)
+
+
+def dpm_solver() -> Sampler:
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): second order with one
+    evaluation a step, x_hat being extrapolated from this step and the one before.
+
+    z_s = (sigma_s / sigma_t) z_t - alpha_s expm1(-h) D, h = (omega_t - omega_s) / 2 the step in
+    log(alpha / sigma), D = x_hat + (h / (2 h_before)) (x_hat - x_hat_before); in the first step
+    D = x_hat.
+    """
+
+    def init(z_1: Array) -> PyTree:
+        return jnp.zeros_like(z_1), jnp.zeros_like(z_1)  # x_hat and h of the step before
+
+    def step(denoiser: Denoiser, z_t: Array, memory: PyTree, i: Interval) -> tuple[Array, PyTree]:
+        x_before, h_before = memory
+        h = jnp.broadcast_to(0.5 * (i.omega_t - i.omega_s), z_t.shape)
+        eps_hat = evaluate(denoiser, z_t, i.omega_t)
+        x_hat = (z_t - sigma(i.omega_t) * eps_hat) / alpha(i.omega_t)
+        first = h_before == 0
+        slope = jnp.where(first, 0.0, 0.5 * h / jnp.where(first, 1.0, h_before))
+        extrapolated = x_hat + slope * (x_hat - x_before)
+        ratio = sigma(i.omega_s) / sigma(i.omega_t)
+        return ratio * z_t - alpha(i.omega_s) * jnp.expm1(-h) * extrapolated, (x_hat, h)
+
+    return Sampler(step, init, deterministic=True)

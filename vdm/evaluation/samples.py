@@ -1,18 +1,36 @@
 """Samples from trained parameters."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from vdm import sharding
-from vdm.diffusion.samplers import Step
-from vdm.model import VDM
+from vdm.diffusion.grids import Grid, equal_times
+from vdm.diffusion.samplers import Sampler, first_latent
+from vdm.evaluation.guided import Guidance, Unguided
+from vdm.model import VDM, Drawn
 from vdm.typing import Params
+
+UNGUIDED = Unguided()
 
 KEY_STREAM = 1_000_002
 """Keeps the noise of samples apart from that of training and evaluation of the same seed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """data [num_samples, *dims], codes or real numbers; labels [num_samples] that they were asked
+    for; network_evaluations: passes through the network for each, their mean; frames [frames,
+    num_samples, *dims] of the way from noise, if asked for."""
+
+    data: np.ndarray
+    labels: np.ndarray
+    network_evaluations: float
+    frames: np.ndarray
 
 
 def draw_samples(
@@ -21,39 +39,76 @@ def draw_samples(
     num_samples: int,
     mesh: Mesh,
     *,
-    step: Step,
+    sampler: Sampler,
     num_steps: int,
+    grid: Grid = equal_times,
+    guidance: Guidance = UNGUIDED,
     batch_size: int = 256,
     seed: int = 0,
     labels: np.ndarray | None = None,
+    interpolate: int = 0,
+    num_frames: int = 0,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
-) -> np.ndarray:
-    """[num_samples, *dims] data (codes, or real numbers) from the model.
+) -> Samples:
+    """Samples of the model, in num_steps steps.
 
-    Sample i depends on (seed, i) alone, not on the batch size. labels [num_samples] are those
-    of a conditional model; None takes the classes in turn. params live on the mesh.
+    Sample i depends on (seed, i) alone, not on the batch size. labels [num_samples] are for a
+    conditional or guided model; None takes the classes in turn. params live on the mesh, with an
+    entry for the guidance if it has parameters.
+
+    interpolate = K > 0: each row of K samples leads from one latent z_1 to another, over a quarter
+    of a circle, so that each is a draw of N(0, I); for deterministic samplers.
     """
     if num_samples < 1 or num_steps < 1:
         raise ValueError(
             f"sample.num_images = {num_samples} in sample.num_steps = {num_steps}: "
             "both must be positive"
         )
+    if interpolate and not sampler.deterministic:
+        raise ValueError(
+            f"sample.interpolate = {interpolate}: this sampler adds noise on the way, so that z_1 "
+            "does not say what comes out; choose sample.name = 'ddim', 'heun', 'dpm_solver' or "
+            "'flow'"
+        )
+    if interpolate and (interpolate < 2 or num_samples % interpolate):
+        raise ValueError(
+            f"sample.interpolate = {interpolate} does not divide sample.num_images = {num_samples} "
+            "into rows of two or more"
+        )
+    row = np.arange(num_samples) // max(1, interpolate)
     if labels is None:
-        labels = np.arange(num_samples, dtype=np.int32) % max(1, model.num_classes)
+        labels = row % max(1, model.num_classes or guidance.num_classes)
+    labels = np.asarray(labels, np.int32)
 
     @jax.jit
-    def draw(params: Params, index: jax.Array, labels: jax.Array) -> jax.Array:
+    def draw(params: Params, index: jax.Array, labels: jax.Array) -> Drawn:
         key = jax.random.fold_in(jax.random.key(seed), KEY_STREAM)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-        return model.sample(params, keys, num_steps, step, labels if model.num_classes else None)
+
+        def keys_of(index: jax.Array) -> jax.Array:
+            return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+        z_1 = None
+        if interpolate:
+            row, place = index // interpolate, index % interpolate
+            angle = 0.5 * jnp.pi * place / (interpolate - 1)
+            angle = angle.reshape(-1, *(1,) * len(model.dims))
+            first, last = (first_latent(keys_of(2 * row + end), model.dims) for end in (0, 1))
+            z_1 = jnp.cos(angle) * first + jnp.sin(angle) * last
+        omegas = grid(model.schedule_fn(params), num_steps)
+        denoiser = guidance(model, params, labels)
+        return model.sample(keys_of(index), omegas, sampler, denoiser, z_1, num_frames)
 
     batch_size = sharding.round_up(min(batch_size, num_samples), mesh)
-    samples = []
+    drawn = []
     for start in range(0, num_samples, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), num_samples - 1)
-        batch = sharding.put_batch(
-            {"index": index.astype(np.int32), "labels": np.asarray(labels, np.int32)[index]}, mesh
-        )
-        samples.append(np.asarray(draw(params, batch["index"], batch["labels"])))
+        batch = sharding.put_batch({"index": index.astype(np.int32), "labels": labels[index]}, mesh)
+        drawn.append(jax.device_get(draw(params, batch["index"], batch["labels"])))
         on_batch(min(start + batch_size, num_samples), num_samples)
-    return np.concatenate(samples)[:num_samples]
+    evaluations = np.concatenate([d.evaluations for d in drawn])[:num_samples]
+    return Samples(
+        data=np.concatenate([d.data for d in drawn])[:num_samples],
+        labels=labels,
+        network_evaluations=float(evaluations.mean()) * guidance.passes,
+        frames=np.concatenate([d.frames for d in drawn], axis=1)[:, :num_samples],
+    )

@@ -1,4 +1,4 @@
-"""Pictures of images: a grid of samples as one PNG."""
+"""Pictures of images: a grid of samples as one PNG, or moving as a GIF."""
 
 import math
 from pathlib import Path
@@ -35,6 +35,47 @@ def save_grid(
     from PIL import Image  # not needed by --help
 
     codes = np.asarray(codes)
+    _check(codes, num_codes)
+    picture = _grid(codes, num_codes, columns, scale)
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, "PNG")
+
+
+def save_animation(
+    path: str | Path,
+    codes: ArrayLike,
+    num_codes: int,
+    columns: int | None = None,
+    seconds: float = 3.0,
+) -> None:
+    """Writes a grid of images that move as a GIF, which repeats; its last frame stays a second.
+
+    Args:
+        path: the GIF file, replaced atomically.
+        codes: integers in 0 ... num_codes - 1, [frames, N, H, W, C], C = 1 (grey) or 3 (RGB).
+        num_codes, columns: as in `save_grid`.
+        seconds: of one turn, without the stay.
+
+    Raises:
+        ValueError: another shape, no frame, or a code outside 0 ... num_codes - 1.
+    """
+    from PIL import Image
+
+    codes = np.asarray(codes)
+    if codes.ndim != 5 or codes.shape[0] == 0:
+        raise ValueError(f"frames of shape {codes.shape}; must be [F > 0, N > 0, H, W, 1 or 3]")
+    for frame in codes:
+        _check(frame, num_codes)
+    first, *others = (Image.fromarray(_grid(frame, num_codes, columns, None)) for frame in codes)
+    durations = [max(20, round(1000 * seconds / len(codes)))] * len(codes)
+    durations[-1] += 1000  # milliseconds
+    with atomic_path(path) as temporary:
+        first.save(
+            temporary, "GIF", save_all=True, append_images=others, duration=durations, loop=0
+        )
+
+
+def _check(codes: np.ndarray, num_codes: int) -> None:
     if codes.ndim != 4 or codes.shape[0] == 0 or codes.shape[-1] not in (1, 3):
         raise ValueError(f"images of shape {codes.shape}; must be [N > 0, H, W, 1 or 3]")
     if not np.issubdtype(codes.dtype, np.integer):
@@ -44,6 +85,10 @@ def save_grid(
             f"codes from {codes.min()} to {codes.max()}; {num_codes} codes go from 0 to "
             f"{num_codes - 1}"
         )
+
+
+def _grid(codes: np.ndarray, num_codes: int, columns: int | None, scale: int | None) -> np.ndarray:
+    """The picture, uint8 [height, width], or [height, width, 3]."""
     num, height, width, channels = codes.shape
     columns = min(num, columns or math.ceil(math.sqrt(num)))
     rows = math.ceil(num / columns)
@@ -62,5 +107,4 @@ def save_grid(
         y = (index // columns) * step_y + _SEPARATOR_WIDTH
         x = (index % columns) * step_x + _SEPARATOR_WIDTH
         picture[y : y + height * scale, x : x + width * scale] = image
-    with atomic_path(path) as temporary:
-        Image.fromarray(picture[:, :, 0] if channels == 1 else picture).save(temporary, "PNG")
+    return picture[:, :, 0] if channels == 1 else picture

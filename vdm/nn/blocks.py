@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from vdm.nn.embeddings import OMEGA_LOW, OMEGA_RANGE, omega_embedding
+from vdm.typing import NO_LABEL
 
 MAX_GROUPS = 32
 MIN_GROUP_SIZE = 4
@@ -40,8 +41,8 @@ def group_norm(x: Float[Array, "..."], name: str, groups: int = 0) -> Float[Arra
 class Conditioning(nn.Module):
     """omega, and optionally a class label, -> features that every block reads.
 
-    The label is an embedding of its own, or with label_as_scalar one number more beside the
-    features of omega, as published: any real number, 0 where no labels are given.
+    The label has an embedding of its own, NO_LABEL none; or with label_as_scalar it is one number
+    more beside the features of omega, as published: any real number, 0 where no labels are given.
     """
 
     features: int
@@ -67,8 +68,10 @@ class Conditioning(nn.Module):
             cond = jnp.concatenate([cond, scalar[:, None]], axis=-1)
         cond = nn.swish(nn.Dense(4 * self.features, name="dense_0")(cond))
         cond = nn.Dense(4 * self.features, name="dense_1")(cond)
-        if self.num_classes and not self.label_as_scalar:
-            cond += nn.Embed(self.num_classes, 4 * self.features, name="label")(labels)
+        if self.num_classes and labels is not None and not self.label_as_scalar:
+            embed = nn.Embed(self.num_classes, 4 * self.features, name="label")
+            given = jnp.not_equal(labels, NO_LABEL)
+            cond += jnp.where(given[:, None], embed(jnp.where(given, labels, 0)), 0.0)
         return nn.swish(cond)
 
 

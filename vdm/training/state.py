@@ -1,13 +1,13 @@
 """What a training run is at one step: arrays only, donated to the next step, saved whole."""
 
 import dataclasses
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from vdm.model import VDM
 from vdm.typing import Params, PRNGKey, PyTree
 
 
@@ -22,8 +22,19 @@ class TrainState:
     opt_state: PyTree
 
 
+class Initialised(Protocol):
+    """A model without its parameters."""
+
+    def init(self, key: PRNGKey) -> Params:
+        """Its parameters."""
+        ...
+
+
 def init_state(
-    model: VDM, optimizer: optax.GradientTransformation, key: PRNGKey, params: Params | None = None
+    model: Initialised,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKey,
+    params: Params | None = None,
 ) -> TrainState:
     """The state before the first step, from `params` or freshly initialised ones."""
     params = model.init(key) if params is None else params

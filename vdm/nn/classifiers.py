@@ -1,0 +1,39 @@
+"""Networks that read a label from a noisy example, for classifier guidance."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vdm.nn.blocks import Conditioning, ResidualBlock, check_image, group_norm
+from vdm.nn.embeddings import read_omega
+
+
+class ConvNet(nn.Module):
+    """(z_t [batch, height, width, channels], omega [batch] or of z_t's shape) -> logits
+    [batch, num_classes]: `stages` stages of one residual block each, the image halved between
+    them, and the mean over what is left of it."""
+
+    num_classes: int
+    width: int = 32
+    stages: int = 2
+    dropout: float = 0.1
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Float[Array, "b h w c"],
+        omega: Float[Array, " b"] | Float[Array, "b h w c"],
+        train: bool = False,
+    ) -> Float[Array, "b classes"]:
+        check_image(z, "convnet")
+        omega, inputs = read_omega(omega)
+        cond = Conditioning(self.width, omega_scale=100.0, name="conditioning")(omega, None)
+        h = jnp.concatenate([z, *inputs], axis=-1)
+        h = nn.Conv(self.width, (3, 3), name="conv_in")(h)
+        for i in range(self.stages):
+            features = self.width * 2**i
+            if i:
+                h = nn.avg_pool(h, (2, 2), strides=(2, 2), padding="SAME")
+            h = ResidualBlock(features, self.dropout, film=True, name=f"stage_{i}")(h, cond, train)
+        h = nn.swish(group_norm(h, "norm_out"))
+        return nn.Dense(self.num_classes, name="dense_out")(jnp.mean(h, axis=(1, 2)))

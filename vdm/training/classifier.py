@@ -1,0 +1,51 @@
+"""One step of the noise-conditioned classifier: cross-entropy of the labels of noisy examples."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from vdm.classifier import NoisyClassifier
+from vdm.diffusion.noise import diffuse, expand
+from vdm.training.optim import ema_update
+from vdm.training.state import TrainState
+from vdm.training.step import Batch, Metrics, TrainStep
+from vdm.typing import EndPoint, Likelihood, Params, PRNGKey
+
+
+def make_classifier_step(
+    classifier: NoisyClassifier,
+    likelihood: Likelihood,
+    omega_ends: tuple[EndPoint, EndPoint],
+    optimizer: optax.GradientTransformation,
+    run_key: PRNGKey,
+) -> TrainStep:
+    """The compiled step; it donates its state. omega is uniform between the ends, so that no
+    schedule or grid of samples is favoured; randomness is fold_in(run_key, step)."""
+    omega_0, omega_1 = omega_ends
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        keys = jax.random.split(jax.random.fold_in(run_key, state.step), 3)
+        x = likelihood.encode(batch["examples"])
+        eps = jax.random.normal(keys[0], x.shape, x.dtype)
+        u = jax.random.uniform(keys[1], x.shape[:1], x.dtype)
+        omega = omega_0 + (expand(u, x) if omega_0.ndim else u) * (omega_1 - omega_0)
+
+        def loss(params: Params) -> tuple[Array, Array]:
+            log_probs = classifier.log_probs(params, diffuse(x, eps, omega), omega, keys[2])
+            of_labels = jnp.take_along_axis(log_probs, batch["labels"][:, None], axis=-1)
+            return -jnp.mean(of_labels), log_probs
+
+        (nats, log_probs), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new_state = TrainState(
+            step=state.step + 1,
+            params=params,
+            ema_params=ema_update(state.ema_params, params, state.step, 0.999, warmup=True),
+            opt_state=opt_state,
+        )
+        hit = jnp.argmax(log_probs, axis=-1) == batch["labels"]
+        return new_state, {"cross_entropy": nats, "accuracy": jnp.mean(hit, dtype=nats.dtype)}
+
+    return jax.jit(train_step, donate_argnums=0)
