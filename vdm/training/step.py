@@ -15,7 +15,7 @@ from vdm.model import VDM
 from vdm.training.optim import ema_update
 from vdm.training.schedule import GRADIENTS, BatchEstimate, objective, updated
 from vdm.training.state import TrainState
-from vdm.typing import Params, PRNGKey
+from vdm.typing import NO_LABEL, Params, PRNGKey
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
@@ -41,6 +41,12 @@ def make_gradient(
         key_t, key_noise, key_dropout = jax.random.split(key, 3)
         draws = draw(key_noise, timesteps.low_discrepancy(key_t, data.shape[0]), model.dims)
         labels = batch["labels"] if model.num_classes else None
+        if labels is not None and model.label_dropout:
+            # fold_in(key, i) and split(key, 3)[i] are the same key: 3 is another one
+            withheld = jax.random.bernoulli(
+                jax.random.fold_in(key, 3), model.label_dropout, labels.shape
+            )
+            labels = jnp.where(withheld, NO_LABEL, labels)
 
         def levels_of(schedule: Params) -> NoiseLevels:
             return noise_levels(model.schedule_fn({"schedule": schedule}), draws.t, num_steps)
