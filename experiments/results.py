@@ -30,14 +30,24 @@ def config_hash(config: ConfigDict) -> str:
     fields.pop("seed")
     fields["eval"].pop("seed")
     fields["data"].pop("data_dir")
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+    return settings_hash(fields)
+
+
+def settings_hash(settings: Row) -> str:
+    """Twelve hex digits of plain values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def identity(config: ConfigDict, module: str, scale: str) -> Row:
     """The keys that let a row be traced and run again. Called before anything is written, which
     would make the checkout differ from its commit."""
+    return row_identity({}, module, scale) | {"config_hash": config_hash(config)}
+
+
+def row_identity(settings: Row, module: str, scale: str) -> Row:
+    """The same for an experiment whose settings are no config."""
     command = f"python -m {module} --scale={scale}"
-    return {"config_hash": config_hash(config), "commit": commit(), "command": command}
+    return {"config_hash": settings_hash(settings), "commit": commit(), "command": command}
 
 
 def write_results(outdir: Path, rows: Sequence[Row]) -> None:
