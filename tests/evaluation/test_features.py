@@ -1,0 +1,283 @@
+"""Features of pixels and of Inception: against other code, by hand, and what is refused."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.neural_network import MLPClassifier
+
+from vdm.evaluation import features
+from vdm.evaluation.features import (
+    InceptionFeatures,
+    inception_images,
+    read_inception_features,
+    read_mlp_features,
+    train_mlp_features,
+)
+from vdm.io.files import save_npz
+from vdm.nn.inception import pytorch_shapes
+
+pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")  # short trainings
+
+
+@pytest.fixture(scope="module")
+def digits():
+    pixels, labels = load_digits(return_X_y=True)
+    return pixels.astype(np.uint8).reshape(-1, 8, 8, 1), labels
+
+
+@pytest.fixture(scope="module")
+def trained(digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("features") / "mlp.npz"
+    codes, labels = digits
+    return path, train_mlp_features(
+        path, codes[:300], labels[:300], 17, hidden=(32, 16), seed=3, max_epochs=200
+    )
+
+
+def write_mlp(path, *sizes):
+    arrays = {}
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        arrays[f"weight_{i}"] = np.random.default_rng(i).standard_normal((inputs, outputs))
+        arrays[f"bias_{i}"] = np.random.default_rng(9 + i).standard_normal(outputs)
+    save_npz(path, **arrays)
+    return arrays
+
+
+def test_mlp_features_by_hand(tmp_path):
+    arrays = write_mlp(tmp_path / "a.npz", 3, 6, 6, 5)
+    codes = np.array([0, 8, 16, 3, 4, 5], np.uint8).reshape(2, 1, 1, 3)
+    x = np.array([[1 / 17 - 1, 0.0, 33 / 17 - 1], [7 / 17 - 1, 9 / 17 - 1, 11 / 17 - 1]])
+    h = np.maximum(0, x @ arrays["weight_0"] + arrays["bias_0"])
+    h = np.maximum(0, h @ arrays["weight_1"] + arrays["bias_1"])
+    found = read_mlp_features(tmp_path / "a.npz")
+    got = found(codes, 17)
+    np.testing.assert_allclose(got, h, rtol=1e-13)
+    assert got.dtype == np.float64
+    assert 0 < np.count_nonzero(h) < h.size
+    labels = (h @ arrays["weight_2"] + arrays["bias_2"]).argmax(axis=1)
+    assert found.accuracy(codes, labels, 17) == 1.0
+    assert found.accuracy(codes, [labels[0], labels[1] + 1], 17) == 0.5
+
+
+def test_trained_features_are_scikit_learns_classifier(digits, trained):
+    codes, labels = digits
+    inputs = (2 * codes.reshape(-1, 64) + 1.0) / 17 - 1
+    theirs = MLPClassifier((32, 16), random_state=3, max_iter=200).fit(inputs[:300], labels[:300])
+    path, ours = trained
+    share = np.mean(theirs.predict(inputs[300:]) == labels[300:])
+    assert ours.accuracy(codes[300:], labels[300:], 17) == share
+    assert share > 0.7
+    got = ours(codes, 17)
+    assert got.shape == (1797, 16)
+    np.testing.assert_allclose(
+        theirs.predict_log_proba(inputs[:5]),
+        log_softmax(got[:5] @ theirs.coefs_[-1] + theirs.intercepts_[-1]),
+        rtol=1e-10,
+    )
+    again = read_mlp_features(path)
+    assert again.name == ours.name
+    np.testing.assert_array_equal(again(codes, 17), got)
+
+
+def log_softmax(x):
+    return x - np.logaddexp.reduce(x, axis=1, keepdims=True)
+
+
+def test_name_is_the_files_and_follows_from_the_seed(digits, tmp_path):
+    codes, labels = digits[0][:60], digits[1][:60]
+    names = [
+        train_mlp_features(
+            tmp_path / f"{i}.npz", codes, labels, 17, hidden=(8,), seed=seed, max_epochs=200
+        ).name
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    assert names[0] == names[1] != names[2]
+    kind, digest = names[0].split("@sha256:")
+    assert (kind, len(digest)) == ("mlp-8", 16)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.npz", "1.npz", "2.npz"]
+
+
+def test_two_classes_have_two_logits(digits, tmp_path):
+    codes, labels = digits
+    two = labels < 2
+    found = train_mlp_features(
+        tmp_path / "a.npz", codes[two][:200], labels[two][:200], 17, hidden=(8,), max_epochs=500
+    )
+    assert found.layers[-1][0].shape == (8, 2)
+    assert found.accuracy(codes[two][200:], labels[two][200:], 17) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({}, "holds nothing; features need weight_0"),
+        ({"weight_0": np.ones((2, 2)), "bias_0": np.ones(2)}, "two layers or more"),
+        ({"weight_0": 1, "bias_0": 1, "weight_2": 1, "bias_2": 1}, "holds weight_0, bias_0, w"),
+        (
+            {"weight_0": np.ones((2, 3)), "bias_0": np.ones(3),
+             "weight_1": np.ones((4, 2)), "bias_1": np.ones(2)},
+            r"weight_1 \[4, 2\] and bias_1 \[2\]; must be \[3, outputs\]",
+        ),
+        (
+            {"weight_0": np.ones((2, 3)), "bias_0": np.ones(2),
+             "weight_1": np.ones((3, 2)), "bias_1": np.ones(2)},
+            r"bias_0 \[2\]; must be \[2, outputs\]",
+        ),
+    ],
+)  # fmt: skip
+def test_what_are_no_layers_is_refused(tmp_path, arrays, expected):
+    save_npz(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=expected):
+        read_mlp_features(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("read", [read_mlp_features, read_inception_features])
+def test_what_is_no_npz_is_refused(tmp_path, read):
+    with pytest.raises(ValueError, match=r"none\.npz cannot be read: No such file"):
+        read(tmp_path / "none.npz")
+    write_mlp(tmp_path / "whole.npz", 3, 2, 2)
+    content = (tmp_path / "whole.npz").read_bytes()
+    array = tmp_path / "array.npy"
+    np.save(array, np.ones(3))
+    for damaged in (b"", b"torch", content[:-30], array.read_bytes()):
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"damaged\.npz is no \.npz of numbers"):
+            read(tmp_path / "damaged.npz")
+
+
+@pytest.mark.parametrize(
+    ("codes", "num_codes", "expected"),
+    [
+        (np.zeros((2, 8, 8), np.uint8), 17, r"shape \(2, 8, 8\); must be \[N > 0, H, W, C\]"),
+        (np.zeros((0, 8, 8, 1), np.uint8), 17, r"shape \(0, 8, 8, 1\)"),
+        (np.zeros((2, 8, 8, 1)), 17, "images of float64; features take integers"),
+        (np.full((2, 8, 8, 1), 17), 17, "codes from 17 to 17; 17 codes go from 0 to 16"),
+        (np.full((2, 8, 8, 1), -1), 17, "codes from -1 to -1"),
+        (np.zeros((2, 8, 8, 1), np.uint8), 1, "1 codes"),
+    ],
+)
+def test_what_are_no_codes_is_refused(trained, tmp_path, codes, num_codes, expected):
+    for take in (
+        trained[1],
+        InceptionFeatures({}, "none"),
+        lambda codes, num_codes: train_mlp_features(tmp_path / "a.npz", codes, [0, 1], num_codes),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            take(codes, num_codes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_images_than_the_weights_are_for_are_refused(trained):
+    with pytest.raises(ValueError, match=r"\(8, 8, 3\), mlp-16@sha256:.* takes 64 numbers each"):
+        trained[1](np.zeros((1, 8, 8, 3), np.uint8), 17)
+    with pytest.raises(ValueError, match="images of 2 channels; Inception takes 1 or 3"):
+        InceptionFeatures({}, "none")(np.zeros((1, 8, 8, 2), np.uint8), 17)
+    with pytest.raises(ValueError, match="batch_size = 0"):
+        InceptionFeatures({}, "none", 0)(np.zeros((1, 8, 8, 1), np.uint8), 17)
+
+
+@pytest.mark.parametrize(
+    ("labels", "hidden", "expected"),
+    [
+        ([0, 1, 2], (8,), r"shape \(3,\) for 4 images"),
+        ([0, 1, 3, 1], (8,), r"classes \[0, 1, 3\]; give one for each image, 0 ... K - 1"),
+        ([0, 0, 0, 0], (8,), "1 classes and hidden layers"),
+        ([0, 1, 1, 0], (), r"hidden layers \[\]: a classifier needs"),
+    ],
+)
+def test_what_no_classifier_can_be_fitted_to_is_refused(tmp_path, labels, hidden, expected):
+    codes = np.zeros((4, 2, 2, 1), np.uint8)
+    with pytest.raises(ValueError, match=expected):
+        train_mlp_features(tmp_path / "a.npz", codes, labels, 17, hidden=hidden)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 5), (400, 310)])
+def test_images_are_interpolated_at_the_centres_of_pixels(height, width):
+    codes = np.random.default_rng(0).integers(0, 17, (1, height, width, 1))
+    got = np.asarray(inception_images(jnp.asarray(codes), 17))
+    assert got.shape == (1, 299, 299, 3)
+    np.testing.assert_array_equal(got[..., 0], got[..., 2])
+    # Each pixel from the two nearest rows and columns, larger images too: no antialiasing.
+    expected = 2 * codes[0, :, :, 0] / 16 - 1
+    for axis, size in enumerate((height, width)):
+        place = np.clip((np.arange(299) + 0.5) * size / 299 - 0.5, 0, size - 1)
+        low = np.minimum(place.astype(int), size - 2)
+        share = np.expand_dims(place - low, 1 - axis)
+        below, above = expected.take(low, axis), expected.take(low + 1, axis)
+        expected = (1 - share) * below + share * above
+    np.testing.assert_allclose(got[0, :, :, 1], expected, atol=1e-4)
+
+
+def test_batches_are_filled_up_and_cut_again(monkeypatch):
+    shapes = []
+
+    def stub(variables, images, num_codes):
+        shapes.append(images.shape)
+        return images.reshape(len(images), -1) * variables["params"]
+
+    monkeypatch.setattr(features, "_pool3", stub)
+    codes = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1)
+    found = InceptionFeatures({"params": np.float32(2)}, "stub", batch_size=3)
+    np.testing.assert_array_equal(found(codes, 17), 2.0 * np.arange(7)[:, None])
+    assert shapes == [(3, 1, 1, 1)] * 3
+    assert found(codes[:2], 17).dtype == np.float64
+    assert shapes[-1] == (2, 1, 1, 1)
+
+
+def uniform(bits, *shape):
+    """In [0, 1), from the bits of PCG64, which NumPy promises not to change."""
+    return ((bits.random_raw(int(np.prod(shape))) >> np.uint64(11)) * 2.0**-53).reshape(shape)
+
+
+def weights():
+    """Random ones that keep activations near 1 and make eps of the batch norms count."""
+    bits, arrays = np.random.PCG64(0), {}
+    for name, shape in sorted(pytorch_shapes().items()):
+        u = uniform(bits, *shape)
+        if name.endswith("conv.weight"):
+            array = (2 * u - 1) * np.sqrt(0.6 / np.prod(shape[1:]))
+        elif name.endswith("running_var"):
+            array = 0.05 + 0.1 * u
+        elif name.endswith("bn.weight"):
+            array = 0.5 + u
+        else:
+            array = 0.4 * u - 0.2
+        arrays[name] = array.astype(np.float32)
+    return arrays
+
+
+# torch 2.15.0 and torchvision 0.29.2: inception_v3 in float64 with the weights above and the
+# pools of FID, on the images below resized by torch.nn.functional.interpolate(mode="bilinear").
+# Features 1, 330, ...: one of each branch of the last block; then the mean of all 2,048.
+TORCH_FEATURES = (1, 330, 710, 1102, 1480, 1862, 2031)
+TORCH_GREY = [
+    [10.01757309, 1.99418102, 1.74893144, 0.64198975, 1.42390502, 3.08261644, 6.33378768],
+    [10.51937171, 2.08925599, 1.83759991, 0.64664865, 1.47934657, 3.31646141, 6.01040364],
+]
+TORCH_GREY_MEAN = [2.82203853, 2.78972462]
+TORCH_RGB = [
+    [13.66464449, 2.77649136, 2.18244846, 0.86547998, 1.86086658, 3.9509106, 7.83596654],
+    [13.50604898, 2.7334864, 2.18537484, 0.91140538, 1.92448244, 3.8084304, 7.97018813],
+]
+TORCH_RGB_MEAN = [3.40049304, 3.39017684]
+
+
+@pytest.mark.slow
+def test_inception_features_are_those_of_pytorch(tmp_path):
+    save_npz(tmp_path / "inception.npz", **weights())
+    found = read_inception_features(tmp_path / "inception.npz", batch_size=2)
+    assert found.name.startswith("inception-v3-pool3@sha256:")
+    bits = np.random.PCG64(1)
+    grey = (uniform(bits, 2, 8, 8, 1) * 17).astype(np.uint8)
+    rgb = (uniform(bits, 2, 32, 32, 3) * 256).astype(np.uint8)
+    for codes, num_codes, expected, mean in (
+        (grey, 17, TORCH_GREY, TORCH_GREY_MEAN),
+        (rgb, 256, TORCH_RGB, TORCH_RGB_MEAN),
+    ):
+        got = found(codes, num_codes)
+        assert got.shape == (2, 2048)
+        np.testing.assert_allclose(got[:, TORCH_FEATURES], expected, rtol=5e-6)
+        np.testing.assert_allclose(got.mean(axis=1), mean, rtol=2e-6)

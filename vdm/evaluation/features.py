@@ -1,0 +1,248 @@
+"""Feature functions: what two sets of images are compared by (`vdm.evaluation.quality`).
+
+A feature function takes codes [N, H, W, C] in 0 ... num_codes - 1 to features [N, d], float64, and
+has a name that tells its weights apart: numbers of different names are not comparable. Weights
+are files of the user's; nothing is downloaded.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
+
+from vdm.io.files import save_npz
+from vdm.nn.inception import InceptionV3, from_pytorch
+from vdm.typing import Params
+
+
+class FeatureFunction(Protocol):
+    """Images -> vectors."""
+
+    @property
+    def name(self) -> str:
+        """Kind and weights; results state it."""
+        ...
+
+    def __call__(self, codes: ArrayLike, num_codes: int) -> np.ndarray:
+        """Integer codes [N, H, W, C] -> features [N, d], float64; row i of image i alone."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MLPFeatures:
+    """The last hidden layer of a classifier of pixels, after its ReLU.
+
+    Inputs are x = 2 (code + 1/2) / V - 1, flattened in the order of the array. The number that
+    they give is one of this classifier, not FID.
+
+    Attributes:
+        layers: (weight [inputs, outputs], bias [outputs]) of each; the last gives the logits.
+        name: "mlp-D@sha256:..." of the file, D the dimensions of the features.
+    """
+
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+    name: str
+
+    def __call__(self, codes: ArrayLike, num_codes: int) -> np.ndarray:
+        codes = _check_codes(codes, num_codes)
+        inputs = len(self.layers[0][0])
+        if codes[0].size != inputs:
+            raise ValueError(
+                f"images of shape {codes.shape[1:]}, {self.name} takes {inputs} numbers each: "
+                "train features on images of this shape"
+            )
+        x = _to_x(codes, num_codes)
+        for weight, bias in self.layers[:-1]:
+            x = np.maximum(x @ weight + bias, 0.0)
+        return x
+
+    def accuracy(self, codes: ArrayLike, labels: ArrayLike, num_codes: int) -> float:
+        """Share of the images whose largest logit is that of their label."""
+        weight, bias = self.layers[-1]
+        logits = self(codes, num_codes) @ weight + bias
+        return float(np.mean(logits.argmax(axis=1) == np.asarray(labels)))
+
+
+def read_mlp_features(path: str | Path) -> MLPFeatures:
+    """The features of an .npz of `weight_0, bias_0, weight_1, ...`, as `train_mlp_features` writes.
+
+    Raises:
+        ValueError: no such file, no .npz, or not the layers of a network with a hidden one.
+    """
+    arrays, digest = _read_npz(path)
+    depth = len(arrays) // 2
+    names = [(f"weight_{i}", f"bias_{i}") for i in range(depth)]
+    if depth < 2 or {name for pair in names for name in pair} != set(arrays):
+        raise ValueError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}; features need weight_0, bias_0, "
+            "weight_1, bias_1 and so on, two layers or more"
+        )
+    layers = tuple((arrays[w].astype(np.float64), arrays[b].astype(np.float64)) for w, b in names)
+    size = len(layers[0][0])
+    for i, (weight, bias) in enumerate(layers):
+        if weight.ndim != 2 or len(weight) != size or bias.shape != weight.shape[1:]:
+            raise ValueError(
+                f"{path}: weight_{i} {list(weight.shape)} and bias_{i} {list(bias.shape)}; must be "
+                f"[{size}, outputs] and [outputs]"
+            )
+        size = len(bias)
+    return MLPFeatures(layers, f"mlp-{len(layers[-1][0])}@sha256:{digest}")
+
+
+def train_mlp_features(
+    path: str | Path,
+    codes: ArrayLike,
+    labels: ArrayLike,
+    num_codes: int,
+    *,
+    hidden: Sequence[int] = (128, 64),
+    seed: int = 0,
+    max_epochs: int = 200,
+) -> MLPFeatures:
+    """Fits a classifier, writes it to `path` (.npz, atomically) and returns its features.
+
+    The same arguments give the same file on one machine: scikit-learn's MLPClassifier, Adam,
+    until the loss stays or `max_epochs` is reached; some ten seconds for the digits on two cores.
+
+    Args:
+        codes: [N, H, W, C] of the training split, whose `accuracy` says little: see another's.
+        labels: [N], 0 ... K - 1, each of the K >= 2 classes at least once.
+        hidden: sizes of the hidden layers; the last is the dimension of the features.
+    """
+    from sklearn.neural_network import MLPClassifier  # half a second
+
+    codes, labels = _check_codes(codes, num_codes), np.asarray(labels)
+    classes = np.unique(labels)
+    if labels.shape != codes.shape[:1] or not np.array_equal(classes, np.arange(len(classes))):
+        raise ValueError(
+            f"labels of shape {labels.shape} for {len(codes)} images, classes "
+            f"{classes[:20].tolist()}; give one for each image, 0 ... K - 1"
+        )
+    if len(classes) < 2 or not hidden or min(hidden) < 1:
+        raise ValueError(
+            f"{len(classes)} classes and hidden layers {list(hidden)}: a classifier needs two "
+            "classes and one hidden layer or more"
+        )
+    model = MLPClassifier(tuple(hidden), random_state=seed, max_iter=max_epochs)
+    model.fit(_to_x(codes, num_codes), labels)
+    weights, biases = list(model.coefs_), list(model.intercepts_)
+    if len(classes) == 2:  # scikit-learn keeps the difference of the two logits
+        weights[-1] = np.pad(weights[-1], ((0, 0), (1, 0)))
+        biases[-1] = np.pad(biases[-1], (1, 0))
+    arrays = {f"weight_{i}": weight for i, weight in enumerate(weights)}
+    arrays |= {f"bias_{i}": bias for i, bias in enumerate(biases)}
+    save_npz(path, **arrays)
+    return read_mlp_features(path)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InceptionFeatures:
+    """The 2,048 pooled features of FID's Inception-v3, from a file of the user's.
+
+    Codes become 0 ... 255 and then, in float32, -1 ... 1; grey is repeated to three channels.
+    Images are brought to 299 x 299 by bilinear interpolation without antialiasing, centres of
+    pixels at halves, as the PyTorch port does. The number depends on that: the original
+    TensorFlow graph places pixels differently, "clean" variants smooth first.
+
+    Attributes:
+        variables: of `vdm.nn.inception.InceptionV3`.
+        name: "inception-v3-pool3@sha256:..." of the file.
+        batch_size: images at a time; changes the features by rounding alone.
+    """
+
+    variables: Params
+    name: str
+    batch_size: int = 32
+
+    def __call__(self, codes: ArrayLike, num_codes: int) -> np.ndarray:
+        codes = _check_codes(codes, num_codes)
+        if codes.shape[-1] not in (1, 3):
+            raise ValueError(f"images of {codes.shape[-1]} channels; Inception takes 1 or 3")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size = {self.batch_size}: choose 1 or more")
+        variables = jax.tree.map(jnp.asarray, self.variables)
+        size = min(self.batch_size, len(codes))
+        features = []
+        for start in range(0, len(codes), size):
+            # The last batch repeats its last image, so that one shape is compiled.
+            index = np.minimum(np.arange(start, start + size), len(codes) - 1)
+            images = codes[index].astype(np.int32)
+            features.append(np.asarray(_pool3(variables, images, num_codes), np.float64))
+        return np.concatenate(features)[: len(codes)]
+
+
+def read_inception_features(path: str | Path, batch_size: int = 32) -> InceptionFeatures:
+    """The features of an .npz of the PyTorch port's weights (`pt_inception-2015-12-05-*.pth`).
+
+    Two lines make it, once, where torch is installed:
+
+        state = torch.load("pt_inception-2015-12-05-6726825d.pth", map_location="cpu")
+        numpy.savez("inception.npz", **{name: array.numpy() for name, array in state.items()})
+
+    Raises:
+        ValueError: no such file, no .npz, or arrays that are missing, unexpected or misshapen.
+    """
+    arrays, digest = _read_npz(path)
+    try:
+        variables = from_pytorch(arrays)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return InceptionFeatures(variables, f"inception-v3-pool3@sha256:{digest}", batch_size)
+
+
+def inception_images(codes: Int[Array, "n h w c"], num_codes: int) -> Float[Array, "n 299 299 3"]:
+    """What the network is given."""
+    x = codes.astype(jnp.float32) * (255 / (num_codes - 1))
+    shape = (len(codes), 299, 299, codes.shape[-1])
+    x = jax.image.resize(x, shape, "bilinear", antialias=False) / 127.5 - 1
+    return jnp.broadcast_to(x, (*shape[:3], 3))
+
+
+@functools.partial(jax.jit, static_argnames="num_codes")
+def _pool3(variables: Params, codes: Array, num_codes: int) -> Array:
+    return jnp.asarray(InceptionV3().apply(variables, inception_images(codes, num_codes)))
+
+
+def _to_x(codes: np.ndarray, num_codes: int) -> np.ndarray:
+    """[N, inputs] in (-1, 1), the model's own scale."""
+    return (2 * codes.reshape(len(codes), -1).astype(np.float64) + 1) / num_codes - 1
+
+
+def _check_codes(codes: ArrayLike, num_codes: int) -> np.ndarray:
+    codes = np.asarray(codes)
+    if codes.ndim != 4 or codes.size == 0:
+        raise ValueError(f"images of shape {codes.shape}; must be [N > 0, H, W, C]")
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(f"images of {codes.dtype}; features take integers, 0 ... {num_codes - 1}")
+    if num_codes < 2 or codes.min() < 0 or codes.max() >= num_codes:
+        raise ValueError(
+            f"codes from {codes.min()} to {codes.max()}; {num_codes} codes go from 0 to "
+            f"{num_codes - 1}"
+        )
+    return codes
+
+
+def _read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of a file and the first 16 digits of its SHA-256."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read: {error.strerror}; give the .npz with the features' weights"
+        ) from error
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no .npz of numbers, or is damaged ({error})") from error
+    return arrays, hashlib.sha256(content).hexdigest()[:16]
