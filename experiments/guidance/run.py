@@ -1,0 +1,219 @@
+"""Does guidance give the digit that was asked for, and what does it cost in diversity?"""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn.svm import SVC
+
+from experiments.results import Row, format_table, identity, parse_flags, write_results
+from vdm.api import load_config
+from vdm.classifier import NoisyClassifier
+from vdm.data.sources import Split
+from vdm.diffusion.samplers import dpm_solver
+from vdm.evaluation.guided import Classified, ClassifierFree, Guidance, Unguided
+from vdm.evaluation.likelihood import Evaluation, evaluate
+from vdm.evaluation.statistics import standard_error, stratified_error
+from vdm.io.files import read_json
+from vdm.io.images import save_grid
+from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
+from vdm.loops import train, train_classifier
+from vdm.reports import run_samples
+from vdm.run import Run, open_run
+from vdm.typing import NO_LABEL
+
+CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits.py"
+SEEDS = (0, 1, 2)
+NUM_STEPS = 25  # of DPM-Solver++
+SAMPLES_PER_CLASS = {"small": 50, "full": 500}
+# kind: strengths. 0 of each is the model without labels, 1 of classifier_free is kind "none".
+STRENGTHS = {"classifier_free": (0.0, 1.5, 2.0, 3.0, 5.0), "classifier": (1.0, 2.0, 4.0, 8.0)}
+
+
+def judge(split: Split) -> SVC:
+    """A support vector machine on the real training digits, codes / 16."""
+    pixels = split.examples.reshape(len(split.examples), -1) / 16
+    return SVC(C=10.0, gamma=0.25).fit(pixels, split.labels)
+
+
+def diversity(codes: np.ndarray, labels: np.ndarray) -> float:
+    """Mean squared distance of two images of one class, x in [-1, 1], over the classes."""
+    x = codes.reshape(len(codes), -1) / 8.5
+    # twice the variance, unbiased
+    return float(np.mean([2 * x[labels == y].var(axis=0, ddof=1).sum() for y in np.unique(labels)]))
+
+
+def guidances(classifier: NoisyClassifier | None) -> list[tuple[str, float, Guidance]]:
+    """(kind, strength, guidance) of every row."""
+    free = [("classifier_free", s, ClassifierFree(s)) for s in STRENGTHS["classifier_free"]]
+    by_classifier = [("classifier", s, Classified(classifier, s)) for s in STRENGTHS["classifier"]]
+    return [("none", 1.0, Unguided()), *free, *by_classifier]
+
+
+def samples_of_seed(run: Run, svm: SVC, per_class: int, outdir: Path | None) -> dict[str, Row]:
+    """Accuracy and diversity of every guidance on one model; with outdir the pictures."""
+    train_classifier(run)
+    _, params = run.trained_params()
+    real = run.source.load("train")
+    assert real.labels is not None
+    own = diversity(real.examples, real.labels)
+    found = {}
+    for kind, strength, guidance in guidances(run.classifier):
+        start = time.monotonic()
+        guided = dataclasses.replace(run, guidance=guidance)
+        drawn = run_samples(
+            guided, guided.guided_params(params), guidance=guidance, sampler=dpm_solver(),
+            num_steps=NUM_STEPS, num_samples=10 * per_class, seed=run.options.seed,
+        )  # fmt: skip
+        judged = svm.predict(drawn.data.reshape(len(drawn.data), -1) / 16)
+        hits = judged == drawn.labels
+        found[f"{kind}/{strength:g}"] = {
+            "kind": kind,
+            "strength": strength,
+            "accuracy": float(hits.mean()),
+            "accuracy_of_digits": [float(hits[drawn.labels == y].mean()) for y in range(10)],
+            "diversity": diversity(drawn.data, drawn.labels) / own,
+            "network_evaluations": drawn.network_evaluations,
+            "seconds": time.monotonic() - start,
+        }
+        print(run.options.seed, kind, strength, found[f"{kind}/{strength:g}"], flush=True)
+        if outdir and f"{kind}/{strength:g}" in ("none/1", "classifier_free/3", "classifier/4"):
+            name = f"{kind}_{strength:g}.png"
+            save_grid(outdir / name, drawn.data[:80], run.source.num_codes, columns=10, scale=4)
+    return found
+
+
+def mean_row(rows: list[Row]) -> Row:
+    """Of the seeds."""
+    first = rows[0]
+    accuracies = [r["accuracy"] for r in rows]
+    return {
+        "name": f"{first['kind']}/{first['strength']:g}",
+        "kind": first["kind"],
+        "strength": first["strength"],
+        "accuracy": float(np.mean(accuracies)),
+        "accuracy_of_seeds": accuracies,
+        "accuracy_of_digits": np.mean([r["accuracy_of_digits"] for r in rows], axis=0).tolist(),
+        "diversity": float(np.mean([r["diversity"] for r in rows])),
+        "diversity_of_seeds": [r["diversity"] for r in rows],
+        "network_evaluations": first["network_evaluations"],
+        "seeds": list(SEEDS),
+        "seconds": sum(r["seconds"] for r in rows),
+    }
+
+
+def without_labels(run: Run) -> Evaluation:
+    """The bound of the same model when it is not told the labels, on the same images and noise."""
+    test, (_, params) = run.source.load("test"), run.trained_params()
+    options = run.options.eval
+    return evaluate(
+        run.model, params, dataclasses.replace(test, labels=np.full_like(test.labels, NO_LABEL)),
+        run.mesh, estimator=run.estimator, draws=options.draws, batch_size=options.batch_size,
+        seed=options.seed,
+    )  # fmt: skip
+
+
+def likelihood_rows(runs: list[Run]) -> list[Row]:
+    """Bits/dim of -log p(x | label), and of -log p(x) by the same networks without it."""
+    reports = [read_json(run.workdir / "eval.json") for run in runs]
+    told = [np.load(run.workdir / "eval_examples.npz")["total_of_draws"] for run in runs]
+    unlabelled = [without_labels(run) for run in runs]
+    gains = [e.bpd(e.total - t) for e, t in zip(unlabelled, told, strict=True)]
+    shared = {
+        "bound": "elbo",
+        "data_fingerprint": reports[0]["data_fingerprint"],
+        "seeds": list(SEEDS),
+    }
+
+    def row(name: str, summaries: list[Row], seconds: float) -> Row:
+        noise = [s["stderr_monte_carlo"] for s in summaries]
+        return shared | {
+            "name": name,
+            "bpd": float(np.mean([s["bpd"] for s in summaries])),
+            "stderr": float(np.sqrt(np.sum(np.square(noise))) / len(noise)),
+            "stderr_images": float(np.mean([s["stderr_images"] for s in summaries])),
+            "bpd_of_seeds": [s["bpd"] for s in summaries],
+            "seconds": seconds,
+        }
+
+    of_images = np.mean([gain.mean(axis=0) for gain in gains], axis=0)
+    noise = [
+        stratified_error(g.mean(axis=1), e.strata) for g, e in zip(gains, unlabelled, strict=True)
+    ]
+    return [
+        row("class_conditional", reports, sum(r["train_secs"] + r["eval_secs"] for r in reports)),
+        row("the same without labels", [e.summary() for e in unlabelled], 0.0)
+        | {
+            "difference": float(of_images.mean()),
+            "difference_stderr": float(np.sqrt(np.sum(np.square(noise))) / len(noise)),
+            "difference_stderr_images": standard_error(of_images),
+        },
+    ]
+
+
+def plot(path: Path, rows: list[Row]) -> None:
+    """Accuracy and diversity against strength."""
+    figure, panels = make_figure(6.75, 2.6, columns=2)
+    none = next(r for r in rows if r["kind"] == "none")
+    for axes, key in zip(panels, ("accuracy", "diversity"), strict=True):
+        for kind, colour, dash in (
+            ("classifier_free", BLUE, "o-"),
+            ("classifier", VERMILLION, "s--"),
+        ):
+            mine = [r for r in rows if r["kind"] == kind] + [none] * (kind == "classifier_free")
+            mine = sorted(mine, key=lambda r: r["strength"])
+            spread = [np.std(r[f"{key}_of_seeds"], ddof=1) for r in mine]
+            axes.errorbar([r["strength"] for r in mine], [r[key] for r in mine], spread,
+                          fmt=dash, color=colour, markersize=3, capsize=2, label=kind)  # fmt: skip
+        axes.axhline(
+            none[key], color="black", linewidth=0.6, linestyle=":", label="conditional model"
+        )
+        axes.set_xlabel("guidance strength")
+        axes.set_ylabel(key)
+    panels[0].set_ylabel("samples judged to be the asked digit")
+    panels[1].set_ylabel("diversity within a class / real digits'")
+    panels[0].legend(frameon=False)
+    save_figure(figure, path)
+
+
+def trained(config: ConfigDict, seed: int, outdir: Path) -> Run:
+    """A finished run of the class-conditional model."""
+    config.seed = config.eval.seed = seed
+    run = open_run(config, outdir / "runs" / f"seed{seed}")
+    train(run)
+    return run
+
+
+def main() -> None:
+    """Trains, samples; writes results.json, guidance.png and grids of samples."""
+    flags = parse_flags(__file__)
+    config = load_config(CONFIG)
+    config.model.class_conditional, config.model.label_dropout = True, 0.1
+    if flags.scale == "small":
+        config.train.num_steps = 1000
+    config.eval.draws, config.sample.num_images, config.sample.batch_size = 20, 20, 250
+    identified = identity(config, "experiments.guidance.run", flags.scale)
+    runs = [trained(config, seed, flags.outdir) for seed in SEEDS]
+    real, test = runs[0].source.load("train"), runs[0].source.load("test")
+    svm = judge(real)
+    own = float(svm.score(test.examples.reshape(len(test.examples), -1) / 16, test.labels))
+    per_class = SAMPLES_PER_CLASS[flags.scale]
+    found = [
+        samples_of_seed(run, svm, per_class, flags.outdir if run is runs[0] else None)
+        for run in runs
+    ]
+    rows: list[Row] = [mean_row([of_seed[name] for of_seed in found]) for name in found[0]]
+    shared = identified | {"judge_accuracy": own}
+    likelihoods = likelihood_rows(runs)
+    write_results(flags.outdir, [shared | row for row in (*rows, *likelihoods)])
+    plot(flags.outdir / "guidance.png", rows)
+    print(f"the judge's accuracy on the real test digits: {own:.4f}")
+    print(format_table(rows, ("name", "accuracy", "diversity", "network_evaluations")))
+    print(format_table(likelihoods, ("name", "bpd", "stderr", "stderr_images", "difference",
+                                     "difference_stderr", "difference_stderr_images")))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

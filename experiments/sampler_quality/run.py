@@ -1,0 +1,171 @@
+"""How many network evaluations does each sampler need for samples of a given quality?"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.results import Row, format_table, identity, parse_flags, write_results
+from vdm.api import load_config
+from vdm.diffusion import flow, langevin, samplers
+from vdm.diffusion.samplers import Sampler
+from vdm.evaluation.features import MLPFeatures, read_mlp_features, train_mlp_features
+from vdm.evaluation.quality import frechet_distance, kernel_distance, precision_recall
+from vdm.io.plots import make_figure, save_figure
+from vdm.loops import train
+from vdm.reports import run_samples
+from vdm.run import Run, open_run
+from vdm.typing import Params
+
+CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits.py"
+SEEDS = (0, 1, 2)
+BUDGETS = (10, 24, 100)  # network evaluations for each image
+NUM_SAMPLES = {"small": 500, "full": 1500}
+SAMPLERS: dict[str, Sampler] = {
+    "ancestral": samplers.ancestral(),
+    "euler_maruyama": samplers.euler_maruyama(),
+    "predictor_corrector": langevin.predictor_corrector(),
+    "annealed_langevin": langevin.annealed_langevin(corrections=1, step_size=0.5),
+    "ddim": samplers.ddim(),
+    "heun": samplers.heun(),
+    "dpm_solver": samplers.dpm_solver(),
+}
+REFERENCE = ("ancestral", 1000)
+TOLERANCES = (1e-1, 1e-2)  # of the adaptive flow
+
+
+def build_features(run: Run, outdir: Path) -> MLPFeatures:
+    """The last hidden layer of a classifier of the real digits, in outdir/features.npz."""
+    path, split = outdir / "features.npz", run.source.load("train")
+    if path.is_file():
+        return read_mlp_features(path)
+    assert split.labels is not None
+    return train_mlp_features(path, split.examples, split.labels, run.source.num_codes)
+
+
+def plans() -> list[tuple[str, Sampler, int]]:
+    """(name, sampler, steps), one for each row of a seed."""
+    fixed = [
+        (name, sampler, budget // sampler.evaluations)
+        for name, sampler in SAMPLERS.items()
+        for budget in BUDGETS
+    ]
+    adaptive = [("flow", flow.flow(tolerance), 1) for tolerance in TOLERANCES]
+    return [(REFERENCE[0], SAMPLERS[REFERENCE[0]], REFERENCE[1]), *fixed, *adaptive]
+
+
+def quality(codes: np.ndarray, real: np.ndarray, features: MLPFeatures, num_codes: int) -> Row:
+    """Frechet and kernel distance of the features, precision and recall."""
+    ours, theirs = features(codes, num_codes), features(real, num_codes)
+    kernel, error = kernel_distance(ours, theirs)
+    precision, recall = precision_recall(theirs, ours)
+    return {
+        "frechet": frechet_distance(ours, theirs),
+        "kernel": kernel,
+        "kernel_stderr": error,
+        "precision": precision,
+        "recall": recall,
+    }
+
+
+def rows_of_seed(
+    run: Run, params: Params, features: MLPFeatures, seed: int, num_samples: int
+) -> list[Row]:
+    """Every sampler on one trained model, against the training images."""
+    real, num_codes = run.source.load("train").examples, run.source.num_codes
+    shared = {"seed": seed, "num_samples": num_samples, "features": features.name}
+    rng = np.random.default_rng(seed)
+    # As many real images, against the same ones: what sampling noise alone makes of equal laws is
+    # less, as these are among them.
+    test = run.source.load("test").examples
+    rows: list[Row] = [
+        shared | {"name": f"real training images/seed{seed}", "sampler": "real training images",
+                  "evaluations": 0, "seconds": 0.0}
+        | quality(rng.permutation(real)[:num_samples], real, features, num_codes),
+        shared | {"name": f"real test images/seed{seed}", "sampler": "real test images",
+                  "evaluations": 0, "seconds": 0.0, "num_samples": len(test)}
+        | quality(test, real, features, num_codes),
+    ]  # fmt: skip
+    for name, sampler, num_steps in plans():
+        start = time.monotonic()
+        drawn = run_samples(
+            run, params, sampler=sampler, num_steps=num_steps, num_samples=num_samples, seed=seed
+        )
+        evaluations = round(drawn.network_evaluations, 1)
+        row = shared | {"sampler": name, "evaluations": evaluations, "num_steps": num_steps}
+        row |= quality(drawn.data, real, features, num_codes)
+        row |= {"name": f"{name}/{evaluations:g}/seed{seed}", "seconds": time.monotonic() - start}
+        print(row["name"], f"{row['frechet']:.3f}", f"{row['seconds']:.1f} s", flush=True)
+        rows.append(row)
+    return rows
+
+
+def means(rows: list[Row]) -> list[Row]:
+    """One line for each sampler and budget: means over the seeds, and their spread."""
+    table = []
+    for key in dict.fromkeys((r["sampler"], r.get("num_steps")) for r in rows):
+        mine = [r for r in rows if (r["sampler"], r.get("num_steps")) == key]
+        numbers = ("evaluations", "frechet", "kernel", "precision", "recall")
+        line: Row = {name: float(np.mean([r[name] for r in mine])) for name in numbers}
+        spread = float(np.std([r["frechet"] for r in mine], ddof=1))
+        table.append({"sampler": key[0], **line, "frechet_spread": spread})
+    return table
+
+
+def plot(path: Path, table: list[Row]) -> None:
+    """Frechet distance against evaluations."""
+    figure, (axes,) = make_figure(5.0, 3.2)
+    names = dict.fromkeys(r["sampler"] for r in table)
+    for number, name in enumerate(n for n in names if not n.startswith("real")):
+        mine = sorted((r for r in table if r["sampler"] == name), key=lambda r: r["evaluations"])
+        axes.errorbar(
+            [r["evaluations"] for r in mine],
+            [r["frechet"] for r in mine],
+            [r["frechet_spread"] for r in mine],
+            fmt=("o-", "s--", "^:", "v-.")[number % 4], color=f"C{number}", label=name,
+            linewidth=1, markersize=3, capsize=2,
+        )  # fmt: skip
+    floor = next(r["frechet"] for r in table if r["sampler"] == "real test images")
+    axes.axhline(floor, color="black", linewidth=0.6, linestyle=":", label="real test images")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("network evaluations for each image")
+    axes.set_ylabel("Fréchet distance to the training images")
+    axes.legend(frameon=False, fontsize=6, ncols=2)
+    save_figure(figure, path)
+
+
+def trained(config: ConfigDict, seed: int, outdir: Path) -> tuple[Run, Params]:
+    """The main job's run of that seed, trained unless it is there, and its parameters."""
+    config.seed = config.eval.seed = seed
+    run = open_run(config, outdir / "runs" / f"seed{seed}")
+    train(run)
+    return run, run.trained_params()[1]
+
+
+def main() -> None:
+    """Trains where it has to, samples; writes results.json, features.npz, sampler_quality.png."""
+    flags = parse_flags(__file__)
+    config = load_config(CONFIG)
+    config.sample.batch_size = 250
+    identified = identity(config, "experiments.sampler_quality.run", flags.scale)
+    rows: list[Row] = []
+    for seed in SEEDS:
+        run, params = trained(config, seed, flags.outdir)
+        features = build_features(run, flags.outdir)
+        test = run.source.load("test")
+        assert test.labels is not None
+        accuracy = features.accuracy(test.examples, test.labels, run.source.num_codes)
+        shared = identified | {"features_accuracy": accuracy}
+        found = rows_of_seed(run, params, features, seed, NUM_SAMPLES[flags.scale])
+        rows += [shared | row for row in found]
+    write_results(flags.outdir, rows)
+    table = means(rows)
+    plot(flags.outdir / "sampler_quality.png", table)
+    print(format_table(table, ("sampler", "evaluations", "frechet", "frechet_spread", "kernel",
+                               "precision", "recall")))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What is drawn: labels, guidance, rows between two latents, frames."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm import sharding
+from vdm.classifier import NoisyClassifier
+from vdm.diffusion.grids import equal_omegas
+from vdm.diffusion.likelihood import Gaussian
+from vdm.diffusion.samplers import ancestral, ddim, heun
+from vdm.evaluation.guided import Classified, ClassifierFree, Unguided
+from vdm.evaluation.samples import draw_samples
+from vdm.model import VDM
+from vdm.nn.schedules import Linear
+from vdm.typing import NO_LABEL
+
+
+class Shift(nn.Module):
+    """eps_hat of x = label (of 0 without one), known exactly."""
+
+    @nn.compact
+    def __call__(self, z, omega, labels=None, train=False):
+        x = 0.0 if labels is None else jnp.where(labels == NO_LABEL, 0, labels).astype(z.dtype)
+        x = jnp.broadcast_to(x, z.shape[:1])[:, None]
+        alpha, sigma = (jnp.sqrt(jax.nn.sigmoid(s * omega))[:, None] for s in (-1, 1))
+        return (z - alpha * x) / sigma
+
+
+class Slope(nn.Module):
+    """Logits of three labels, linear in z."""
+
+    @nn.compact
+    def __call__(self, z, omega, train=False):
+        return z.sum(axis=1, keepdims=True) * jnp.arange(3.0)[None]
+
+
+MESH = sharding.build_mesh(1)
+PARAMS = {"network": {}, "schedule": {}}
+
+
+def model(**changes):
+    return VDM(Linear(-10.0, 8.0, learn_ends=False), Shift(), Gaussian(), (2,), **changes)
+
+
+def draw(num_samples, vdm=None, params=PARAMS, **settings):
+    settings = {"sampler": ddim(), "num_steps": 20} | settings
+    return draw_samples(vdm or model(), params, num_samples, MESH, **settings)
+
+
+def test_conditional_samples_are_of_their_labels():
+    drawn = draw(5, model(num_classes=3))
+    np.testing.assert_array_equal(drawn.labels, [0, 1, 2, 0, 1])
+    # what is left of z_1 is sigma_0 / sigma_1 of it
+    np.testing.assert_allclose(drawn.data, drawn.labels[:, None] * np.ones(2), atol=0.05)
+    given = draw(2, model(num_classes=3), labels=np.array([2, 2]))
+    np.testing.assert_allclose(given.data, 2.0, atol=0.05)
+
+
+def test_classifier_free_guidance_goes_beyond_the_label():
+    vdm = model(num_classes=3, label_dropout=0.1)
+    drawn = draw(3, vdm, guidance=ClassifierFree(1.5))
+    np.testing.assert_allclose(drawn.data, 1.5 * drawn.labels[:, None] * np.ones(2), atol=0.05)
+    assert drawn.network_evaluations == 40
+    assert draw(3, vdm, sampler=heun()).network_evaluations == 40
+
+
+def test_guidance_needs_what_it_needs():
+    with pytest.raises(ValueError, match=r"model\.label_dropout = 0\.1"):
+        ClassifierFree(2.0).check(model(num_classes=3))
+    with pytest.raises(ValueError, match="has no labels"):
+        Classified(None, 1.0).check(model())
+    Unguided().check(model())
+    ClassifierFree(2.0).check(model(num_classes=3, label_dropout=0.1))
+
+
+def test_a_classifier_guides_models_with_and_without_labels():
+    classifier = NoisyClassifier(Slope(), (2,), 3)
+    params = PARAMS | {"classifier": {"network": {}}}
+    log_probs = classifier.log_probs({"network": {}}, jnp.ones((4, 2)), jnp.zeros(4))
+    np.testing.assert_allclose(jnp.exp(log_probs).sum(axis=1), 1.0, rtol=1e-6)
+    means = []
+    for vdm in (model(), model(num_classes=3, label_dropout=0.1), model(num_classes=3)):
+        drawn = draw(6, vdm, params, guidance=Classified(classifier, 3.0), sampler=ancestral())
+        np.testing.assert_array_equal(drawn.labels, [0, 1, 2, 0, 1, 2])
+        means.append([drawn.data[drawn.labels == y].mean() for y in range(3)])
+        assert drawn.network_evaluations == 20
+    assert means[0][0] < -0.02 < 0.02 < means[0][2]  # towards less and more of sum(z)
+    np.testing.assert_allclose(means[1], means[0], rtol=1e-5)  # the label is withheld from it
+    assert means[2][2] > 1.5  # conditional on the label, and guided
+
+
+def test_rows_lead_from_one_latent_to_another():
+    rows = draw(8, interpolate=4)
+    whole = draw(8, interpolate=4, batch_size=3)
+    np.testing.assert_allclose(whole.data, rows.data, atol=1e-6)
+    # sigma_0 / sigma_1 of z_1 is left where x is 0: latents are seen in the samples
+    row = rows.data[:4]
+    angles = np.pi / 2 * np.arange(4) / 3
+    want = np.cos(angles)[:, None] * row[0] + np.sin(angles)[:, None] * row[3]
+    np.testing.assert_allclose(row, want, rtol=1e-4)
+    assert not np.allclose(rows.data[3], rows.data[4])
+    np.testing.assert_array_equal(
+        draw(8, model(num_classes=3), interpolate=4).labels, [0] * 4 + [1] * 4
+    )
+
+
+def test_rows_need_a_deterministic_sampler_and_a_number_that_divides():
+    with pytest.raises(ValueError, match=r"choose sample\.name = 'ddim'"):
+        draw(8, interpolate=4, sampler=ancestral())
+    for count in (3, 1):
+        with pytest.raises(ValueError, match="does not divide"):
+            draw(8, interpolate=count)
+
+
+def test_frames_end_with_the_samples_on_any_grid():
+    drawn = draw(5, num_frames=4, grid=equal_omegas, batch_size=2)
+    assert drawn.frames.shape == (4, 5, 2)
+    np.testing.assert_array_equal(drawn.frames[-1], drawn.data)
+    assert draw(5).frames.shape == (0, 5, 2)
