@@ -144,6 +144,7 @@ def paper() -> ConfigDict:
                 "label": -1,  # of every image; -1: the classes in turn
                 "interpolate": 0,  # n > 0: rows of n images between two latents
                 "num_frames": 0,  # n > 0: samples.gif, the way from noise
+                "features": "",  # an .npz: distances to the training images, in samples.json
                 "num_steps": 1000,
                 "num_images": 64,
                 "batch_size": 64,

@@ -120,6 +120,7 @@ def get_config() -> ConfigDict:
                 "label": -1,  # of every image; -1: the classes in turn
                 "interpolate": 0,  # n > 0: rows of n images between two latents
                 "num_frames": 0,  # n > 0: samples.gif, the way from noise
+                "features": "",  # an .npz: distances to the training images, in samples.json
                 "num_steps": 250,
                 "num_images": 64,
                 "batch_size": 64,

@@ -57,7 +57,8 @@ class EvalOptions:
 @dataclasses.dataclass(frozen=True)
 class SampleOptions:
     """config.sample without its components. label -1: the classes in turn; interpolate: images of
-    a row between two latents, 0 for none; num_frames: of an animation, 0 for none."""
+    a row between two latents, 0 for none; num_frames: of an animation, 0 for none; features: the
+    file of the features that samples are compared with data by, "" for no comparison."""
 
     num_steps: int
     num_images: int
@@ -66,6 +67,7 @@ class SampleOptions:
     label: int
     interpolate: int
     num_frames: int
+    features: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,7 @@ ADDED_FIELDS = {
     "sample.label": -1,
     "sample.interpolate": 0,
     "sample.num_frames": 0,
+    "sample.features": "",
     "classifier": {
         "name": "convnet", "kwargs": {}, "num_steps": 500, "batch_size": 128, "learning_rate": 2e-3
     },

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm import sharding
+from vdm.evaluation import quality
 from vdm.evaluation.diagnostics import Diagnosis, can_diagnose, diagnose
+from vdm.evaluation.features import read_features
 from vdm.evaluation.likelihood import TERMS, Evaluation, evaluate
 from vdm.evaluation.samples import Samples, draw_samples
 from vdm.io import images, plots
@@ -194,6 +196,20 @@ def run_samples(run: Run, params: Params, **changes: Any) -> Samples:
         return draw_samples(run.model, params, mesh=run.mesh, on_batch=progress.update, **settings)
 
 
+def sample_quality(run: Run, samples: np.ndarray) -> dict[str, Any]:
+    """How far samples are from the training split: of vectors the sliced Wasserstein distance, of
+    images the distances of the features in config.sample.features, if a file is named."""
+    source, path = run.source, run.options.sample.features
+    real, num_codes = source.load("train").examples, source.num_codes
+    if len(source.shape) == 1 and not num_codes:
+        return {"sliced_wasserstein": quality.sliced_wasserstein(samples, real)}
+    if not path:
+        return {}
+    features = read_features(path)
+    compared = quality.compare(features(samples, num_codes), features(real, num_codes))
+    return {"features": features.name, "num_real": len(real)} | compared
+
+
 def report_samples(run: Run, step: int, params: Params) -> None:
     """Draws samples and writes samples.npz and samples.json; of images and points samples.png; of
     images on the way from noise, if asked for, samples.gif."""
@@ -217,6 +233,7 @@ def report_samples(run: Run, step: int, params: Params) -> None:
         "network_evaluations": drawn.network_evaluations,
         "step": step,
         "params": run.options.eval.params,
+        "quality": sample_quality(run, drawn.data),
     }
     write_json(workdir / "samples.json", report)
     written.append("samples.json")

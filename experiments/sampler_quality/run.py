@@ -11,7 +11,7 @@ from vdm.api import load_config
 from vdm.diffusion import flow, langevin, samplers
 from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.features import MLPFeatures, read_mlp_features, train_mlp_features
-from vdm.evaluation.quality import frechet_distance, kernel_distance, precision_recall
+from vdm.evaluation.quality import compare
 from vdm.io.plots import make_figure, save_figure
 from vdm.loops import train
 from vdm.reports import run_samples
@@ -55,25 +55,16 @@ def plans() -> list[tuple[str, Sampler, int]]:
     return [(REFERENCE[0], SAMPLERS[REFERENCE[0]], REFERENCE[1]), *fixed, *adaptive]
 
 
-def quality(codes: np.ndarray, real: np.ndarray, features: MLPFeatures, num_codes: int) -> Row:
-    """Frechet and kernel distance of the features, precision and recall."""
-    ours, theirs = features(codes, num_codes), features(real, num_codes)
-    kernel, error = kernel_distance(ours, theirs)
-    precision, recall = precision_recall(theirs, ours)
-    return {
-        "frechet": frechet_distance(ours, theirs),
-        "kernel": kernel,
-        "kernel_stderr": error,
-        "precision": precision,
-        "recall": recall,
-    }
-
-
 def rows_of_seed(
     run: Run, params: Params, features: MLPFeatures, seed: int, num_samples: int
 ) -> list[Row]:
     """Every sampler on one trained model, against the training images."""
     real, num_codes = run.source.load("train").examples, run.source.num_codes
+    of_real = features(real, num_codes)
+
+    def quality(codes: np.ndarray) -> Row:
+        return compare(features(codes, num_codes), of_real)
+
     shared = {"seed": seed, "num_samples": num_samples, "features": features.name}
     rng = np.random.default_rng(seed)
     # As many real images, against the same ones: what sampling noise alone makes of equal laws is
@@ -82,10 +73,10 @@ def rows_of_seed(
     rows: list[Row] = [
         shared | {"name": f"real training images/seed{seed}", "sampler": "real training images",
                   "evaluations": 0, "seconds": 0.0}
-        | quality(rng.permutation(real)[:num_samples], real, features, num_codes),
+        | quality(rng.permutation(real)[:num_samples]),
         shared | {"name": f"real test images/seed{seed}", "sampler": "real test images",
                   "evaluations": 0, "seconds": 0.0, "num_samples": len(test)}
-        | quality(test, real, features, num_codes),
+        | quality(test),
     ]  # fmt: skip
     for name, sampler, num_steps in plans():
         start = time.monotonic()
@@ -94,7 +85,7 @@ def rows_of_seed(
         )
         evaluations = round(drawn.network_evaluations, 1)
         row = shared | {"sampler": name, "evaluations": evaluations, "num_steps": num_steps}
-        row |= quality(drawn.data, real, features, num_codes)
+        row |= quality(drawn.data)
         row |= {"name": f"{name}/{evaluations:g}/seed{seed}", "seconds": time.monotonic() - start}
         print(row["name"], f"{row['frechet']:.3f}", f"{row['seconds']:.1f} s", flush=True)
         rows.append(row)

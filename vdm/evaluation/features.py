@@ -200,6 +200,12 @@ def read_inception_features(path: str | Path, batch_size: int = 32) -> Inception
     return InceptionFeatures(variables, f"inception-v3-pool3@sha256:{digest}", batch_size)
 
 
+def read_features(path: str | Path) -> FeatureFunction:
+    """The features of either kind of file, told apart by their arrays."""
+    arrays, _ = _read_npz(path)
+    return read_mlp_features(path) if "weight_0" in arrays else read_inception_features(path)
+
+
 def inception_images(codes: Int[Array, "n h w c"], num_codes: int) -> Float[Array, "n 299 299 3"]:
     """What the network is given."""
     x = codes.astype(jnp.float32) * (255 / (num_codes - 1))

@@ -30,6 +30,19 @@ class PrecisionRecall(NamedTuple):
     recall: float
 
 
+def compare(samples: ArrayLike, real: ArrayLike) -> dict[str, float]:
+    """All that two sets of features say of each other, by the names that results carry."""
+    kernel, kernel_stderr = kernel_distance(samples, real)
+    precision, recall = precision_recall(real, samples)
+    return {
+        "frechet": frechet_distance(samples, real),
+        "kernel": kernel,
+        "kernel_stderr": kernel_stderr,
+        "precision": precision,
+        "recall": recall,
+    }
+
+
 def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
     """||mu_a - mu_b||^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)): the squared distance, as FID is.
 
