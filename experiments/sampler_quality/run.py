@@ -30,9 +30,10 @@ SAMPLERS: dict[str, Sampler] = {
     "ddim": samplers.ddim(),
     "heun": samplers.heun(),
     "dpm_solver": samplers.dpm_solver(),
+    "flow, tolerance 0.1": flow.flow(1e-1),
+    "flow, tolerance 0.01": flow.flow(1e-2),
 }
 REFERENCE = ("ancestral", 1000)
-TOLERANCES = (1e-1, 1e-2)  # of the adaptive flow
 
 
 def build_features(run: Run, outdir: Path) -> MLPFeatures:
@@ -46,13 +47,13 @@ def build_features(run: Run, outdir: Path) -> MLPFeatures:
 
 def plans() -> list[tuple[str, Sampler, int]]:
     """(name, sampler, steps), one for each row of a seed."""
-    fixed = [
-        (name, sampler, budget // sampler.evaluations)
-        for name, sampler in SAMPLERS.items()
-        for budget in BUDGETS
-    ]
-    adaptive = [("flow", flow.flow(tolerance), 1) for tolerance in TOLERANCES]
-    return [(REFERENCE[0], SAMPLERS[REFERENCE[0]], REFERENCE[1]), *fixed, *adaptive]
+    found = [(REFERENCE[0], SAMPLERS[REFERENCE[0]], REFERENCE[1])]
+    for name, sampler in SAMPLERS.items():
+        if sampler.evaluations:
+            found += [(name, sampler, budget // sampler.evaluations) for budget in BUDGETS]
+        else:  # as many as the tolerance asks for, on the whole way
+            found.append((name, sampler, 1))
+    return found
 
 
 def rows_of_seed(
