@@ -97,6 +97,7 @@ def get_config() -> ConfigDict:
                 "kwargs": {
                     "variance": "posterior",  # ancestral: or "forward", DDPM's beta
                     "last_noise": True,  # ancestral, euler_maruyama: noise in the last step too
+                    "stochastic": False,  # dpm_solver: of the reverse SDE
                     "eta": 0.0,  # ddim: from 0, deterministic, to 1, ancestral
                     "corrections": 1,  # predictor_corrector, annealed_langevin: steps at a level
                     "snr": 0.16,  # predictor_corrector: of its Langevin steps

@@ -34,6 +34,7 @@ SAMPLERS: dict[str, tuple[Sampler, int | None, int]] = {
     "euler_maruyama": (euler_maruyama(), 1, 1),
     "heun": (heun(), 2, 1),
     "dpm_solver": (dpm_solver(), 2, 1),
+    "dpm_solver, stochastic": (dpm_solver(stochastic=True), 2, 1),
     "predictor_corrector": (langevin.predictor_corrector(), None, 2),
     "annealed_langevin": (langevin.annealed_langevin(), None, 5),
     "flow": (flow.flow(1e-4), None, 1),

@@ -22,6 +22,7 @@ SAMPLERS = {
     "euler_maruyama": samplers.euler_maruyama(),
     "heun": samplers.heun(),
     "dpm_solver": samplers.dpm_solver(),
+    "dpm_solver, stochastic": samplers.dpm_solver(stochastic=True),
     "flow": flow.flow(1e-4),
     "predictor_corrector": langevin.predictor_corrector(),
     "annealed_langevin": langevin.annealed_langevin(),
@@ -31,7 +32,7 @@ SAMPLERS = {
 @pytest.mark.parametrize(
     ("name", "theory"),
     [("ancestral", 1), ("forward", 1), ("ancestral, last step without noise", 1), ("ddim", 1),
-     ("ddim 0.5", 1), ("euler_maruyama", 1), ("heun", 2), ("dpm_solver", 2)],
+     ("ddim 0.5", 1), ("euler_maruyama", 1), ("heun", 2), ("dpm_solver", 2), ("dpm_solver, stochastic", 2)],
 )  # fmt: skip
 def test_mean_and_variance_converge_at_the_order_of_the_sampler(name, theory):
     steps = [50, 100, 200]

@@ -197,13 +197,13 @@ def heun() -> Sampler:
     return Sampler(step, evaluations=2, deterministic=True)
 
 
-def dpm_solver() -> Sampler:
+def dpm_solver(stochastic: bool = False) -> Sampler:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): second order with one
     evaluation a step, x_hat being extrapolated from this step and the one before.
 
     z_s = (sigma_s / sigma_t) z_t - alpha_s expm1(-h) D, h = (omega_t - omega_s) / 2 the step in
     log(alpha / sigma), D = x_hat + (h / (2 h_before)) (x_hat - x_hat_before); in the first step
-    D = x_hat.
+    D = x_hat. stochastic: their solver of the reverse SDE, an ancestral step with D for x_hat.
     """
 
     def init(z_1: Array) -> PyTree:
@@ -217,7 +217,11 @@ def dpm_solver() -> Sampler:
         first = h_before == 0
         slope = jnp.where(first, 0.0, 0.5 * h / jnp.where(first, 1.0, h_before))
         extrapolated = x_hat + slope * (x_hat - x_before)
+        if stochastic:
+            eps_of_mean = (z_t - alpha(i.omega_t) * extrapolated) / sigma(i.omega_t)
+            mean, variance = posterior(z_t, eps_of_mean, i.omega_s, i.omega_t)
+            return mean + jnp.sqrt(variance) * i.noise(jnp.int32(0)), (x_hat, h)
         ratio = sigma(i.omega_s) / sigma(i.omega_t)
         return ratio * z_t - alpha(i.omega_s) * jnp.expm1(-h) * extrapolated, (x_hat, h)
 
-    return Sampler(step, init, deterministic=True)
+    return Sampler(step, init, deterministic=not stochastic)
