@@ -17,6 +17,7 @@ from vdm.diffusion.likelihood import expected_eps
 from vdm.diffusion.noise import fresh_noise, level
 from vdm.diffusion.predictions import convert
 from vdm.diffusion.samplers import Sampler, first_latent, run_chain
+from vdm.diffusion.schedule_algebra import next_omega
 from vdm.typing import Denoiser, Likelihood, OmegaGrid, Params, PRNGKey, ScheduleFn
 
 
@@ -36,6 +37,8 @@ class VDM:
     prediction: what the network's output means, a name of `diffusion.predictions`, or "codes"
     for logits of the V codes of each dimension (`diffusion.likelihood.expected_eps`).
     label_dropout: the share of labels that training withholds (NO_LABEL).
+    num_steps: T of the step s = t - 1/T whose mean a "next_mean" is, also on another grid; that
+    needs one schedule for all dimensions, and a schedule that moves would change the meaning.
     """
 
     schedule: nn.Module
@@ -45,6 +48,7 @@ class VDM:
     num_classes: int = 0
     prediction: str = "eps"
     label_dropout: float = 0.0
+    num_steps: int = 0
 
     def init(self, key: PRNGKey) -> Params:
         """Parameters, float32."""
@@ -101,7 +105,10 @@ class VDM:
             )
             if self.prediction == "codes":
                 return expected_eps(output, z_t, omega)
-            return convert(output, self.prediction, "eps", z_t, omega)
+            omega_s = None
+            if self.prediction == "next_mean":
+                omega_s = next_omega(self.schedule_fn(params), omega, self.num_steps)
+            return convert(output, self.prediction, "eps", z_t, omega, omega_s)
 
         return eps_hat
 
@@ -130,7 +137,8 @@ class VDM:
         labels: Int[Array, " batch"] | None = None,
         dropout_key: PRNGKey | None = None,
     ) -> Estimate:
-        """`elbo` with the noise levels given, instead of params["schedule"]."""
+        """`elbo` with the noise levels given, instead of params["schedule"], which only a
+        "next_mean" reads then."""
         denoiser = self.denoiser(params, labels, dropout_key)
         return estimate_elbo(data, draws, levels, denoiser, self.likelihood)
 

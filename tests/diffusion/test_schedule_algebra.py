@@ -120,3 +120,20 @@ def test_optimal_schedule_is_the_closed_form_for_gaussian_data_and_beats_all_oth
         np.testing.assert_allclose(second_moment(best, moment), least, rtol=1e-4)
         for other in (bent, cosine, lambda t: low + 13.0 * t):
             assert second_moment(other, moment) > 1.1 * least
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_next_omega_is_one_step_back_and_goes_on_below_zero(schedule):
+    with jax.enable_x64():
+        t = jnp.asarray([0.0, 0.003, 0.04, 0.1, 0.37, 1.0])
+
+        @jax.jit
+        def step_back():
+            found = algebra.next_omega(schedule, schedule(t), 10)
+            return found, schedule(jnp.abs(t - 0.1)), schedule(t)
+
+        found, omega, omega_t = step_back()
+        # below t = 0 as far under omega_0 as the mirrored time is above it
+        want = np.where(t < 0.1, 2 * omega_t[0] - omega, omega)
+        np.testing.assert_allclose(found, want, rtol=1e-8, atol=1e-8)
+        assert np.all(found < omega_t)

@@ -52,6 +52,19 @@ def density(schedule: ScheduleFn, omega: Float[Array, "*shape"]) -> Float[Array,
     return 1 / omega_dot(schedule, inverse(schedule, omega))
 
 
+def next_omega(
+    schedule: ScheduleFn, omega_t: Float[Array, "*shape"], num_steps: int
+) -> Float[Array, "*shape"]:
+    """omega(t - 1/T) for the t with omega(t) = omega_t: where the step of a T-step model that
+    begins at omega_t ends, whatever grid omega_t comes from. Below t = 0 the schedule goes on by
+    odd reflection, omega(-u) = 2 omega_0 - omega(u), so that every omega from omega_0 to omega_1
+    has a next step.
+    """
+    s = inverse(schedule, omega_t) - 1 / num_steps
+    omega = schedule(jnp.abs(s))
+    return jnp.where(s < 0, 2 * schedule(jnp.zeros_like(s)) - omega, omega)
+
+
 def retimed(schedule: ScheduleFn, time: ScheduleFn) -> ScheduleFn:
     """t -> schedule(time(t)), for an increasing `time` from [0, 1] into [0, 1]."""
     return lambda t: schedule(time(t))

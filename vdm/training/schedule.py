@@ -161,3 +161,22 @@ def check(train: str, schedule: nn.Module, num_steps: int) -> None:
             f"the table of schedule {name} gets no gradient: schedule.train = {train!r} would "
             f"leave it as it is; choose {remedy}, or 'fixed'"
         )
+
+
+def check_next_mean(train: str, num_steps: int, multivariate: bool) -> None:
+    """ValueError where model.prediction = 'next_mean' has no meaning, or one that changes."""
+    if not num_steps:
+        raise ValueError(
+            "model.prediction = 'next_mean' is the mean of a step of length 1/T, and with "
+            "model.num_steps = 0 there is none: set it to T, or choose 'eps'"
+        )
+    if train != "fixed":
+        raise ValueError(
+            "model.prediction = 'next_mean' changes its meaning when the schedule moves, as with "
+            f"schedule.train = {train!r}: set schedule.train = 'fixed', or choose 'eps'"
+        )
+    if multivariate:
+        raise ValueError(
+            "model.prediction = 'next_mean' needs one omega for all dimensions, and each has its "
+            "own in this schedule: choose schedule.name = 'linear', or model.prediction = 'eps'"
+        )
