@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
             },
             "model": {
                 "num_steps": 0,  # T of the bound that is trained; 0 is continuous time
-                "prediction": "eps",  # eps, x, v, score or codes: what the network's output means
+                "prediction": "eps",  # eps, x, v, score, codes; next_mean if num_steps > 0
                 "class_conditional": False,
                 "label_dropout": 0.0,  # share of labels withheld, for sample.guidance
             },
@@ -50,6 +50,13 @@ def get_config() -> ConfigDict:
                 },
             },
             "likelihood": {"name": "gaussian", "kwargs": {}},
+            "weighting": {
+                "name": "bound",  # or simple, min_snr, sigmoid: what the network learns is no bound
+                "kwargs": {
+                    "gamma": 5.0,  # min_snr: the largest weight of an error of x
+                    "shift": 2.0,  # sigmoid: half of the bound's weight at omega = -shift
+                },
+            },
             "optim": {
                 "name": "adamw",
                 "kwargs": {

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -11,6 +12,8 @@ from ml_collections import ConfigDict
 from vdm import config as configs
 from vdm import options, sharding
 from vdm.api import load_config
+from vdm.config_changes import differing_fields
+from vdm.diffusion import weightings
 from vdm.evaluation.estimators import Elbo
 from vdm.nn.schedules import Cosine, Linear, Monotone
 from vdm.run import build_run
@@ -172,6 +175,18 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ({"schedule.name": "json:dumps"}, "also needs schedule.kwargs.obj"),
         ({"data.holdout": -1}, "at least 0"),
         ({"optim.ema_rate": 1.5}, "must be in"),
+        ({"weighting.name": "sigmod"}, "unknown weighting.name 'sigmod'; did you mean 'sigmoid'"),
+        ({"weighting.name": "json:loads"}, "also needs weighting.kwargs.s"),
+        ({"weighting.name": "math:tau"}, "not callable"),
+        ({"weighting.name": "json:JSONDecoder", "weighting.kwargs": {}}, "gives no function"),
+        ({"weighting.name": "min_snr", "weighting.kwargs.gamma": 0.0}, "gamma = 0.0 must be"),
+        ({"weighting.kwargs": {"gama": 1.0}}, "gama is no parameter of 'bound'"),
+        ({"weighting": {"name": "bound"}}, "the config has no weighting.kwargs"),
+        ({"model.prediction": "next_mean"}, "model.num_steps = 0 there is none: set it to T"),
+        (
+            {"model.prediction": "next_mean", "model.num_steps": 10},
+            "schedule.train = 'variance': set schedule.train = 'fixed'",
+        ),
         ({"data.name": "swirl"}, "is real-valued"),
         ({"model.class_conditional": True, "data.name": "swirl"}, "has no labels"),
     ],
@@ -191,6 +206,8 @@ def test_nonsense_is_refused_with_the_remedy(change, message):
 def check_and_build(config):
     read = options.read(config)
     model = configs.build_model(config, configs.build_source(config))
+    configs.build_weighting(config)
+    configs.check_shapes(config, model)
     configs.build_estimator(read.eval, model)
 
 
@@ -206,11 +223,11 @@ def test_only_fields_that_shape_the_state_differ():
     other = ConfigDict(config.to_dict())
     other.eval.draws, other.train.log_every, other.data.data_dir = 7, 1, "/elsewhere"
     other.train.num_steps = 5
-    assert configs.differing_fields(config.to_dict(), other.to_dict()) == []
+    assert differing_fields(config.to_dict(), other.to_dict()) == []
     del other.network.kwargs.film  # True here, and False is the default
     del other.schedule.kwargs.learn_ends  # the default, as here
     other.network.kwargs.width, other.train.batch_size = 48, 64
-    differing = configs.differing_fields(config.to_dict(), other.to_dict())
+    differing = differing_fields(config.to_dict(), other.to_dict())
     assert [line.split(":")[0] for line in differing] == [
         "network.kwargs.film",
         "network.kwargs.width",
@@ -226,9 +243,69 @@ def test_a_config_from_before_a_parameter_existed_is_the_same():
         for key in ("per_dimension", "num_bins", "memory"):
             del old["schedule"]["kwargs"][key]
         del old["optim"]["kwargs"]["schedule_rate"]
-        assert configs.differing_fields(new, old) == []
+        assert differing_fields(new, old) == []
     old["schedule"]["kwargs"]["omega_0"] = -9.0
-    assert len(configs.differing_fields(new, old)) == 1
+    assert len(differing_fields(new, old)) == 1
+
+
+def test_weightings_are_built_by_name_with_their_own_kwargs():
+    config = load("digits")
+    assert configs.build_weighting(config) is weightings.bound
+    omega, weight = jnp.array([-2.0, 1.0]), jnp.array([3.0, 4.0])
+    config.weighting.kwargs.gamma, config.weighting.kwargs.shift = 0.5, 1.0
+    for name, want in [
+        ("bound", np.ones(2)),
+        ("simple", 1 / weight),
+        ("min_snr", np.minimum(1.0, 0.5 * np.exp(omega)) / weight),
+        ("sigmoid", 1 / (1 + np.exp(-omega - 1.0))),
+    ]:
+        config.weighting.name = name
+        found = configs.build_weighting(config)(omega, weight)
+        np.testing.assert_allclose(found, want, rtol=1e-6)
+    assert options.read(config).weighting == "sigmoid"
+
+
+def test_a_weighting_of_the_users_own_gives_one_number_for_each_example(tmp_path, monkeypatch):
+    (tmp_path / "my_weightings.py").write_text(
+        "def power(p=2.0):\n"
+        "    return lambda omega_t, weight: weight**p\n"
+        "def total():\n"
+        "    return lambda omega_t, weight: weight.sum()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = load("digits")
+    config.weighting = {"name": "my_weightings:power", "kwargs": {"p": 3.0}}
+    weight = np.array([3.0, 4.0], np.float32)
+    np.testing.assert_allclose(configs.build_weighting(config)(weight, weight), weight**3)
+    config.weighting = {"name": "my_weightings:total", "kwargs": {}}
+    with pytest.raises(ValueError, match=r"gives shape \(\) .* one multiplier for each"):
+        configs.build_weighting(config)
+
+
+def test_a_config_from_before_there_were_weightings_trains_on_the_bound():
+    new = load("digits")
+    old = ConfigDict(new.to_dict())
+    del old["weighting"]
+    assert options.read(old).weighting == "bound"
+    assert build_run(old, Path("unused")).weighting is weightings.bound
+    assert differing_fields(new.to_dict(), old.to_dict()) == []
+    assert differing_fields(old.to_dict(), new.to_dict()) == []
+    new.weighting.kwargs.shift = 7.0  # of another weighting
+    assert differing_fields(new.to_dict(), old.to_dict()) == []
+    new.weighting.name = "sigmoid"
+    differing = differing_fields(new.to_dict(), old.to_dict())
+    assert "weighting.name: here 'sigmoid', there 'bound'" in differing
+
+
+def test_next_mean_is_built_for_a_fixed_schedule_of_one_omega():
+    config = load("digits")
+    config.model.prediction, config.model.num_steps = "next_mean", 100
+    config.schedule.name, config.schedule.train = "linear", "fixed"
+    model = build_run(config, Path("unused")).model
+    assert (model.prediction, model.num_steps) == ("next_mean", 100)
+    config.schedule.name, config.schedule.kwargs.per_dimension = "polynomial", True
+    with pytest.raises(ValueError, match=r"one omega for all .* schedule\.name = 'linear'"):
+        build_run(config, Path("unused"))
 
 
 def test_bounds_are_built_by_name():

@@ -317,3 +317,23 @@ def test_class_conditional_digits_train_and_sample(make_tiny_config, tmp_path):
     config = make_tiny_config(model__class_conditional=True, train__num_steps=2)
     loops.train(open_run(config, tmp_path / "run"))
     assert np.load(tmp_path / "run" / "samples.npz")["samples"].shape == (4, 8, 8, 1)
+
+
+@pytest.mark.slow
+def test_a_weighted_training_says_that_it_is_no_bound(make_tiny_config, tmp_path, capsys):
+    config = make_tiny_config(train__num_steps=2, train__log_every=1, weighting__name="sigmoid")
+    loops.train(open_run(config, tmp_path / "run"))
+    assert (
+        "the network is trained on the 'sigmoid' weighting of the loss, which is not a bound; "
+        "train/bpd and eval/bpd are bounds"
+    ) in capsys.readouterr().out
+    report = json.loads((tmp_path / "run" / "eval.json").read_text())
+    assert report["trained_on"] == "sigmoid weighting, not a bound"
+    lines = [line for line in read_metrics(tmp_path / "run") if "train/bpd" in line]
+    assert all(0 < line["train/weighted_loss"] < line["train/bpd_denoising"] for line in lines)
+    loops.evaluate_run(open_run(make_tiny_config(), tmp_path / "other"), str(tmp_path / "run"))
+    # of parameters from elsewhere this config says nothing
+    report = json.loads((tmp_path / "other" / "eval.json").read_text())
+    assert "trained_on" not in report
+    with pytest.raises(ValueError, match=r"weighting.name: here 'bound', there 'sigmoid'"):
+        open_run(make_tiny_config(), tmp_path / "run")

@@ -15,17 +15,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from vdm.classifier import NoisyClassifier
 from vdm.data import sources
-from vdm.diffusion import flow, grids, langevin, likelihood, samplers
+from vdm.diffusion import flow, grids, langevin, likelihood, samplers, weightings
 from vdm.diffusion.ode import Solver
 from vdm.evaluation import estimators, guided
 from vdm.model import VDM
 from vdm.nn import classifiers, mlp, published_schedules, schedules, unet
-from vdm.options import EvalOptions, check_choice, complete, count, suggest
+from vdm.options import EvalOptions, check_choice, count, suggest
 from vdm.training import optim
 from vdm.training import schedule as train_schedule
 
@@ -51,6 +52,12 @@ LIKELIHOODS: Mapping[str, Callable] = {
     "discretised": likelihood.Discretised,
     "gaussian": likelihood.Gaussian,
 }
+WEIGHTINGS: Mapping[str, Callable] = {
+    "bound": lambda: weightings.bound,
+    "simple": lambda: weightings.simple,
+    "min_snr": weightings.min_snr,
+    "sigmoid": weightings.sigmoid,
+}
 OPTIMIZERS: Mapping[str, Callable] = {"adamw": optim.adamw, "sgd": optim.sgd}
 SAMPLERS: Mapping[str, Callable] = {
     "ancestral": samplers.ancestral,
@@ -74,13 +81,6 @@ GUIDANCES: Mapping[str, Callable] = {
 }
 CLASSIFIERS: Mapping[str, Callable] = {"convnet": classifiers.ConvNet}
 EXACT_DIVERGENCE = 16  # dimensions up to which eval.ode.divergence = "auto" is exact
-
-# Fields that shape the trained state: a workdir belongs to one choice of them.
-STATE_FIELDS = (
-    "seed", "model", "schedule", "network", "likelihood", "data", "optim", "train.batch_size"
-)  # fmt: skip
-# ... but where the data lie does not change what they are.
-NOT_STATE_FIELDS = ("data.data_dir",)
 
 
 def build(what: str, component: ConfigDict, table: Mapping[str, Callable], **facts: Any) -> Any:
@@ -172,6 +172,7 @@ def build_model(config: ConfigDict, source: sources.Source) -> VDM:
         num_classes=num_classes,
         prediction=config.model.prediction,
         label_dropout=config.model.label_dropout,
+        num_steps=config.model.num_steps,
     )
 
 
@@ -181,9 +182,32 @@ def check_shapes(config: ConfigDict, model: VDM) -> None:
     try:
         jax.eval_shape(model.init, jax.random.key(0))
         train_schedule.check(config.schedule.train, model.schedule, config.model.num_steps)
+        if model.prediction == "next_mean":
+            train_schedule.check_next_mean(
+                config.schedule.train, model.num_steps, model.multivariate
+            )
     except (TypeError, AttributeError) as error:
         names = f"network {config.network.name!r} or schedule {config.schedule.name!r}"
         raise ValueError(f"{names} cannot be called as the README says: {error}") from error
+
+
+def build_weighting(config: ConfigDict) -> weightings.Weighting:
+    """The weighting of the network's loss. ValueError for one of the user's own that is no function (omega_t, weight)."""
+    weighting = build("weighting", config.weighting, WEIGHTINGS)
+    of_batch = jax.ShapeDtypeStruct((2,), jnp.float32)
+    try:
+        shape = jax.eval_shape(weighting, of_batch, of_batch).shape
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"weighting.name = {config.weighting.name!r} gives no function (omega_t, weight) -> "
+            f"multiplier: {error}"
+        ) from error
+    if shape != of_batch.shape:
+        raise ValueError(
+            f"weighting.name = {config.weighting.name!r} gives shape {shape} for omega_t and "
+            f"weight of shape {of_batch.shape}: it must give one multiplier for each"
+        )
+    return weighting
 
 
 def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -255,53 +279,3 @@ def build_estimator(options: EvalOptions, model: VDM) -> estimators.Estimator:
         divergence = "exact" if exact else "hutchinson"
     solver = Solver(ode.num_steps, ode.tolerance, ode.tolerance, divergence, ode.probes)
     return estimators.ProbabilityFlow(kind, solver)
-
-
-def differing_fields(config: Mapping, other: Mapping) -> list[str]:
-    """Fields that shape the trained state and differ, as "a.b: here x, there y". A kwarg that is
-    not given has its component's default."""
-    ours, theirs = (_flatten(_with_defaults(complete(c).to_dict())) for c in (config, other))
-    return [
-        f"{field}: here {ours.get(field, 'absent')!r}, there {theirs.get(field, 'absent')!r}"
-        for field in sorted(ours.keys() | theirs.keys())
-        if ours.get(field, _ABSENT) != theirs.get(field, _ABSENT)
-        and any(field == f or field.startswith(f + ".") for f in STATE_FIELDS)
-        and field not in NOT_STATE_FIELDS
-    ]
-
-
-_ABSENT = object()
-
-
-def _with_defaults(config: Mapping) -> dict[str, Any]:
-    """The config with the defaults of its components among their kwargs."""
-    filled = dict(config)
-    for what, table in _COMPONENTS.items():
-        component = filled.get(what, {})
-        if component.get("name") in table:
-            parameters = inspect.signature(table[component["name"]]).parameters.values()
-            defaults = {
-                p.name: p.default
-                for p in parameters
-                if p.default is not p.empty and p.name not in ("parent", "name", *FACTS)
-            }
-            names = {p.name for p in parameters}  # others are left out, as `build` does
-            given = {k: v for k, v in dict(component["kwargs"]).items() if k in names}
-            filled[what] = {**component, "kwargs": defaults | given}
-    return filled
-
-
-_COMPONENTS = {
-    "schedule": SCHEDULES, "network": NETWORKS, "likelihood": LIKELIHOODS, "data": SOURCES,
-    "optim": OPTIMIZERS,
-}  # fmt: skip
-
-
-def _flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat

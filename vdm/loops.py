@@ -61,6 +61,11 @@ def train(run: Run, init_from: str | None = None) -> None:
     if objective(wanted, bound_steps, run.model.multivariate) != wanted:
         why = f"with T = {bound_steps}" if bound_steps else "with an omega for each dimension"
         say(f"{why} the interior of the schedule changes the bound, and is trained on it")
+    if run.options.weighting != "bound":
+        say(
+            f"the network is trained on the {run.options.weighting!r} weighting of the loss, which "
+            "is not a bound; train/bpd and eval/bpd are bounds"
+        )
     batches = train_batches(
         split,
         run.options.train.batch_size,
@@ -173,6 +178,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
         run.options.ema_rate,
         run.options.ema_warmup,
         run.options.train_schedule,
+        run.weighting,
     )
     watch = Stopwatch(run.trained_secs(first))
     pending: list[Metrics] = []  # of the steps since the last log line, still on the devices

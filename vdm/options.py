@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-PREDICTIONS = ("eps", "x", "v", "score", "codes")  # 'next_mean' belongs to a finite step
+PREDICTIONS = ("eps", "x", "v", "score", "next_mean", "codes")
 SCHEDULE_TRAINING = ("bound", "variance", "variance_stratified", "adaptive", "fixed")
 DIVERGENCES = ("auto", "exact", "hutchinson")
 
@@ -82,11 +82,12 @@ class ClassifierOptions:
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What is not a component: bound_steps is the T trained on, 0 for continuous time;
-    train_schedule is how the schedule learns."""
+    train_schedule is how the schedule learns; weighting names that of the network's loss."""
 
     seed: int
     bound_steps: int
     train_schedule: str
+    weighting: str
     ema_rate: float
     ema_warmup: bool
     train: TrainOptions
@@ -101,12 +102,13 @@ T = TypeVar("T", TrainOptions, EvalOptions, OdeOptions, SampleOptions, Classifie
 REQUIRED_FIELDS = """
 data.name data.kwargs data.data_dir data.holdout model.prediction model.class_conditional
 schedule.name schedule.kwargs schedule.train network.name network.kwargs likelihood.name
-likelihood.kwargs optim.name optim.kwargs sample.name sample.kwargs
+likelihood.kwargs weighting.name weighting.kwargs optim.name optim.kwargs sample.name sample.kwargs
 """
 
 # Fields that workdirs of earlier versions lack, and what was done then.
 ADDED_FIELDS = {
     "model.label_dropout": 0.0,
+    "weighting": {"name": "bound", "kwargs": {}},
     "eval.ode": {"num_steps": 50, "tolerance": 1e-5, "divergence": "auto", "probes": 2},
     "sample.grid": {"name": "equal_times", "kwargs": {}},
     "sample.guidance": {"name": "none", "kwargs": {}},
@@ -142,6 +144,7 @@ def check_choice(field: str, value: Any, known: tuple) -> Any:
 
 def read(config: ConfigDict) -> Options:
     """The options of a config. ValueError for a missing field or a value of no use."""
+    config = complete(config)
     for field in REQUIRED_FIELDS.split():
         _field(config, field)
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
@@ -153,6 +156,7 @@ def read(config: ConfigDict) -> Options:
         seed=count(config, "seed", 0),
         bound_steps=count(config, "model.num_steps", 0),
         train_schedule=config.schedule.train,
+        weighting=config.weighting.name,
         ema_rate=_field(config, "optim.ema_rate"),
         ema_warmup=_field(config, "optim.ema_warmup"),
         train=_group(config, "train", TrainOptions, num_devices=0, eval_every=0),

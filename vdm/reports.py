@@ -91,6 +91,8 @@ def report_evaluation(
             report["network_evaluations"] = result.columns["num_evaluations"].mean()
         if init_from:
             report["init_from"] = str(init_from)
+        elif run.options.weighting != "bound":
+            report["trained_on"] = f"{run.options.weighting} weighting, not a bound"
         save_npz(  # nats of each image, averaged over its draws, and the bound of every draw
             run.workdir / "eval_examples.npz",
             index=np.arange(len(split.examples)),

@@ -13,9 +13,11 @@ from vdm import config as configs
 from vdm import options as all_options
 from vdm import sharding
 from vdm.classifier import NoisyClassifier
+from vdm.config_changes import differing_fields
 from vdm.data.sources import Source
 from vdm.diffusion.grids import Grid
 from vdm.diffusion.samplers import Sampler
+from vdm.diffusion.weightings import Weighting
 from vdm.evaluation.estimators import Estimator
 from vdm.evaluation.guided import Guidance
 from vdm.io.checkpoints import CheckpointError, Checkpoints, restore_params
@@ -39,6 +41,7 @@ class Run:
     workdir: Path
     source: Source
     model: VDM
+    weighting: Weighting
     optimizer: optax.GradientTransformation
     sampler: Sampler
     grid: Grid
@@ -206,7 +209,7 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
         raise ValueError(f"--workdir={run.workdir} is a file: name a folder")
     # Without a checkpoint there is nothing that another config could harm.
     if saved.is_file() and run.checkpoints.steps():
-        differing = configs.differing_fields(run.resolved, read_json(saved))
+        differing = differing_fields(run.resolved, read_json(saved))
         if differing:
             raise ValueError(
                 f"--workdir={run.workdir} belongs to another config ({'; '.join(differing)}): "
@@ -230,6 +233,7 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
         workdir=Path(workdir).absolute(),
         source=source,
         model=model,
+        weighting=configs.build_weighting(config),
         optimizer=configs.build_optimizer(config),
         sampler=configs.build_sampler(config),
         grid=configs.build_grid(config),

@@ -58,6 +58,11 @@ class NoiseLevels(NamedTuple):
         """omega_t, its mean over the dimensions where each has its own."""
         return jnp.mean(self.omega_t, axis=tuple(range(1, self.omega_t.ndim)))
 
+    @property
+    def weight_mean(self) -> Float[Array, " batch"]:
+        """weight, its mean over the dimensions where each has its own."""
+        return jnp.mean(self.weight, axis=tuple(range(1, self.weight.ndim)))
+
 
 class Estimate(NamedTuple):
     """One estimate of the bound, with where and how densely its denoising term was taken.

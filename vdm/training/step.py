@@ -11,6 +11,9 @@ from jaxtyping import Array
 
 from vdm.diffusion import timesteps
 from vdm.diffusion.elbo import ElboTerms, Estimate, NoiseLevels, draw, noise_levels, to_bpd
+from vdm.diffusion.noise import expand
+from vdm.diffusion.weightings import Weighting
+from vdm.diffusion.weightings import bound as of_bound
 from vdm.model import VDM
 from vdm.training.optim import ema_update
 from vdm.training.schedule import GRADIENTS, BatchEstimate, objective, updated
@@ -21,16 +24,25 @@ Batch = dict[str, Array]
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
+MULTIPLIERS = (1e-12, 1e12)
+"""Least and largest: a multiplier of 0 could not be divided out again, and one of 1 / 0 times a
+weight of 0 is no number."""
+
 
 def make_gradient(
-    model: VDM, num_steps: int, train_schedule: str = "bound"
+    model: VDM, num_steps: int, train_schedule: str = "bound", weighting: Weighting = of_bound
 ) -> Callable[[Params, Batch, PRNGKey], tuple[Params, Metrics, BatchEstimate]]:
     """(params, batch, key) -> the direction of training, what to log, and what the pass through
     the network told of the batch.
 
-    For the network it is the gradient of the mean bound in bits/dim, for the schedule the one of
-    `vdm.training.schedule`. No example may depend on another through the network.
+    For the network it is the gradient of the mean bound in bits/dim, its denoising term weighted,
+    for the schedule the one of `vdm.training.schedule`, which knows of no weighting. One pass gives
+    both: an example's derivatives in its own levels are its multiplier times those of the bound, as
+    no example may depend on another through the network. The multiplier is one for an example,
+    at the means of its levels where each dimension has its own. All metrics are of the bound but
+    weighted_loss, the weighted denoising term, which only a weighting has.
     """
+    weighted = weighting is not of_bound
     num_dims = math.prod(model.dims)
     schedule_gradient = GRADIENTS[objective(train_schedule, num_steps, model.multivariate)]
 
@@ -51,21 +63,33 @@ def make_gradient(
         def levels_of(schedule: Params) -> NoiseLevels:
             return noise_levels(model.schedule_fn({"schedule": schedule}), draws.t, num_steps)
 
-        def bound(network: Params, levels: NoiseLevels) -> tuple[Array, Estimate]:
-            estimate = model.elbo_at({"network": network}, data, draws, levels, labels, key_dropout)
-            return jnp.mean(to_bpd(estimate.terms.total, num_dims)), estimate
+        def loss(network: Params, levels: NoiseLevels) -> tuple[Array, Estimate]:
+            estimate = model.elbo_at(
+                params | {"network": network}, data, draws, levels, labels, key_dropout
+            )
+            terms = estimate.terms
+            if weighted:
+                denoising = multiplier * terms.denoising_matching
+                terms = terms._replace(denoising_matching=denoising)
+            return jnp.mean(to_bpd(terms.total, num_dims)), estimate
 
         levels, pull_back = jax.vjp(levels_of, params["schedule"])
-        (bpd, estimate), (by_network, by_levels) = jax.value_and_grad(
-            bound, argnums=(0, 1), has_aux=True
-        )(params["network"], levels)
+        multiplier = jnp.clip(weighting(levels.omega_mean, levels.weight_mean), *MULTIPLIERS)
+        (by_network, by_levels), estimate = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+            params["network"], levels
+        )
+        if weighted:
+            by_levels = by_levels._replace(
+                omega_t=by_levels.omega_t / expand(multiplier, by_levels.omega_t),
+                weight=by_levels.weight / expand(multiplier, by_levels.weight),
+            )
         terms = ElboTerms(*(to_bpd(nats, num_dims) for nats in estimate.terms))
         seen = BatchEstimate(
             draws.t, levels, by_levels, terms.denoising_matching, estimate.loss_density
         )
         (by_schedule,) = pull_back(schedule_gradient(seen))
         metrics = {
-            "bpd": bpd,
+            "bpd": jnp.mean(to_bpd(estimate.terms.total, num_dims)),
             "bpd_reconstruction": jnp.mean(terms.reconstruction),
             "bpd_prior": jnp.mean(terms.prior_matching),
             "bpd_denoising": jnp.mean(terms.denoising_matching),
@@ -74,6 +98,8 @@ def make_gradient(
             "omega_0": jnp.mean(levels.omega_0),
             "omega_1": jnp.mean(levels.omega_1),
         }
+        if weighted:
+            metrics["weighted_loss"] = jnp.mean(multiplier * terms.denoising_matching)
         return {"network": by_network, "schedule": by_schedule}, metrics, seen
 
     return gradient
@@ -87,14 +113,16 @@ def make_train_step(
     ema_rate: float,
     ema_warmup: bool,
     train_schedule: str = "bound",
+    weighting: Weighting = of_bound,
 ) -> TrainStep:
     """The compiled step; `num_steps` is the T of the bound trained on (0: continuous time),
-    `train_schedule` a name of `vdm.training.schedule.GRADIENTS`.
+    `train_schedule` a name of `vdm.training.schedule.GRADIENTS`, `weighting` that of the network's
+    loss.
 
     The state is donated: the arrays passed in are gone after the call. Randomness is
     fold_in(run_key, step), so a resumed run repeats the draws of the undisturbed one.
     """
-    gradient = make_gradient(model, num_steps, train_schedule)
+    gradient = make_gradient(model, num_steps, train_schedule, weighting)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(run_key, state.step)

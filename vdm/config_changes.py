@@ -1,0 +1,66 @@
+"""What two configs of one workdir differ in, where it matters to the trained state."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from vdm.config import FACTS, LIKELIHOODS, NETWORKS, OPTIMIZERS, SCHEDULES, SOURCES, WEIGHTINGS
+from vdm.options import complete
+
+# Fields that shape the trained state: a workdir belongs to one choice of them.
+STATE_FIELDS = (
+    "seed", "model", "schedule", "network", "likelihood", "weighting", "data", "optim",
+    "train.batch_size",
+)  # fmt: skip
+# ... but where the data lie does not change what they are.
+NOT_STATE_FIELDS = ("data.data_dir",)
+
+
+def differing_fields(config: Mapping, other: Mapping) -> list[str]:
+    """Fields that shape the trained state and differ, as "a.b: here x, there y". A kwarg that is
+    not given has its component's default."""
+    ours, theirs = (_flatten(_with_defaults(complete(c).to_dict())) for c in (config, other))
+    return [
+        f"{field}: here {ours.get(field, 'absent')!r}, there {theirs.get(field, 'absent')!r}"
+        for field in sorted(ours.keys() | theirs.keys())
+        if ours.get(field, _ABSENT) != theirs.get(field, _ABSENT)
+        and any(field == f or field.startswith(f + ".") for f in STATE_FIELDS)
+        and field not in NOT_STATE_FIELDS
+    ]
+
+
+_ABSENT = object()
+
+
+def _with_defaults(config: Mapping) -> dict[str, Any]:
+    """The config with the defaults of its components among their kwargs."""
+    filled = dict(config)
+    for what, table in _COMPONENTS.items():
+        component = filled.get(what, {})
+        if component.get("name") in table:
+            parameters = inspect.signature(table[component["name"]]).parameters.values()
+            defaults = {
+                p.name: p.default
+                for p in parameters
+                if p.default is not p.empty and p.name not in ("parent", "name", *FACTS)
+            }
+            names = {p.name for p in parameters}  # others are left out, as `build` does
+            given = {k: v for k, v in dict(component["kwargs"]).items() if k in names}
+            filled[what] = {**component, "kwargs": defaults | given}
+    return filled
+
+
+_COMPONENTS = {
+    "schedule": SCHEDULES, "network": NETWORKS, "likelihood": LIKELIHOODS, "data": SOURCES,
+    "optim": OPTIMIZERS, "weighting": WEIGHTINGS,
+}  # fmt: skip
+
+
+def _flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
