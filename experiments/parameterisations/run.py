@@ -127,8 +127,9 @@ def plot(path: Path, rows: list[Row]) -> None:
         if r["bpd"] < limit:
             draw(left, -i, r, VERMILLION if r["num_steps"] else BLUE)
         else:
-            text = f"{r['bpd']:.3g} $\\rightarrow$"
-            left.text(0.98, -i, text, ha="right", va="center", transform=left.get_yaxis_transform())
+            place = {"transform": left.get_yaxis_transform(), "ha": "right", "va": "center"}
+            left.text(0.98, -i, f"{r['bpd']:.3g} $\\rightarrow$", fontsize=8, **place)
+    left.set_ylim(0.5 - len(outputs), 0.5)
     labels = [r["name"].replace(", bound", "") for r in outputs]
     left.set_yticks(-np.arange(len(outputs)), labels)
     names = ("bound", *WEIGHTINGS)
