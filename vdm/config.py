@@ -192,7 +192,8 @@ def check_shapes(config: ConfigDict, model: VDM) -> None:
 
 
 def build_weighting(config: ConfigDict) -> weightings.Weighting:
-    """The weighting of the network's loss. ValueError for one of the user's own that is no function (omega_t, weight)."""
+    """The weighting of the network's loss. ValueError for one of the user's own that is no function
+    (omega_t, weight)."""
     weighting = build("weighting", config.weighting, WEIGHTINGS)
     of_batch = jax.ShapeDtypeStruct((2,), jnp.float32)
     try:

@@ -3,6 +3,7 @@
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from vdm.api import load_config
 from vdm.compare import Result
 from vdm.evaluation.quality import frechet_distance
 from vdm.evaluation.statistics import standard_error
-from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
+from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
 from vdm.loops import train
 from vdm.run import Run, open_run
 
@@ -21,12 +22,12 @@ FOLDER = Path(__file__).parent.parent.parent / "configs"
 SEEDS = (0, 1, 2)
 PREDICTIONS = ("eps", "x", "v", "score", "codes")
 WEIGHTINGS = ("simple", "min_snr", "sigmoid")
-STEPS = 1000  # of the bound of next_mean, and of the eps that it is compared with
+STEPS = (10, 1000)  # of the bound of next_mean, and of the eps that it is compared with
 Setting = tuple[str, str, int]  # model.prediction, weighting.name, model.num_steps
 SETTINGS: tuple[Setting, ...] = (
     *((prediction, "bound", 0) for prediction in PREDICTIONS),
-    *((prediction, weighting, 0) for prediction in ("eps", "v") for weighting in WEIGHTINGS),
-    *((prediction, "bound", STEPS) for prediction in ("eps", "next_mean")),
+    *(("eps", weighting, 0) for weighting in WEIGHTINGS),
+    *((prediction, "bound", T) for T in STEPS for prediction in ("eps", "next_mean")),
 )
 
 
@@ -117,9 +118,9 @@ def plot(path: Path, rows: list[Row]) -> None:
     """Bits/dim by the output trained on the bound, and by the weighting; bars: 95% over seeds."""
     figure, (left, right) = make_figure(6.75, 2.6, columns=2)
 
-    def draw(axes, place: float, r: Row, colour: str, label: str | None = None) -> None:
+    def draw(axes: Any, place: float, r: Row, colour: str) -> None:
         error = 1.96 * standard_error(np.array(r["bpd_of_seeds"]))
-        axes.errorbar(r["bpd"], place, xerr=error, fmt="o", color=colour, ms=4, label=label)
+        axes.errorbar(r["bpd"], place, xerr=error, fmt="o", color=colour, ms=4)
 
     outputs = [r for r in rows if r["weighting"] == "bound"]
     limit = 2 * min(r["bpd"] for r in outputs)  # what is far off is written, not drawn
@@ -133,14 +134,11 @@ def plot(path: Path, rows: list[Row]) -> None:
     labels = [r["name"].replace(", bound", "") for r in outputs]
     left.set_yticks(-np.arange(len(outputs)), labels)
     names = ("bound", *WEIGHTINGS)
-    for prediction, colour, shift in (("eps", BLUE, 0.1), ("v", GREY, -0.1)):
-        mine = {r["weighting"]: r for r in rows if r["prediction"] == prediction
-                and not r["num_steps"]}  # fmt: skip
-        for i, weighting in enumerate(names):
-            draw(right, shift - i, mine[weighting], colour, None if i else prediction)
+    mine = {r["weighting"]: r for r in rows if r["prediction"] == "eps" and not r["num_steps"]}
+    for i, weighting in enumerate(names):
+        draw(right, -i, mine[weighting], BLUE)
     right.set_yticks(-np.arange(len(names)), names)
-    right.legend(frameon=False)
-    for axes, title in ((left, "output, trained on the bound"), (right, "weighting")):
+    for axes, title in ((left, "output, trained on the bound"), (right, "weighting, output eps")):
         axes.set_title(title)
         axes.set_xlabel("test bits/dim")
     save_figure(figure, path)

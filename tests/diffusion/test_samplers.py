@@ -32,7 +32,8 @@ SAMPLERS = {
 @pytest.mark.parametrize(
     ("name", "theory"),
     [("ancestral", 1), ("forward", 1), ("ancestral, last step without noise", 1), ("ddim", 1),
-     ("ddim 0.5", 1), ("euler_maruyama", 1), ("heun", 2), ("dpm_solver", 2), ("dpm_solver, stochastic", 2)],
+     ("ddim 0.5", 1), ("euler_maruyama", 1), ("heun", 2), ("dpm_solver", 2),
+     ("dpm_solver, stochastic", 2)],
 )  # fmt: skip
 def test_mean_and_variance_converge_at_the_order_of_the_sampler(name, theory):
     steps = [50, 100, 200]
