@@ -114,6 +114,13 @@ def test_a_component_is_swapped_by_its_name_alone():
         assert schedule.omega_0 == config.schedule.kwargs.omega_0
     config.sample.name = "ddim"
     assert configs.build_sampler(config).deterministic
+    for name in configs.SAMPLERS:  # kwargs of the others are left out
+        config.sample.name = name
+        assert callable(configs.build_sampler(config).step)
+    for name in configs.GRIDS:
+        config.sample.grid.name = name
+        grid = configs.build_grid(config)(lambda t: 13 * t - 8, 4)
+        np.testing.assert_allclose(grid[np.array([0, -1])], [-8, 5], rtol=1e-5)
 
 
 def test_a_schedule_for_each_dimension_is_built_and_has_no_flow():
@@ -189,6 +196,14 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ),
         ({"data.name": "swirl"}, "is real-valued"),
         ({"model.class_conditional": True, "data.name": "swirl"}, "has no labels"),
+        ({"model.label_dropout": 1.0}, r"must be in \[0, 1\)"),
+        ({"sample.name": "ancestal"}, "did you mean 'ancestral'"),
+        ({"sample.grid.name": "karas"}, "did you mean 'karras'"),
+        ({"sample.grid.kwargs": {"roh": 7.0}}, "roh is no parameter"),
+        ({"sample.guidance.name": "clasifier"}, "did you mean 'classifier'"),
+        ({"sample.guidance.name": "classifier_free"}, "model.label_dropout = 0.1"),
+        ({"classifier.name": "convnets"}, "did you mean 'convnet'"),
+        ({"classifier.num_steps": 0}, "at least 1"),
     ],
 )
 def test_nonsense_is_refused_with_the_remedy(change, message):
@@ -207,6 +222,10 @@ def check_and_build(config):
     read = options.read(config)
     model = configs.build_model(config, configs.build_source(config))
     configs.build_weighting(config)
+    configs.build_sampler(config)
+    configs.build_grid(config)
+    classifier = configs.build_classifier(config, configs.build_source(config))
+    configs.build_guidance(config, model, classifier)
     configs.check_shapes(config, model)
     configs.build_estimator(read.eval, model)
 

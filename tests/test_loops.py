@@ -313,6 +313,44 @@ def test_holdout_trains_and_evaluates_on_the_rest_of_the_training_split(make_tin
 
 
 @pytest.mark.slow
+def test_a_classifier_is_trained_resumed_and_guides_samples(make_tiny_config, tmp_path, capsys):
+    def run(**changes):
+        small = {"model__class_conditional": True, "model__label_dropout": 0.2,
+                 "classifier__kwargs__width": 4, "classifier__kwargs__stages": 1,
+                 "classifier__num_steps": 20, "classifier__batch_size": 32}  # fmt: skip
+        return open_run(make_tiny_config(**small | changes), tmp_path / "run")
+
+    guided = {"sample__guidance__name": "classifier"}
+    loops.train(run(**guided))  # there is no classifier yet
+    assert "no classifier guides these samples" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--mode=classifier"):
+        loops.sample_run(run(**guided))
+
+    loops.train_classifier(run())
+    _, straight = run().classifier_checkpoints.restore(run().first_classifier_state())
+    shutil.rmtree(tmp_path / "run" / "classifier" / "20")
+    loops.train_classifier(run())  # from step 10
+    _, resumed = run().classifier_checkpoints.restore(run().first_classifier_state())
+    for a, b in zip(jax.tree.leaves(straight), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    loops.sample_run(run(**guided, sample__label=7, sample__num_frames=2))
+    report = json.loads((tmp_path / "run" / "samples.json").read_text())
+    assert report["guidance"]["name"] == "classifier"
+    assert report["network_evaluations"] == 3
+    arrays = np.load(tmp_path / "run" / "samples.npz")
+    np.testing.assert_array_equal(arrays["labels"], [7, 7, 7, 7])
+    assert arrays["frames"].shape == (2, 4, 8, 8, 1)
+    assert (tmp_path / "run" / "samples.gif").is_file()
+    free = {"sample__guidance__name": "classifier_free", "sample__name": "heun"}
+    loops.sample_run(run(**free, sample__num_images=6, sample__interpolate=3))
+    report = json.loads((tmp_path / "run" / "samples.json").read_text())
+    assert report["network_evaluations"] == 3 * 2 * 2
+    assert not (tmp_path / "run" / "samples.gif").exists()  # it was of other samples
+    with pytest.raises(ValueError, match="labels are 0 to 9"):
+        loops.sample_run(run(sample__label=10))
+
+
+@pytest.mark.slow
 def test_class_conditional_digits_train_and_sample(make_tiny_config, tmp_path):
     config = make_tiny_config(model__class_conditional=True, train__num_steps=2)
     loops.train(open_run(config, tmp_path / "run"))

@@ -20,8 +20,8 @@ from vdm.typing import Params
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits.py"
 SEEDS = (0, 1, 2)
-BUDGETS = (10, 24, 50)  # network evaluations for each image
-NUM_SAMPLES = {"small": 400, "full": 1500}
+BUDGETS = (10, 24)  # network evaluations for each image
+NUM_SAMPLES = {"small": 300, "full": 1500}
 SAMPLERS: dict[str, Sampler] = {
     "ancestral": samplers.ancestral(),
     "euler_maruyama": samplers.euler_maruyama(),
@@ -141,7 +141,7 @@ def main() -> None:
     """Trains where it has to, samples; writes results.json, features.npz, sampler_quality.png."""
     flags = parse_flags(__file__)
     config = load_config(CONFIG)
-    config.sample.batch_size = 200
+    config.sample.batch_size = 300
     config.sample.grid.name = "equal_omegas"  # of few steps the best of three for the ODE
     identified = identity(config, "experiments.sampler_quality.run", flags.scale)
     rows: list[Row] = []

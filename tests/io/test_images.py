@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vdm.io.images import save_grid
+from vdm.io.images import save_animation, save_grid
 
 
 def read(path: os.PathLike[str]) -> np.ndarray:
@@ -82,3 +82,30 @@ def test_what_is_no_image_is_refused_and_nothing_written(tmp_path, codes, num_co
     with pytest.raises(ValueError, match=expected):
         save_grid(tmp_path / "a.png", codes, num_codes)
     assert os.listdir(tmp_path) == []
+
+
+def test_an_animation_has_every_frame_and_repeats(tmp_path):
+    frames = np.zeros((3, 2, 50, 50, 1), np.uint8)
+    frames[1, 0], frames[2] = 16, 8
+    save_animation(tmp_path / "a.gif", frames, 17, seconds=0.3)
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.format == "GIF"
+        assert image.n_frames == 3
+        assert image.info["loop"] == 0
+        seen, durations = [], []
+        for i in range(3):
+            image.seek(i)
+            seen.append(np.asarray(image.convert("L")))
+            durations.append(image.info["duration"])
+    assert durations == [100, 100, 1100]  # milliseconds
+    save_grid(tmp_path / "b.png", frames[1], 17)
+    np.testing.assert_allclose(seen[1], read(tmp_path / "b.png"), atol=1)
+    assert seen[0][10, 10] == 0
+    assert seen[2][10, 10] == 128
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 4, 4, 1), (2, 4, 4, 1), (1, 2, 4, 4, 2)])
+def test_frames_that_are_no_images_are_refused(shape, tmp_path):
+    with pytest.raises(ValueError, match="shape"):
+        save_animation(tmp_path / "a.gif", np.zeros(shape, np.uint8), 17)
+    assert not (tmp_path / "a.gif").exists()
