@@ -1,0 +1,55 @@
+"""The networks: denoising score matching on a ladder of noise levels, or on one rung of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from vdm.api import load_config
+from vdm.io.files import read_json
+from vdm.loops import train
+from vdm.run import open_run
+from vdm.typing import Denoiser, Params
+
+CONFIG = Path(__file__).parent.parent.parent / "configs" / "toy_mixture.py"
+OMEGA_0, OMEGA_1 = {"mixture": -6.0, "curve": -10.0}, 5.0
+RUNG = 0.1  # of omega, as a schedule's ends must differ
+
+
+class Trained(NamedTuple):
+    """The trainings of one config: params of every seed, and the seconds of all."""
+
+    denoiser: Callable[[Params], Denoiser]
+    params: list[Params]
+    seconds: float
+
+
+def make_config(dataset: str, ladder: str, num_steps: int) -> ConfigDict:
+    """ladder: "annealed", uniform in omega down to the smallest level, or "plain", only that."""
+    config = load_config(CONFIG)
+    config.data.kwargs.num_test = 100  # not used
+    if dataset == "curve":
+        config.data.name = "swirl"
+        config.data.kwargs = {"num_train": 10_000, "num_test": 100, "noise": 0.0}
+    omega_0 = OMEGA_0[dataset]
+    omega_1 = OMEGA_1 if ladder == "annealed" else omega_0 + RUNG
+    config.schedule.name, config.schedule.train = "linear", "fixed"
+    config.schedule.kwargs = {"omega_0": omega_0, "omega_1": omega_1, "learn_ends": False}
+    config.network.kwargs.width, config.network.kwargs.num_blocks = 64, 2
+    config.optim.kwargs.learning_rate, config.optim.ema_rate = 3e-3, 0.99
+    config.train.num_steps = config.train.save_every = config.train.log_every = num_steps
+    config.train.num_devices = 1
+    config.eval.draws, config.sample.num_images, config.sample.num_steps = 2, 4, 2
+    return config
+
+
+def train_seeds(config: ConfigDict, workdir: Path, seeds: tuple[int, ...]) -> Trained:
+    """One training for each seed, in workdir-seed0 ..."""
+    runs, seconds = [], 0.0
+    for seed in seeds:
+        config.seed = seed
+        runs.append(open_run(config, workdir.with_name(f"{workdir.name}-seed{seed}")))
+        train(runs[-1])
+        seconds += read_json(runs[-1].workdir / "eval.json")["train_secs"]
+    return Trained(runs[0].model.denoiser, [run.trained_params()[1] for run in runs], seconds)
