@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.results import format_table
+from vdm.evaluation.features import read_mlp_features
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -81,6 +82,42 @@ def test_pages_hold_the_tables_of_their_results(experiment, columns):
             continue
         line = format_table([row], columns).splitlines()[-1]
         assert line in page
+
+
+TABLES_OF_SOME_ROWS = [
+    ("parameterisations", ("name", "bpd", "stderr", "stderr_images", "difference",
+                           "difference_stderr_seeds", "variance", "frechet_pixels")),
+    ("sampler_orders", ("name", "order", "theory", "smallest_error", "weight_error",
+                        "weight_stderr")),
+    ("guidance", ("name", "accuracy", "diversity", "network_evaluations")),
+    ("guidance", ("name", "bpd", "stderr", "stderr_images", "difference", "difference_stderr",
+                  "difference_stderr_images")),
+    ("score_based", ("name", "relative_change")),
+    ("score_based", ("name", "share_1", "share_2", "share_3", "largest_error", "stderr",
+                     "std_ratio")),
+    ("score_based", ("name", "slope", "at_largest_r", "at_smallest_r", "times_r_squared")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("experiment", "columns"), TABLES_OF_SOME_ROWS)
+def test_pages_hold_the_tables_of_rows_of_several_kinds(experiment, columns):
+    folder = ROOT / "experiments" / experiment
+    rows = json.loads((folder / "results.json").read_text())
+    shown = [row for row in rows if columns[1] in row and columns[2 % len(columns)] in row]
+    assert shown
+    page = (folder / "README.md").read_text()
+    for row in shown:
+        assert format_table([row], columns).splitlines()[-1] in page
+
+
+def test_sampler_quality_page_holds_the_means_of_its_rows():
+    from experiments.sampler_quality.run import COLUMNS, means
+
+    folder = ROOT / "experiments" / "sampler_quality"
+    rows = json.loads((folder / "results.json").read_text())
+    page = (folder / "README.md").read_text()
+    assert format_table(means(rows), COLUMNS) in page
+    assert read_mlp_features(folder / "features.npz").name == rows[0]["features"]
 
 
 def test_readme_quotes_the_variances_of_the_swapped_schedules():

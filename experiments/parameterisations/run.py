@@ -22,12 +22,12 @@ FOLDER = Path(__file__).parent.parent.parent / "configs"
 SEEDS = (0, 1, 2)
 PREDICTIONS = ("eps", "x", "v", "score", "codes")
 WEIGHTINGS = ("simple", "min_snr", "sigmoid")
-STEPS = (10, 1000)  # of the bound of next_mean, and of the eps that it is compared with
+STEPS = 10  # of the bound of next_mean, and of the eps that it is compared with
 Setting = tuple[str, str, int]  # model.prediction, weighting.name, model.num_steps
 SETTINGS: tuple[Setting, ...] = (
     *((prediction, "bound", 0) for prediction in PREDICTIONS),
     *(("eps", weighting, 0) for weighting in WEIGHTINGS),
-    *((prediction, "bound", T) for T in STEPS for prediction in ("eps", "next_mean")),
+    *((prediction, "bound", STEPS) for prediction in ("eps", "next_mean")),
 )
 
 

@@ -35,6 +35,7 @@ SAMPLERS: dict[str, Sampler] = {
     "flow, tolerance 0.01": flow.flow(1e-2),
 }
 REFERENCE = ("ancestral", 1000)
+COLUMNS = ("sampler", "evaluations", "frechet", "frechet_spread", "kernel", "precision", "recall")
 
 
 def build_features(run: Run, outdir: Path) -> MLPFeatures:
@@ -157,8 +158,7 @@ def main() -> None:
     write_results(flags.outdir, rows)
     table = means(rows)
     plot(flags.outdir / "sampler_quality.png", table)
-    print(format_table(table, ("sampler", "evaluations", "frechet", "frechet_spread", "kernel",
-                               "precision", "recall")))  # fmt: skip
+    print(format_table(table, COLUMNS))
 
 
 if __name__ == "__main__":
