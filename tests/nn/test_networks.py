@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm.nn.blocks import attend, num_groups
+from vdm.nn.blocks import Conditioning, attend, num_groups
 from vdm.nn.embeddings import fourier_features, fourier_frequencies, omega_embedding
 from vdm.nn.mlp import MLP
 from vdm.nn.unet import UNet
+from vdm.typing import NO_LABEL
 
 
 def shaken(params, scale=0.3):
@@ -175,3 +176,20 @@ def test_float64_flows_through_the_attention():
     np.testing.assert_allclose(got, want, rtol=1e-13)
     in32 = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)))
     np.testing.assert_allclose(in32, want, rtol=1e-4, atol=1e-6)
+
+
+def test_no_label_has_no_embedding():
+    # Embeddings of the labels move what is said of them, and nothing that is said without one.
+    conditioning = Conditioning(8, num_classes=3)
+    omega = jnp.array([0.5, 0.5])
+
+    @jax.jit
+    def outputs(labels, shift):
+        params = conditioning.init(jax.random.key(0), omega, labels)["params"]
+        params = params | {"label": jax.tree.map(lambda e: e + shift, params["label"])}
+        return conditioning.apply({"params": params}, omega, labels)
+
+    labels = jnp.array([NO_LABEL, 2])
+    change = np.abs(outputs(labels, 0.0) - outputs(labels, 1.0)).max(axis=1)
+    assert change[0] == 0
+    assert change[1] > 0.1

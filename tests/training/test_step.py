@@ -19,6 +19,7 @@ from vdm.nn.unet import UNet
 from vdm.training import optim
 from vdm.training.state import init_state
 from vdm.training.step import make_gradient, make_train_step
+from vdm.typing import NO_LABEL
 
 MODEL = VDM(
     schedule=Monotone(-8.0, 5.0, hidden_features=8),
@@ -366,3 +367,32 @@ def test_next_mean_trains_on_a_schedule_that_gets_no_gradient():
 
     assert_close(grads["network"], bound(vector_params(model)["network"]), 1e-5)
     assert np.isfinite(metrics["bpd"])
+
+
+LABELS_SEEN = []
+
+
+class Labelled(nn.Module):
+    """A network that notes the labels it is given."""
+
+    @nn.compact
+    def __call__(self, z, omega, labels=None, train=False):
+        jax.debug.callback(lambda labels: LABELS_SEEN.append(np.asarray(labels)), labels)
+        return z * self.param("scale", nn.initializers.ones, ())
+
+
+def test_labels_are_withheld_at_random():
+    model = VDM(Linear(-8.0, 5.0), Labelled(), Gaussian(), (2,), num_classes=10, label_dropout=0.25)
+    batch = {"examples": jnp.zeros((4000, 2)), "labels": jnp.arange(4000) % 10}
+    gradient = jax.jit(make_gradient(model, 0))
+    params = model.init(jax.random.key(0))
+    LABELS_SEEN.clear()
+    for key in (KEY, jax.random.key(6)):
+        gradient(params, batch, key)
+    jax.effects_barrier()
+    first, other = LABELS_SEEN[-2:]
+    for seen in (first, other):
+        withheld = seen == NO_LABEL
+        assert abs(withheld.mean() - 0.25) < 0.028  # 4 standard errors
+        np.testing.assert_array_equal(seen[~withheld], np.asarray(batch["labels"])[~withheld])
+    assert not np.array_equal(first, other)
