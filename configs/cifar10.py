@@ -159,7 +159,7 @@ def paper() -> ConfigDict:
                 "seed": 0,
             },
             "classifier": {  # of noisy examples, for sample.guidance
-                "name": "convnet",
+                "name": "convnet",  # perceptron for vectors
                 "kwargs": {"width": 32, "stages": 2, "dropout": 0.1},
                 "num_steps": 500,
                 "batch_size": 128,

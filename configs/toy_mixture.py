@@ -129,7 +129,7 @@ def get_config() -> ConfigDict:
                 "seed": 0,
             },
             "classifier": {  # of noisy examples, for sample.guidance
-                "name": "convnet",
+                "name": "perceptron",
                 "kwargs": {"width": 32, "stages": 2, "dropout": 0.1},
                 "num_steps": 500,
                 "batch_size": 128,

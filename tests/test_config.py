@@ -15,6 +15,7 @@ from vdm.api import load_config
 from vdm.config_changes import differing_fields
 from vdm.diffusion import weightings
 from vdm.evaluation.estimators import Elbo
+from vdm.evaluation.samples import check_options
 from vdm.nn.schedules import Cosine, Linear, Monotone
 from vdm.run import build_run
 from vdm.training.state import init_state
@@ -197,6 +198,11 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ({"data.name": "swirl"}, "is real-valued"),
         ({"model.class_conditional": True, "data.name": "swirl"}, "has no labels"),
         ({"model.label_dropout": 1.0}, r"must be in \[0, 1\)"),
+        ({"model.label_dropout": 0.1}, r"set model\.class_conditional = True"),
+        ({"sample.label": 3}, "nothing is conditional on labels here"),
+        ({"sample.label": 10, "model.class_conditional": True}, "labels are 0 to 9"),
+        ({"sample.interpolate": 8}, "choose sample.name = 'ddim'"),
+        ({"sample.features": "nowhere.npz"}, "there is no such file"),
         ({"sample.name": "ancestal"}, "did you mean 'ancestral'"),
         ({"sample.grid.name": "karas"}, "did you mean 'karras'"),
         ({"sample.grid.kwargs": {"roh": 7.0}}, "roh is no parameter"),
@@ -222,10 +228,11 @@ def check_and_build(config):
     read = options.read(config)
     model = configs.build_model(config, configs.build_source(config))
     configs.build_weighting(config)
-    configs.build_sampler(config)
     configs.build_grid(config)
     classifier = configs.build_classifier(config, configs.build_source(config))
-    configs.build_guidance(config, model, classifier)
+    guidance = configs.build_guidance(config, model, classifier)
+    num_classes = model.num_classes or guidance.num_classes
+    check_options(read.sample, configs.build_sampler(config), num_classes)
     configs.check_shapes(config, model)
     configs.build_estimator(read.eval, model)
 

@@ -323,6 +323,8 @@ def test_a_classifier_is_trained_resumed_and_guides_samples(make_tiny_config, tm
     guided = {"sample__guidance__name": "classifier"}
     loops.train(run(**guided))  # there is no classifier yet
     assert "no classifier guides these samples" in capsys.readouterr().out
+    report = json.loads((tmp_path / "run" / "samples.json").read_text())
+    assert report["guidance"]["name"] == "none"
     with pytest.raises(ValueError, match="--mode=classifier"):
         loops.sample_run(run(**guided))
 
@@ -346,8 +348,10 @@ def test_a_classifier_is_trained_resumed_and_guides_samples(make_tiny_config, tm
     report = json.loads((tmp_path / "run" / "samples.json").read_text())
     assert report["network_evaluations"] == 3 * 2 * 2
     assert not (tmp_path / "run" / "samples.gif").exists()  # it was of other samples
+    # its checkpoints are of one network, whatever a later config says
+    assert run(classifier__kwargs__width=9).classifier.network.width == 4
     with pytest.raises(ValueError, match="labels are 0 to 9"):
-        loops.sample_run(run(sample__label=10))
+        run(sample__label=10)
 
 
 @pytest.mark.slow

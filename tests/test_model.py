@@ -128,7 +128,9 @@ def bounds_of_rewritten_networks(dtype, num_steps):
 
     def bpd(prediction):
         network = Function(rewritten(prediction))
-        model = VDM(schedule, network, Discretised(17), (6,), 0, prediction, num_steps)
+        model = VDM(
+            schedule, network, Discretised(17), (6,), prediction=prediction, num_steps=num_steps
+        )
         estimate = model.elbo({"network": {}, "schedule": {}}, data, draws, num_steps)
         return to_bpd(estimate.terms.total, 6).reshape(len(PREDICTIONS), 32)
 
@@ -174,7 +176,7 @@ def test_next_mean_is_that_of_the_trained_step_on_any_grid():
         z, eps = jax.random.normal(jax.random.key(0), (2, 6, 6), jnp.float64)
         mean, _ = noise.posterior(z, eps, omega_s, omega)
         network = Function(lambda z, omega: mean)
-        model = VDM(schedule, network, Discretised(17), (6,), 0, "next_mean", 20)
+        model = VDM(schedule, network, Discretised(17), (6,), prediction="next_mean", num_steps=20)
         denoise = jax.jit(model.denoiser({"network": {}, "schedule": {}}))
         np.testing.assert_allclose(denoise(z, omega), eps, rtol=1e-6, atol=1e-6)
 

@@ -79,7 +79,10 @@ GUIDANCES: Mapping[str, Callable] = {
     "classifier_free": guided.ClassifierFree,
     "classifier": guided.Classified,
 }
-CLASSIFIERS: Mapping[str, Callable] = {"convnet": classifiers.ConvNet}
+CLASSIFIERS: Mapping[str, Callable] = {
+    "convnet": classifiers.ConvNet,
+    "perceptron": classifiers.Perceptron,
+}
 EXACT_DIVERGENCE = 16  # dimensions up to which eval.ode.divergence = "auto" is exact
 
 
@@ -147,6 +150,11 @@ def build_model(config: ConfigDict, source: sources.Source) -> VDM:
     num_classes = source.num_classes if config.model.class_conditional else 0
     if config.model.class_conditional and not num_classes:
         raise ValueError(f"model.class_conditional: data set {source.name!r} has no labels")
+    if config.model.label_dropout and config.network.kwargs.get("label_as_scalar"):
+        raise ValueError(
+            "model.label_dropout: with network.kwargs.label_as_scalar there is no number for a "
+            "label that is withheld: set one of them to 0 or False"
+        )
     by_codes = config.model.prediction == "codes"
     if not source.num_codes and (by_codes or config.likelihood.name == "discretised"):
         raise ValueError(

@@ -26,9 +26,6 @@ from vdm.training.schedule import objective
 from vdm.training.state import TrainState
 from vdm.training.step import Batch, Metrics, make_train_step
 
-CLASSIFIER_STREAM = 1_000_003
-"""Keeps the noise of the classifier's steps apart from that of the model's."""
-
 
 class NonFiniteError(RuntimeError):
     """The bound or its gradient is no number any more."""
@@ -81,7 +78,9 @@ def train(run: Run, init_from: str | None = None) -> None:
         writer.write(step, _eval_scalars(result))
     if run.guidance.num_classes and not run.classifier_checkpoints.steps():
         say("no classifier guides these samples: --mode=classifier trains one for --mode=sample")
-        run = dataclasses.replace(run, guidance=Unguided())
+        unguided = run.resolved["sample"] | {"guidance": {"name": "none", "kwargs": {}}}
+        resolved = run.resolved | {"sample": unguided}
+        run = dataclasses.replace(run, guidance=Unguided(), resolved=resolved)
     report_samples(run, step, run.guided_params(params))
 
 
@@ -96,19 +95,21 @@ def evaluate_run(run: Run, init_from: str | None = None) -> None:
 def sample_run(run: Run, init_from: str | None = None) -> None:
     """--mode=sample: samples.png and samples.npz from a checkpoint, of this run or of another."""
     step, params = run.trained_params(init_from)
+    params = run.guided_params(params)
     if init_from:
         _describe_run(run)
-    report_samples(run, step, run.guided_params(params))
+    report_samples(run, step, params, init_from)
 
 
-def train_classifier(run: Run) -> None:
+def train_classifier(run: Run, init_from: str | None = None) -> None:
     """--mode=classifier: trains p(label | z_t) on the run's data, between the ends of its schedule,
     or goes on with it; in the workdir's folder classifier/."""
     options, classifier = run.options.classifier, run.classifier
     if classifier is None:
         raise ValueError(f"--mode=classifier: data set {run.source.name!r} has no labels")
     sharding.check_batch(options.batch_size, run.mesh)
-    _, params = run.trained_params()
+    _, params = run.trained_params(init_from)
+    run.keep_classifier_config()
     ends = run.model.schedule_fn(params)(jnp.array([0.0, 1.0]))
     state = run.first_classifier_state()
     first, split = int(state.step), run.source.load("train")
@@ -117,7 +118,7 @@ def train_classifier(run: Run) -> None:
         run.model.likelihood,
         (ends[0], ends[1]) if ends[0].ndim == 0 else (ends[0][None], ends[1][None]),
         run.classifier_optimizer,
-        jax.random.fold_in(run.step_key, CLASSIFIER_STREAM),
+        run.classifier_keys[1],
     )
     batches = train_batches(
         split, options.batch_size, run.options.seed, first,
@@ -129,7 +130,9 @@ def train_classifier(run: Run) -> None:
         stop_signals() as signals,
     ):
         for step in range(first + 1, options.num_steps + 1):
-            state, metrics = train_step(state, sharding.put_batch(next(batches), run.mesh))
+            batch = sharding.put_batch(next(batches), run.mesh)
+            with jax.transfer_guard("disallow"):
+                state, metrics = train_step(state, batch)
             pending.append(metrics)
             stop = bool(signals)
             progress.update(step)
@@ -148,7 +151,7 @@ def train_classifier(run: Run) -> None:
                     f"stopped at step {step}, saved in {where}; the same command goes on",
                     signals[0],
                 )
-    say(f"the classifier is in {run.classifier_checkpoints.path(options.num_steps)}")
+    say(f"the classifier is in {run.classifier_checkpoints.path(int(state.step))}")
 
 
 def _describe_run(run: Run) -> None:

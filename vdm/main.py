@@ -91,7 +91,7 @@ def run(options: flags.FlagValues) -> int:
         elif options.mode == "eval":
             loops.evaluate_run(opened, options.init_from)
         elif options.mode == "classifier":
-            loops.train_classifier(opened)
+            loops.train_classifier(opened, options.init_from)
         else:
             loops.sample_run(opened, options.init_from)
     except loops.Interrupted as stop:
@@ -105,6 +105,8 @@ def run(options: flags.FlagValues) -> int:
             if steps
             else "there is no checkpoint yet: try a smaller learning rate"
         )
+        if options.mode == "classifier":
+            kept = "choose a smaller --config.classifier.learning_rate and delete its folder"
         print(f"error: {error}; {kept}", file=sys.stderr)
         return 1
     return 0

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from vdm.diffusion.elbo import Draws, Estimate, NoiseLevels, estimate_elbo, noise_levels
 from vdm.diffusion.likelihood import expected_eps
@@ -22,10 +22,11 @@ from vdm.typing import Denoiser, Likelihood, OmegaGrid, Params, PRNGKey, Schedul
 
 
 class Drawn(NamedTuple):
-    """Examples; how often the denoiser was called for each; and latents on the way to them, decoded
-    as if they were z_0, [frames, batch, *dims]."""
+    """Examples; whether z_0 was finite, which codes do not tell; how often the denoiser was called
+    for each; and latents on the way to them, decoded as if they were z_0."""
 
     data: Shaped[Array, "batch *dims"]
+    finite: Bool[Array, " batch"]
     evaluations: Int[Array, " batch"]
     frames: Shaped[Array, "frames batch *dims"]
 
@@ -45,6 +46,7 @@ class VDM:
     network: nn.Module
     likelihood: Likelihood
     dims: tuple[int, ...]
+    _: dataclasses.KW_ONLY
     num_classes: int = 0
     prediction: str = "eps"
     label_dropout: float = 0.0
@@ -107,6 +109,10 @@ class VDM:
                 return expected_eps(output, z_t, omega)
             omega_s = None
             if self.prediction == "next_mean":
+                if not self.num_steps:
+                    raise ValueError(
+                        "prediction 'next_mean' is the mean of a step of 1/T: give num_steps = T"
+                    )
                 omega_s = next_omega(self.schedule_fn(params), omega, self.num_steps)
             return convert(output, self.prediction, "eps", z_t, omega, omega_s)
 
@@ -159,7 +165,8 @@ class VDM:
         chain = run_chain(z_1, noise, omegas, denoiser, sampler, num_frames)
         omega_0 = level(omegas, jnp.int32(0))
         frames = jax.vmap(lambda z: self.likelihood.decode(z, omega_0))(chain.frames)
-        return Drawn(self.likelihood.decode(chain.z_0, omega_0), chain.evaluations, frames)
+        finite = jnp.all(jnp.isfinite(chain.z_0), axis=tuple(range(1, chain.z_0.ndim)))
+        return Drawn(self.likelihood.decode(chain.z_0, omega_0), finite, chain.evaluations, frames)
 
 
 def count_parameters(params: Params) -> int:

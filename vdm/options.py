@@ -170,6 +170,11 @@ def read(config: ConfigDict) -> Options:
         raise ValueError(
             f"model.label_dropout = {config.model.label_dropout}: it must be in [0, 1)"
         )
+    if config.model.label_dropout and not config.model.class_conditional:
+        raise ValueError(
+            f"model.label_dropout = {config.model.label_dropout} withholds labels from a model "
+            "that is given none: set model.class_conditional = True"
+        )
     if not 0 < ode.tolerance < 1:
         raise ValueError(f"eval.ode.tolerance = {ode.tolerance}: it must be in (0, 1)")
     if not 0 <= options.ema_rate < 1:

@@ -161,11 +161,12 @@ def describe_evaluation(report: dict[str, Any]) -> str:
     steps = f"T = {report['num_steps']}" if report["num_steps"] else "continuous time"
     images, noise = (report[f"stderr_{kind}"] for kind in ("images", "monte_carlo"))
     divergence = f" ({report['divergence']} divergence)" if "divergence" in report else ""
+    trained_on = f"; trained on the {report['trained_on']}" if "trained_on" in report else ""
     return (
         f"{report['split']} bits/dim {report['bpd']:.4f} +- {_error(images)} (images) "
         f"+- {_error(noise)} (Monte Carlo): {report['bound']}{divergence}, {steps}, "
         f"{report['params']} parameters of step {report['step']}, {report['num_examples']} "
-        f"examples x {report['draws_per_example']} draws"
+        f"examples x {report['draws_per_example']} draws{trained_on}"
     )
 
 
@@ -175,12 +176,7 @@ def _error(value: float | None) -> str:
 
 def run_samples(run: Run, params: Params, **changes: Any) -> Samples:
     """Samples as config.sample says, but for the changes; params: of `Run.guided_params`."""
-    options, num_classes = run.options.sample, run.source.num_classes
-    if not -1 <= options.label < max(1, num_classes):
-        raise ValueError(
-            f"sample.label = {options.label}: -1 takes the classes in turn, and labels are 0 to "
-            f"{num_classes - 1}"
-        )
+    options = run.options.sample
     labels = None if options.label < 0 else np.full(options.num_images, options.label)
     settings: dict[str, Any] = {
         "num_samples": options.num_images,
@@ -212,10 +208,12 @@ def sample_quality(run: Run, samples: np.ndarray) -> dict[str, Any]:
     return {"features": features.name, "num_real": len(real)} | compared
 
 
-def report_samples(run: Run, step: int, params: Params) -> None:
+def report_samples(run: Run, step: int, params: Params, init_from: str | None = None) -> None:
     """Draws samples and writes samples.npz and samples.json; of images and points samples.png; of
     images on the way from noise, if asked for, samples.gif."""
-    drawn, workdir, source = run_samples(run, params), run.workdir, run.source
+    workdir, source, columns = run.workdir, run.source, run.options.sample.interpolate or None
+    drawn = run_samples(run, params)
+    compared = sample_quality(run, drawn.data)  # before anything is overwritten
     save_npz(workdir / "samples.npz", samples=drawn.data, labels=drawn.labels, frames=drawn.frames)
     written = ["samples.npz"]
     are_images = len(source.shape) == 3 and source.shape[-1] in (1, 3) and source.num_codes
@@ -224,19 +222,20 @@ def report_samples(run: Run, step: int, params: Params) -> None:
         plots.plot_points(workdir / "samples.png", drawn.data, test)
         written.append("samples.png")
     elif are_images:
-        columns = run.options.sample.interpolate or None
         images.save_grid(workdir / "samples.png", drawn.data, source.num_codes, columns)
         written.append("samples.png")
     (workdir / "samples.gif").unlink(missing_ok=True)  # of other samples
     if are_images and len(drawn.frames):
-        images.save_animation(workdir / "samples.gif", drawn.frames, source.num_codes)
+        images.save_animation(workdir / "samples.gif", drawn.frames, source.num_codes, columns)
         written.append("samples.gif")
     report = run.resolved["sample"] | {
         "network_evaluations": drawn.network_evaluations,
         "step": step,
         "params": run.options.eval.params,
-        "quality": sample_quality(run, drawn.data),
+        "quality": compared,
     }
+    if init_from:
+        report["init_from"] = str(init_from)
     write_json(workdir / "samples.json", report)
     written.append("samples.json")
     say(

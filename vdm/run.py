@@ -20,9 +20,10 @@ from vdm.diffusion.samplers import Sampler
 from vdm.diffusion.weightings import Weighting
 from vdm.evaluation.estimators import Estimator
 from vdm.evaluation.guided import Guidance
+from vdm.evaluation.samples import check_options
 from vdm.io.checkpoints import CheckpointError, Checkpoints, restore_params
 from vdm.io.console import say
-from vdm.io.files import read_json
+from vdm.io.files import read_json, write_json
 from vdm.io.interop import is_published, read_published
 from vdm.io.metrics import read_metrics
 from vdm.model import VDM
@@ -94,11 +95,23 @@ class Run:
         def init(key: jax.Array) -> TrainState:
             return init_state(classifier, optimizer, key)
 
-        key = jax.random.fold_in(self.init_key, 1)
+        key, _ = self.classifier_keys
         if self.classifier_checkpoints.steps():
             like = self._on_every_device(jax.eval_shape(init, key))
             return self.classifier_checkpoints.restore(like, on_unreadable=say)[1]
         return jax.jit(init, out_shardings=sharding.replicated(self.mesh))(key)
+
+    def keep_classifier_config(self) -> None:
+        """Writes which network the classifier's checkpoints are of."""
+        fields = {key: self.resolved["classifier"][key] for key in ("name", "kwargs")}
+        write_json(self.workdir / "classifier" / "config.json", fields)
+
+    @property
+    def classifier_keys(self) -> tuple[jax.Array, jax.Array]:
+        """For the initial parameters of the classifier, and what its steps fold from."""
+        # fold_in(key, 2) is a third child of the root, after the two of split(key).
+        init, steps = jax.random.split(jax.random.fold_in(jax.random.key(self.options.seed), 2))
+        return init, steps
 
     @property
     def classifier_optimizer(self) -> optax.GradientTransformation:
@@ -181,7 +194,7 @@ class Run:
         if not self.classifier_checkpoints.steps():
             raise ValueError(
                 "sample.guidance.name = 'classifier' needs a classifier of noisy examples, which "
-                f"{self.workdir} has not: train it with the same command and --mode=classifier"
+                f"{self.workdir} has not: train it by the same command with --mode=classifier"
             )
         shapes = jax.eval_shape(self.classifier.init, self.init_key)
         like = {"ema_params": self._on_every_device(shapes)}
@@ -203,6 +216,10 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
 
     Nothing is written. ValueError for a workdir of another config, with the keys that differ.
     """
+    network = Path(workdir) / "classifier" / "config.json"
+    if network.is_file():  # its checkpoints are of this one, whatever the config says
+        config = all_options.complete(config)
+        config.classifier.update(ConfigDict(read_json(network)))
     run = build_run(config, workdir)
     saved = run.workdir / "config.json"
     if run.workdir.exists() and not run.workdir.is_dir():
@@ -227,6 +244,12 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
     model = configs.build_model(config, source)
     configs.check_shapes(config, model)
     classifier = configs.build_classifier(config, source)
+    sampler, guidance = (
+        configs.build_sampler(config),
+        configs.build_guidance(config, model, classifier),
+    )
+    num_classes = model.num_classes or guidance.num_classes
+    check_options(options.sample, sampler, num_classes)
     return Run(
         resolved=config.to_dict(),
         options=options,
@@ -235,9 +258,9 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
         model=model,
         weighting=configs.build_weighting(config),
         optimizer=configs.build_optimizer(config),
-        sampler=configs.build_sampler(config),
+        sampler=sampler,
         grid=configs.build_grid(config),
-        guidance=configs.build_guidance(config, model, classifier),
+        guidance=guidance,
         classifier=classifier,
         estimator=configs.build_estimator(options.eval, model),
         mesh=sharding.build_mesh(options.train.num_devices),

@@ -47,7 +47,7 @@ def test_both_kinds_are_one_where_the_classifier_is_exact(strength):
 
 
 def test_a_classifier_reads_a_noise_level_for_each_dimension():
-    data, z = mixture(), jnp.ones((3, 2))
+    z = jnp.ones((3, 2))
     omega = jnp.broadcast_to(jnp.array([-2.0, 1.0]), (3, 2))
 
     def log_prob(z, omega):
@@ -58,7 +58,6 @@ def test_a_classifier_reads_a_noise_level_for_each_dimension():
 
     guided = guidance.classifier(nothing, log_prob, 2.0)(z, omega)
     np.testing.assert_allclose(guided, -2 * jnp.sqrt(jax.nn.sigmoid(omega)) * omega, rtol=1e-6)
-    del data
 
 
 @pytest.mark.parametrize(

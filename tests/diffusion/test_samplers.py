@@ -85,6 +85,37 @@ def test_ddim_with_eta_one_is_ancestral():
         np.testing.assert_allclose(*both, rtol=1e-10)
 
 
+def test_euler_maruyama_step_is_that_of_the_reverse_sde():
+    with jax.enable_x64(True):
+        z, eps, xi = jax.random.normal(jax.random.key(0), (3, 4, 2), jnp.float64)
+        s, t = jnp.float64(-1.5), jnp.float64(0.4)
+        variance = 1 / (1 + np.exp(-0.4))  # sigma_t^2
+        mean = z + 1.9 * (0.5 * variance * z - np.sqrt(variance) * eps)
+        for last_noise, last, factor in ((True, True, 1), (False, True, 0), (False, False, 1)):
+            sampler = samplers.euler_maruyama(last_noise)
+            got = one_step(sampler, lambda z, w: eps, z, s, t, xi, last)
+            want = mean + factor * np.sqrt(1.9 * variance) * xi
+            np.testing.assert_allclose(got, want, rtol=1e-10)
+
+
+def test_steps_of_langevin_samplers_are_a_move_and_then_langevin_dynamics():
+    # eps_hat does not depend on z, so that sums can be written out.
+    with jax.enable_x64(True):
+        z, eps, xi = jax.random.normal(jax.random.key(0), (3, 4, 2), jnp.float64)
+        s, t = jnp.float64(-1.5), jnp.float64(0.4)
+        sigma = noise.sigma(s)
+
+        def langevin_sum(c):  # two steps of the share c of sigma_s^2
+            return -2 * c * sigma * eps + 2 * np.sqrt(2 * c) * sigma * xi
+
+        got = one_step(langevin.annealed_langevin(2, 0.3), lambda z, w: eps, z, s, t, xi)
+        kept = noise.alpha(s) / noise.alpha(t) * z  # z / alpha stays
+        np.testing.assert_allclose(got, kept + langevin_sum(0.3), rtol=1e-10)
+        got = one_step(langevin.predictor_corrector(2, 0.5), lambda z, w: eps, z, s, t, xi)
+        predicted = one_step(samplers.ancestral(), lambda z, w: eps, z, s, t, xi)
+        np.testing.assert_allclose(got, predicted + langevin_sum(2 * 0.5**2), rtol=1e-10)
+
+
 def test_dpm_solver_weighs_the_step_before_by_unequal_steps():
     # For x_hat linear in log(alpha / sigma) the second order is exact at the middle of a step:
     # D = x_hat(lambda_t + h/2), whatever the step before was.

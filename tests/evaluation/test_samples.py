@@ -120,3 +120,14 @@ def test_frames_end_with_the_samples_on_any_grid():
     assert drawn.frames.shape == (4, 5, 2)
     np.testing.assert_array_equal(drawn.frames[-1], drawn.data)
     assert draw(5).frames.shape == (0, 5, 2)
+
+
+def test_samples_that_are_no_numbers_are_refused():
+    class Broken(nn.Module):
+        @nn.compact
+        def __call__(self, z, omega, labels=None, train=False):
+            return z / 0.0
+
+    vdm = VDM(Linear(-10.0, 8.0, learn_ends=False), Broken(), Gaussian(), (2,))
+    with pytest.raises(ValueError, match="samples are no numbers"):
+        draw(2, vdm)

@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from vdm.classifier import NoisyClassifier
 from vdm.diffusion.likelihood import Gaussian
-from vdm.nn.classifiers import ConvNet
+from vdm.nn.classifiers import ConvNet, Perceptron
 from vdm.training.classifier import make_classifier_step
 from vdm.training.state import init_state
 
@@ -61,6 +62,45 @@ def test_another_step_sees_other_noise():
     state, _ = step(state, batch)
     jax.effects_barrier()
     assert not np.array_equal(SEEN[-1][1], SEEN[-2][1])
+
+
+class Dropped(nn.Module):
+    """Logits after so much dropout that hardly any input is left in training."""
+
+    @nn.compact
+    def __call__(self, z, omega, train=False):
+        z = nn.Dropout(0.999, deterministic=not train)(z)
+        return nn.Dense(3, kernel_init=nn.initializers.ones)(z)
+
+
+def test_training_drops_out_and_averages_with_each_dimension_at_its_own_level():
+    classifier, optimizer = NoisyClassifier(Dropped(), (2,), 3), optax.sgd(1.0)
+    ends = jnp.array([[-4.0, -3.0]]), jnp.array([[2.0, 5.0]])
+    step = make_classifier_step(classifier, Gaussian(), ends, optimizer, jax.random.key(1))
+    state = init_state(classifier, optimizer, jax.random.key(0))
+    batch = {"examples": np.ones((40, 2), np.float32), "labels": np.zeros(40, np.int32)}
+    state, metrics = step(state, batch)
+    assert metrics["accuracy"] == 1.0  # all logits are equal, and the label is the first
+    bias, averaged = (
+        tree["network"]["Dense_0"]["bias"] for tree in (state.params, state.ema_params)
+    )
+    np.testing.assert_allclose(bias, [2 / 3, -1 / 3, -1 / 3], atol=1e-2)
+    # 1/10 of the old with warm-up at the first step
+    np.testing.assert_allclose(averaged, 0.9 * bias, rtol=1e-5)
+
+
+def test_perceptron_reads_vector_and_noise_level_and_refuses_images():
+    network = Perceptron(3, width=4, stages=1)
+    z, omega = jax.random.normal(jax.random.key(0), (2, 5)), jnp.array([-2.0, 1.0])
+    params = network.init(jax.random.key(1), z, omega)
+    here = network.apply(params, z, omega)
+    assert here.shape == (2, 3)
+    assert np.abs(here - network.apply(params, z, omega + 0.5)).max() > 1e-3
+    assert np.abs(here - network.apply(params, z + 0.3, omega)).max() > 1e-3
+    with pytest.raises(ValueError, match=r"classifier\.name = 'convnet'"):
+        network.init(jax.random.key(1), jnp.zeros((2, 4, 4, 1)), omega)
+    with pytest.raises(ValueError, match=r"classifier\.name = 'perceptron'"):
+        ConvNet(3).init(jax.random.key(1), z, omega)
 
 
 def test_convnet_reads_image_and_noise_level():

@@ -53,10 +53,11 @@ def annealed_langevin(corrections: int = 5, step_size: float = 0.1) -> Sampler:
 
 def predictor_corrector(corrections: int = 1, snr: float = 0.16) -> Sampler:
     """An ancestral step, then Langevin steps at its end (Song et al. 2021, arXiv:2011.13456,
-    algorithm 1 and 5).
+    algorithm 1 and appendix G).
 
-    c = 2 snr^2 sigma^2: theirs, 2 (snr ||noise|| / ||score||)^2, with the norms at sqrt(D) and
-    sqrt(D) / sigma, so that no sample depends on the others of its batch.
+    c = 2 snr^2 sigma^2: their 2 (snr ||noise|| / ||score||)^2 with the norms at sqrt(D) and
+    sqrt(D) / sigma, so that no sample depends on the others of its batch, and without the factor
+    alpha_i of a single step, near 1, that they have for this process.
     """
     _check(corrections, snr, "snr")
     predictor = ancestral()

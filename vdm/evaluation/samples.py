@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from vdm.diffusion.grids import Grid, equal_times
 from vdm.diffusion.samplers import Sampler, first_latent
 from vdm.evaluation.guided import Guidance, Unguided
 from vdm.model import VDM, Drawn
+from vdm.options import SampleOptions
 from vdm.typing import Params
 
 UNGUIDED = Unguided()
@@ -31,6 +33,46 @@ class Samples:
     labels: np.ndarray
     network_evaluations: float
     frames: np.ndarray
+
+
+def check_samples(sampler: Sampler, num_samples: int, num_steps: int, interpolate: int) -> None:
+    """ValueError for settings of `draw_samples` that do not go together."""
+    if num_samples < 1 or num_steps < 1:
+        raise ValueError(
+            f"sample.num_images = {num_samples} in sample.num_steps = {num_steps}: "
+            "both must be positive"
+        )
+    if interpolate and not sampler.deterministic:
+        raise ValueError(
+            f"sample.interpolate = {interpolate}: this sampler adds noise on the way, so that z_1 "
+            "does not say what comes out; choose sample.name = 'ddim', 'heun', 'dpm_solver' or "
+            "'flow'"
+        )
+    if interpolate and (interpolate < 2 or num_samples % interpolate):
+        raise ValueError(
+            f"sample.interpolate = {interpolate} does not divide sample.num_images = {num_samples} "
+            "into rows of two or more"
+        )
+
+
+def check_options(options: SampleOptions, sampler: Sampler, num_classes: int) -> None:
+    """ValueError for what would stop the samples, at the end of a training perhaps."""
+    check_samples(sampler, options.num_images, options.num_steps, options.interpolate)
+    if options.label >= 0 and not num_classes:
+        raise ValueError(
+            f"sample.label = {options.label}: nothing is conditional on labels here; train with "
+            "model.class_conditional = True, or guide by a classifier"
+        )
+    if options.label >= max(1, num_classes):
+        raise ValueError(
+            f"sample.label = {options.label}: labels are 0 to {num_classes - 1}, and -1 takes the "
+            "classes in turn"
+        )
+    if options.features and not Path(options.features).is_file():
+        raise ValueError(
+            f"sample.features = {options.features!r}: there is no such file; it is an .npz of "
+            "vdm.evaluation.features"
+        )
 
 
 def draw_samples(
@@ -59,22 +101,7 @@ def draw_samples(
     interpolate = K > 0: each row of K samples leads from one latent z_1 to another, over a quarter
     of a circle, so that each is a draw of N(0, I); for deterministic samplers.
     """
-    if num_samples < 1 or num_steps < 1:
-        raise ValueError(
-            f"sample.num_images = {num_samples} in sample.num_steps = {num_steps}: "
-            "both must be positive"
-        )
-    if interpolate and not sampler.deterministic:
-        raise ValueError(
-            f"sample.interpolate = {interpolate}: this sampler adds noise on the way, so that z_1 "
-            "does not say what comes out; choose sample.name = 'ddim', 'heun', 'dpm_solver' or "
-            "'flow'"
-        )
-    if interpolate and (interpolate < 2 or num_samples % interpolate):
-        raise ValueError(
-            f"sample.interpolate = {interpolate} does not divide sample.num_images = {num_samples} "
-            "into rows of two or more"
-        )
+    check_samples(sampler, num_samples, num_steps, interpolate)
     row = np.arange(num_samples) // max(1, interpolate)
     if labels is None:
         labels = row % max(1, model.num_classes or guidance.num_classes)
@@ -104,6 +131,11 @@ def draw_samples(
         index = np.minimum(np.arange(start, start + batch_size), num_samples - 1)
         batch = sharding.put_batch({"index": index.astype(np.int32), "labels": labels[index]}, mesh)
         drawn.append(jax.device_get(draw(params, batch["index"], batch["labels"])))
+        if not drawn[-1].finite.all():
+            raise ValueError(
+                "samples are no numbers: with sample.name = 'flow' raise sample.kwargs.tolerance, "
+                "else take more steps or less guidance"
+            )
         on_batch(min(start + batch_size, num_samples), num_samples)
     evaluations = np.concatenate([d.evaluations for d in drawn])[:num_samples]
     return Samples(

@@ -63,6 +63,7 @@ class Conditioning(nn.Module):
             raise ValueError(
                 f"this network is conditional on {self.num_classes} classes: it needs labels"
             )
+        # NO_LABEL would be the number -1 here: withheld labels need an embedding.
         if self.label_as_scalar:
             scalar = jnp.zeros_like(omega) if labels is None else labels.astype(omega.dtype)
             cond = jnp.concatenate([cond, scalar[:, None]], axis=-1)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vdm.nn.blocks import Conditioning, ResidualBlock, check_image, group_norm
+from vdm.nn.blocks import Conditioning, ResidualBlock, group_norm
 from vdm.nn.embeddings import read_omega
 
 
@@ -25,7 +25,11 @@ class ConvNet(nn.Module):
         omega: Float[Array, " b"] | Float[Array, "b h w c"],
         train: bool = False,
     ) -> Float[Array, "b classes"]:
-        check_image(z, "convnet")
+        if z.ndim != 4:
+            raise ValueError(
+                f"classifier 'convnet' takes images [batch, height, width, channels], not shape "
+                f"{z.shape}; for vectors choose classifier.name = 'perceptron'"
+            )
         omega, inputs = read_omega(omega)
         cond = Conditioning(self.width, omega_scale=100.0, name="conditioning")(omega, None)
         h = jnp.concatenate([z, *inputs], axis=-1)
@@ -37,3 +41,34 @@ class ConvNet(nn.Module):
             h = ResidualBlock(features, self.dropout, film=True, name=f"stage_{i}")(h, cond, train)
         h = nn.swish(group_norm(h, "norm_out"))
         return nn.Dense(self.num_classes, name="dense_out")(jnp.mean(h, axis=(1, 2)))
+
+
+class Perceptron(nn.Module):
+    """(z_t [batch, dim], omega [batch] or [batch, dim]) -> logits [batch, num_classes]: `stages`
+    hidden layers, each scaled and shifted by features of omega."""
+
+    num_classes: int
+    width: int = 64
+    stages: int = 2
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Float[Array, "b d"],
+        omega: Float[Array, " b"] | Float[Array, "b d"],
+        train: bool = False,
+    ) -> Float[Array, "b classes"]:
+        if z.ndim != 2:
+            raise ValueError(
+                f"classifier 'perceptron' takes vectors [batch, dim], not shape {z.shape}; for "
+                "images choose classifier.name = 'convnet'"
+            )
+        omega, inputs = read_omega(omega)
+        cond = Conditioning(self.width, omega_scale=100.0, name="conditioning")(omega, None)
+        h = jnp.concatenate([z, *inputs], axis=-1)
+        for i in range(self.stages):
+            scale, shift = jnp.split(nn.Dense(2 * self.width, name=f"cond_{i}")(cond), 2, axis=-1)
+            h = nn.LayerNorm(name=f"norm_{i}")(nn.Dense(self.width, name=f"dense_{i}")(h))
+            h = nn.Dropout(self.dropout, deterministic=not train)(nn.swish(h * (1 + scale) + shift))
+        return nn.Dense(self.num_classes, name="dense_out")(h)
