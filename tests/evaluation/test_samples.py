@@ -83,7 +83,7 @@ def test_a_classifier_guides_models_with_and_without_labels():
     np.testing.assert_allclose(jnp.exp(log_probs).sum(axis=1), 1.0, rtol=1e-6)
     means = []
     for vdm in (model(), model(num_classes=3, label_dropout=0.1), model(num_classes=3)):
-        drawn = draw(6, vdm, params, guidance=Classified(classifier, 3.0), sampler=ancestral())
+        drawn = draw(6, vdm, params, guidance=Classified(classifier, 300.0), sampler=ancestral())
         np.testing.assert_array_equal(drawn.labels, [0, 1, 2, 0, 1, 2])
         means.append([drawn.data[drawn.labels == y].mean() for y in range(3)])
         assert drawn.network_evaluations == 20
