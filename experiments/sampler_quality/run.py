@@ -12,6 +12,7 @@ from vdm.diffusion import flow, langevin, samplers
 from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.features import MLPFeatures, read_mlp_features, train_mlp_features
 from vdm.evaluation.quality import compare
+from vdm.evaluation.statistics import standard_error
 from vdm.io.plots import make_figure, save_figure
 from vdm.loops import train
 from vdm.reports import run_samples
@@ -35,7 +36,8 @@ SAMPLERS: dict[str, Sampler] = {
     "flow, tolerance 0.01": flow.flow(1e-2),
 }
 REFERENCE = ("ancestral", 1000)
-COLUMNS = ("sampler", "evaluations", "frechet", "frechet_spread", "kernel", "precision", "recall")
+COLUMNS = ("sampler", "evaluations", "frechet", "frechet_spread", "difference",
+           "difference_stderr", "kernel", "kernel_stderr", "precision", "recall")  # fmt: skip
 
 
 def build_features(run: Run, outdir: Path) -> MLPFeatures:
@@ -70,8 +72,8 @@ def rows_of_seed(
 
     shared = {"seed": seed, "num_samples": num_samples, "features": features.name}
     rng = np.random.default_rng(seed)
-    # As many real images, against the same ones: what sampling noise alone makes of equal laws is
-    # less, as these are among them.
+    # As many real images as samples; being among the reference they are closer than others of the
+    # same law would be.
     test = run.source.load("test").examples
     rows: list[Row] = [
         shared | {"name": f"real training images/seed{seed}", "sampler": "real training images",
@@ -96,14 +98,22 @@ def rows_of_seed(
 
 
 def means(rows: list[Row]) -> list[Row]:
-    """One line for each sampler and budget: means over the seeds, and their spread."""
+    """One line for each sampler and budget: means over the seeds, their spread, and the difference
+    to the reference on the same models and z_1, with its standard error over the seeds."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["sampler"], row.get("num_steps")), []).append(row)
+    of_reference = np.array([row["frechet"] for row in groups[REFERENCE]])
     table = []
-    for key in dict.fromkeys((r["sampler"], r.get("num_steps")) for r in rows):
-        mine = [r for r in rows if (r["sampler"], r.get("num_steps")) == key]
-        numbers = ("evaluations", "frechet", "kernel", "precision", "recall")
-        line: Row = {name: float(np.mean([r[name] for r in mine])) for name in numbers}
-        spread = float(np.std([r["frechet"] for r in mine], ddof=1))
-        table.append({"sampler": key[0], **line, "frechet_spread": spread})
+    for (name, _), mine in groups.items():
+        numbers = ("evaluations", "frechet", "kernel", "kernel_stderr", "precision", "recall")
+        frechet = np.array([row["frechet"] for row in mine])
+        line: Row = {key: float(np.mean([row[key] for row in mine])) for key in numbers}
+        line |= {"sampler": name, "frechet_spread": float(frechet.std(ddof=1))}
+        if not name.startswith("real") and (name, mine[0]["num_steps"]) != REFERENCE:
+            line["difference"] = float(np.mean(frechet - of_reference))
+            line["difference_stderr"] = standard_error(frechet - of_reference)
+        table.append(line)
     return table
 
 
