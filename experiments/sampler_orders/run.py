@@ -87,6 +87,8 @@ def plot(path: Path, rows: list[Row]) -> None:
         line = [first * (STEPS[0] / n) ** order for n in STEPS]
         axes.loglog(STEPS, line, color="black", linewidth=0.5)
         axes.text(STEPS[-1], line[-1], f" slope −{order}", fontsize=7, va="center")
+    axes.set_xticks(STEPS, [str(n) for n in STEPS])
+    axes.minorticks_off()
     axes.set_xlabel("steps, equal in $\\omega$")
     axes.set_ylabel("Wasserstein-2 distance of $z_0$ from $q(z_0)$")
     handles, labels = axes.get_legend_handles_labels()
