@@ -280,6 +280,7 @@ def test_evaluation_can_choose_step_and_parameters(make_tiny_config, finished_ru
         loops.evaluate_run(open_run(make_tiny_config(eval__step=7), tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_non_finite_loss_stops_the_run_and_names_term_and_step(make_tiny_config, tmp_path):
     config = make_tiny_config(
         optim__kwargs__learning_rate=1e30, optim__kwargs__warmup_steps=12, train__log_every=5

@@ -101,6 +101,7 @@ def test_finite_steps_equal_their_sum(name, num_steps):
         np.testing.assert_allclose(got, data.denoising_term_of_steps(omegas), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_finite_steps_approach_continuous_time_like_one_over_steps():
     with jax.enable_x64(True):
         data, steps = GaussianData(1.0), 2 ** np.arange(8, 13)

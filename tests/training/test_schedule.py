@@ -173,6 +173,7 @@ def test_adaptive_table_counts_squared_densities_by_omega():
     assert float(table.apply({"params": params | once}, jnp.ones(()))) == 5.0
 
 
+@pytest.mark.slow
 def test_adaptive_training_moves_the_table_and_the_ends():
     model = dataclasses.replace(MODEL, schedule=Tabulated(-8.0, 5.0, num_bins=4))
     optimizer = optim.adamw(10, 0.01, 0, weight_decay=0.5, decay_mask="not_bias")
@@ -200,6 +201,7 @@ def test_what_cannot_learn_is_refused(train, schedule, num_steps, match):
     training.check("fixed", schedule, num_steps)
 
 
+@pytest.mark.slow
 def test_variance_training_adds_no_second_pass_through_the_network():
     # By XLA's count of floating-point operations, of a network where the schedule is cheap.
     network = UNet(num_codes=17, width=32, num_blocks=2)
@@ -217,6 +219,7 @@ def test_variance_training_adds_no_second_pass_through_the_network():
     assert counts["variance"] < 1.02 * counts["fixed"]
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_has_finite_metrics_and_gradients():
     for train in ("variance", "variance_stratified"):
         grads, metrics, _ = make_gradient(MODEL, 0, train)(

@@ -55,6 +55,7 @@ def run(num_steps, num_devices, optimizer=SGD):
     return jax.device_get(state), jax.device_get(metrics)
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_agree():
     # The variance objective: its gradient has the bound's for the network and the ends in it.
     # SGD: linear in the gradients, where Adam would divide rounding by itself.
@@ -97,6 +98,7 @@ def test_step_is_traced_once_and_donates_its_state():
     assert int(state.step) == 3
 
 
+@pytest.mark.slow
 def test_draws_follow_from_seed_and_step():
     # Two steps in a row equal one step after a state with step = 1 was handed over.
     optimizer = optim.adamw(10)
@@ -110,6 +112,7 @@ def test_draws_follow_from_seed_and_step():
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), two)
 
 
+@pytest.mark.slow
 def test_loss_is_the_sum_of_its_terms_and_falls():
     optimizer = optim.adamw(60, learning_rate=3e-3, warmup_steps=1)
     (_, first), (_, last) = run(1, 1, optimizer), run(60, 1, optimizer)
@@ -126,6 +129,7 @@ def loss_of(model, num_steps, key=KEY):
     ]
 
 
+@pytest.mark.slow
 def test_the_number_of_steps_and_dropout_reach_the_loss():
     coarse, fine = loss_of(MODEL, 1), loss_of(MODEL, 0)
     assert coarse["bpd_denoising"] > 2 * fine["bpd_denoising"]
@@ -335,6 +339,7 @@ def test_without_a_weighting_the_gradient_is_that_of_the_bound_to_the_bit():
     assert "weighted_loss" not in metrics
 
 
+@pytest.mark.slow
 def test_a_weighting_is_of_the_mean_level_where_each_dimension_has_its_own():
     schedule = Polynomial(-8.0, 5.0, learn_ends=True, per_dimension=True, dims=(6,))
     model = dataclasses.replace(VECTORS, schedule=schedule)
