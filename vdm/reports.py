@@ -177,7 +177,8 @@ def _error(value: float | None) -> str:
 def run_samples(run: Run, params: Params, **changes: Any) -> Samples:
     """Samples as config.sample says, but for the changes; params: of `Run.guided_params`."""
     options = run.options.sample
-    labels = None if options.label < 0 else np.full(options.num_images, options.label)
+    num_samples = changes.get("num_samples", options.num_images)
+    labels = None if options.label < 0 else np.full(num_samples, options.label)
     settings: dict[str, Any] = {
         "num_samples": options.num_images,
         "sampler": run.sampler,

@@ -249,6 +249,17 @@ def weights():
     return arrays
 
 
+def test_the_kind_of_a_file_is_told_by_its_arrays(tmp_path):
+    rng = np.random.default_rng(0)
+    layers = {"weight_0": rng.normal(size=(4, 3)), "bias_0": np.zeros(3),
+              "weight_1": rng.normal(size=(3, 2)), "bias_1": np.zeros(2)}  # fmt: skip
+    save_npz(tmp_path / "mlp.npz", **layers)
+    assert features.read_features(tmp_path / "mlp.npz").name.startswith("mlp-3@sha256:")
+    save_npz(tmp_path / "other.npz", **{"Conv2d_1a_3x3.conv.weight": np.zeros((32, 3, 3, 3))})
+    with pytest.raises(ValueError, match="missing"):
+        features.read_features(tmp_path / "other.npz")
+
+
 # torch 2.15.0 and torchvision 0.29.2: inception_v3 in float64 with the weights above and the
 # pools of FID, on the images below resized by torch.nn.functional.interpolate(mode="bilinear").
 # Features 1, 330, ...: one of each branch of the last block; then the mean of all 2,048.

@@ -222,3 +222,19 @@ def test_settings_below_one_are_refused():
         precision_recall(normal(9, 2), normal(9, 2), neighbours=0)
     with pytest.raises(ValueError, match="num_projections = 0"):
         sliced_wasserstein(normal(9, 2), normal(9, 2), 0)
+
+
+def test_compare_has_the_samples_first_and_the_data_second():
+    rng = np.random.default_rng(0)
+    samples, real = rng.normal(size=(30, 2)), 2 + 3 * rng.normal(size=(40, 2))
+    got = quality.compare(samples, real)
+    kernel, kernel_stderr = quality.kernel_distance(samples, real)
+    precision, recall = quality.precision_recall(real, samples)
+    assert precision != recall
+    assert got == {
+        "frechet": quality.frechet_distance(samples, real),
+        "kernel": kernel,
+        "kernel_stderr": kernel_stderr,
+        "precision": precision,
+        "recall": recall,
+    }

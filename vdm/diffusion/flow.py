@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vdm.diffusion.noise import expand, sigma
-from vdm.diffusion.ode import MAX_STEPS
+from vdm.diffusion.ode import EVALUATIONS_PER_STEP, MAX_STEPS
 from vdm.diffusion.samplers import Interval, Sampler
 from vdm.typing import Denoiser, PyTree
 
-_EVALUATIONS_PER_STEP = 6  # Tsit5 has seven stages, the first is the last of the step before
 _FIRST_STEP = 0.05  # of the interval; a step too long is tried again shorter
 
 
@@ -73,7 +72,7 @@ def flow(tolerance: float = 1e-3) -> Sampler:
                 throw=False,
             )
             succeeded = solution.result == diffrax.RESULTS.successful
-            calls = 1 + _EVALUATIONS_PER_STEP * jnp.asarray(solution.stats["num_steps"], jnp.int32)
+            calls = 1 + EVALUATIONS_PER_STEP * jnp.asarray(solution.stats["num_steps"], jnp.int32)
             return jnp.where(succeeded, solution.ys[0], jnp.nan), calls
 
         z_s, calls = jax.vmap(solve)(z_t)

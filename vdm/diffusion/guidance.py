@@ -19,8 +19,8 @@ def classifier_free(conditional: Denoiser, unconditional: Denoiser, strength: fl
     """eps_hat_none + strength (eps_hat_label - eps_hat_none): 0 ignores the label, 1 is the
     conditional model itself, more exaggerates what the label changes.
 
-    Ho & Salimans 2022 (arXiv:2207.12598) Eq. 6, whose w is strength - 1; Luo 2022
-    (arXiv:2208.11970) Eq. 166, whose gamma it is.
+    Ho & Salimans 2022 (arXiv:2207.12598) Eq. 6, whose w is strength - 1; in Luo 2022
+    (arXiv:2208.11970), section "Guidance", it is gamma.
     """
 
     def eps_hat(z_t: Array, omega: Array) -> Array:
@@ -33,7 +33,7 @@ def classifier_free(conditional: Denoiser, unconditional: Denoiser, strength: fl
 def classifier(denoiser: Denoiser, log_prob: LogProb, strength: float) -> Denoiser:
     """eps_hat - strength sigma grad log p(label | z_t): the score -eps_hat / sigma with the
     classifier's gradient added, Bayes' rule at strength 1 (Dhariwal & Nichol 2021,
-    arXiv:2105.05233, Eq. 14; Luo 2022 Eq. 163)."""
+    arXiv:2105.05233, section 4.2; Luo 2022, section "Guidance")."""
 
     def eps_hat(z_t: Array, omega: PerExample) -> Float[Array, "batch *dims"]:
         slope = jax.grad(lambda z: jnp.sum(log_prob(z, omega)))(z_t)

@@ -33,7 +33,7 @@ MAX_STEPS = 4096
 FIRST_STEP = 0.01
 """Of the adaptive solver, as a share of the path; a step too long is tried again shorter."""
 
-_EVALUATIONS_PER_STEP = 6  # Tsit5 has seven stages, the first is the last of the step before
+EVALUATIONS_PER_STEP = 6  # Tsit5 has seven stages, the first is the last of the step before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ def flow_log_density(
     log_prior = -0.5 * (jnp.sum(jnp.square(z_1)) + num_dims * math.log(2 * math.pi))
     log_prob = log_prior + num_dims * growth
     succeeded = (solution.result == diffrax.RESULTS.successful) & jnp.isfinite(log_prob)
-    num_evaluations = 1 + _EVALUATIONS_PER_STEP * jnp.asarray(solution.stats["num_steps"])
+    num_evaluations = 1 + EVALUATIONS_PER_STEP * jnp.asarray(solution.stats["num_steps"])
     return FlowDensity(jnp.where(succeeded, log_prob, jnp.nan), num_evaluations)
 
 
