@@ -23,6 +23,12 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture
+def erratum_number(request):
+    """The number in the test's `erratum` marker, which the test must find again."""
+    return request.node.get_closest_marker("erratum").args[2]
+
+
 @pytest.fixture(scope="session")
 def make_tiny_config():
     """A function (**{"group__field": value}) -> digits.py with a network of a few thousand
