@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
                 "holdout": 0,  # h > 0: train without the last h examples, evaluate on them
             },
             "model": {
+                "name": "vdm",
+                "kwargs": {},
                 "num_steps": 0,  # T of the bound that is trained; 0 is continuous time
                 "prediction": "eps",  # eps, x, v, score, codes; next_mean if num_steps > 0
                 "class_conditional": False,

@@ -64,7 +64,7 @@ def test_a_schedule_for_each_dimension_gives_bounds_samples_and_gradients():
     # a and b move the path alone, which matters as the network is no ideal denoiser
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
     keys, omegas = jax.random.split(jax.random.key(1), 5), model.schedule_fn(params)(GRID)
-    codes = model.sample(keys, omegas, ancestral(), model.denoiser(params)).data
+    codes = model.sample(params, keys, omegas, ancestral(), model.denoiser(params)).data
     assert codes.shape == (5, 6)
     # the network sees which dimension is noisier
     z, omega = jnp.zeros((1, 6)), jnp.zeros((1, 6))
@@ -198,7 +198,7 @@ def test_samples_are_codes_and_repeat_with_their_key():
 
     def draw():
         omegas = model.schedule_fn(params)(GRID)
-        return model.sample(keys, omegas, ancestral(), model.denoiser(params)).data
+        return model.sample(params, keys, omegas, ancestral(), model.denoiser(params)).data
 
     codes = draw()
     assert codes.shape == (5, 6)

@@ -21,7 +21,7 @@ from vdm.evaluation.guided import Guidance
 from vdm.evaluation.likelihood import evaluate
 from vdm.evaluation.samples import draw_samples
 from vdm.io.files import read_json
-from vdm.model import VDM
+from vdm.model import VDM, AnyModel
 from vdm.run import Run, build_run, open_run
 from vdm.typing import Params
 
@@ -42,16 +42,26 @@ class BitsPerDim:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A `VDM` with parameters: what `build` and `load` return."""
+    """A model with its parameters: what `build` and `load` return."""
 
     run: Run
     params: Params
     step: int
 
     @property
-    def vdm(self) -> VDM:
+    def model(self) -> AnyModel:
         """The model without its parameters."""
         return self.run.model
+
+    @property
+    def vdm(self) -> VDM:
+        """The same; ValueError for a model without a schedule."""
+        return self.run.vdm
+
+    @property
+    def num_classes(self) -> int:
+        """Of the labels that it is conditional on; 0: none."""
+        return getattr(self.model, "num_classes", 0)
 
     def bpd(
         self,
@@ -72,10 +82,10 @@ class Model:
         """
         options = dataclasses.replace(self.run.options.eval, bound=bound, num_steps=num_steps)
         images = self._checked(np.asarray(images))
-        split = Split("given", images, _checked_labels(labels, len(images), self.vdm.num_classes))
+        split = Split("given", images, _checked_labels(labels, len(images), self.num_classes))
         result = evaluate(
-            self.vdm, self.params, split, self.run.mesh,
-            estimator=build_estimator(options, self.vdm),
+            self.model, self.params, split, self.run.mesh,
+            estimator=build_estimator(options, self.model),
             draws=options.draws if draws is None else draws,
             batch_size=batch_size, seed=seed,
         )  # fmt: skip
@@ -99,11 +109,12 @@ class Model:
         """[num_samples, *dims]; sampler (of `vdm.diffusion.samplers`), num_steps and guidance
         (of `vdm.evaluation.guided`) default to the config's, labels to the classes in turn."""
         guidance = self.run.guidance if guidance is None else guidance
-        guidance.check(self.vdm)
+        if isinstance(self.model, VDM):
+            guidance.check(self.model)
         run = dataclasses.replace(self.run, guidance=guidance)
-        classes = self.vdm.num_classes or guidance.num_classes
+        classes = self.num_classes or guidance.num_classes
         return draw_samples(
-            self.vdm, run.guided_params(self.params), num_samples, run.mesh,
+            self.model, run.guided_params(self.params), num_samples, run.mesh,
             sampler=run.sampler if sampler is None else sampler,
             grid=run.grid,
             num_steps=run.options.sample.num_steps if num_steps is None else num_steps,
@@ -117,10 +128,10 @@ class Model:
         return np.asarray(self.vdm.schedule_fn(self.params)(jnp.asarray(t, jnp.float32)))
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
-        if images.shape[1:] != self.vdm.dims:
-            expected = ", ".join(map(str, self.vdm.dims))
+        if images.shape[1:] != self.model.dims:
+            expected = ", ".join(map(str, self.model.dims))
             raise ValueError(f"images of shape {images.shape}: expected [N, {expected}]")
-        num_codes = getattr(self.vdm.likelihood, "num_codes", 0)
+        num_codes = getattr(self.model.likelihood, "num_codes", 0)
         if not num_codes:
             return images.astype(np.float32)
         if not np.issubdtype(images.dtype, np.integer):

@@ -145,7 +145,7 @@ def table(rows: Sequence[Row]) -> str:
         [
             row["run"],
             row["bound"],
-            str(row["num_steps"] or "inf"),
+            {None: "", 0: "inf"}.get(row["num_steps"], str(row["num_steps"])),
             str(row["step"]),
             f"{row['bpd']:.4f}",
             _number(row["stderr_images"]),

@@ -24,7 +24,7 @@ from vdm.data import sources
 from vdm.diffusion import flow, grids, langevin, likelihood, samplers, weightings
 from vdm.diffusion.ode import Solver
 from vdm.evaluation import estimators, guided
-from vdm.model import VDM
+from vdm.model import VDM, AnyModel
 from vdm.nn import classifiers, mlp, published_schedules, schedules, unet
 from vdm.options import EvalOptions, check_choice, count, suggest
 from vdm.training import optim
@@ -37,6 +37,7 @@ SOURCES: Mapping[str, Callable] = {
     "mixture": sources.mixture,
     "synthetic": sources.synthetic,
 }
+MODELS: Mapping[str, Callable] = {"vdm": VDM}
 SCHEDULES: Mapping[str, Callable] = {
     "linear": schedules.Linear,
     "cosine": schedules.Cosine,
@@ -138,6 +139,9 @@ def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:
 FACTS = ("dims", "num_codes", "num_classes", "outputs_per_dim")
 """What the data set says of itself to a schedule, network or likelihood that asks for it."""
 
+PARTS = ("schedule", "network", "likelihood", "prediction", "label_dropout", "num_steps")
+"""What a model is told beside these, if it asks for it: other components, fields of its group."""
+
 
 def build_source(config: ConfigDict) -> sources.Source:
     """The data set: its facts; nothing is read yet."""
@@ -145,7 +149,7 @@ def build_source(config: ConfigDict) -> sources.Source:
     return build("data", config.data, SOURCES, data_dir=data_dir, holdout=holdout)
 
 
-def build_model(config: ConfigDict, source: sources.Source) -> VDM:
+def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
     """The model for examples of that source."""
     num_classes = source.num_classes if config.model.class_conditional else 0
     if config.model.class_conditional and not num_classes:
@@ -172,23 +176,49 @@ def build_model(config: ConfigDict, source: sources.Source) -> VDM:
         "num_classes": num_classes,
         "outputs_per_dim": source.num_codes if by_codes else 1,
     }
-    return VDM(
-        schedule=build("schedule", config.schedule, SCHEDULES, **facts),
-        network=build("network", config.network, NETWORKS, **facts),
-        likelihood=build("likelihood", config.likelihood, LIKELIHOODS, **facts),
-        dims=source.shape,
-        num_classes=num_classes,
-        prediction=config.model.prediction,
-        label_dropout=config.model.label_dropout,
-        num_steps=config.model.num_steps,
-    )
+    parts = {
+        "schedule": build("schedule", config.schedule, SCHEDULES, **facts),
+        "network": build("network", config.network, NETWORKS, **facts),
+        "likelihood": build("likelihood", config.likelihood, LIKELIHOODS, **facts),
+        "prediction": config.model.prediction,
+        "label_dropout": config.model.label_dropout,
+        "num_steps": config.model.num_steps,
+    }
+    assert set(parts) == set(PARTS)
+    model = build("model", config.model, MODELS, **facts, **parts)
+    if not isinstance(model, VDM):
+        check_without_schedule(config)
+    return model
 
 
-def check_shapes(config: ConfigDict, model: VDM) -> None:
-    """Runs schedule and network on shapes alone, so that a slip in one of the user's own is one
-    line before anything is written."""
+def check_without_schedule(config: ConfigDict) -> None:
+    """ValueError for a field that asks for noise levels, or labels, of a model that has none."""
+    defaults = {
+        "model.class_conditional": False,
+        "weighting.name": "bound",
+        "eval.bound": "elbo",
+        "sample.guidance.name": "none",
+        "sample.interpolate": 0,
+        "sample.num_frames": 0,
+    }
+    for field, needed in defaults.items():
+        value: Any = config
+        for part in field.split("."):
+            value = value[part]
+        if value != needed:
+            raise ValueError(
+                f"{field} = {value!r} is nothing for model.name = {config.model.name!r}, which has "
+                f"no schedule of noise: set it to {needed!r}, or choose model.name = 'vdm'"
+            )
+
+
+def check_shapes(config: ConfigDict, model: AnyModel) -> None:
+    """Runs the networks on shapes alone, so that a slip in one of the user's own is one line before
+    anything is written."""
     try:
         jax.eval_shape(model.init, jax.random.key(0))
+        if not isinstance(model, VDM):
+            return
         train_schedule.check(config.schedule.train, model.schedule, config.model.num_steps)
         if model.prediction == "next_mean":
             train_schedule.check_next_mean(
@@ -196,6 +226,8 @@ def check_shapes(config: ConfigDict, model: VDM) -> None:
             )
     except (TypeError, AttributeError) as error:
         names = f"network {config.network.name!r} or schedule {config.schedule.name!r}"
+        if config.model.name not in MODELS:
+            names = f"model {config.model.name!r}, {names}"
         raise ValueError(f"{names} cannot be called as the README says: {error}") from error
 
 
@@ -244,17 +276,24 @@ def build_classifier(config: ConfigDict, source: sources.Source) -> NoisyClassif
 
 
 def build_guidance(
-    config: ConfigDict, model: VDM, classifier: NoisyClassifier | None
+    config: ConfigDict, model: AnyModel, classifier: NoisyClassifier | None
 ) -> guided.Guidance:
     """What the samples are guided by, for that model."""
     chosen = config.sample.guidance
     guidance = build("sample.guidance", chosen, GUIDANCES, classifier=classifier)
-    guidance.check(model)
+    if isinstance(model, VDM):  # else there is none
+        guidance.check(model)
     return guidance
 
 
-def build_estimator(options: EvalOptions, model: VDM) -> estimators.Estimator:
+def build_estimator(options: EvalOptions, model: AnyModel) -> estimators.Estimator:
     """The bound that options.bound names, for that model."""
+    if not isinstance(model, VDM):
+        if options.bound != "elbo":
+            raise ValueError(
+                f"eval.bound = {options.bound!r}: a model without a schedule of noise has 'elbo'"
+            )
+        return estimators.PathElbo(model.num_levels)
     weights = re.fullmatch(r"iw-([1-9]\d*)", options.bound)
     if options.bound == "elbo":
         return estimators.Elbo(options.num_steps)
@@ -277,6 +316,11 @@ def build_estimator(options: EvalOptions, model: VDM) -> estimators.Estimator:
             f"eval.bound = {options.bound!r} is of continuous time: set eval.num_steps = 0 (the "
             "steps of its solver are eval.ode.num_steps)"
         )
+    if kind != "decoder" and not model.latents_are_data:
+        raise ValueError(
+            f"eval.bound = {options.bound!r}: the flow of this model is of latents, not of the "
+            "data: choose 'ode-decoder'"
+        )
     if kind != "decoder" and not hasattr(model.likelihood, "num_codes"):
         raise ValueError(
             f"eval.bound = {options.bound!r} is for integer codes: choose 'ode-decoder' for "
@@ -284,7 +328,7 @@ def build_estimator(options: EvalOptions, model: VDM) -> estimators.Estimator:
         )
     divergence = ode.divergence
     if divergence == "auto":
-        exact = math.prod(model.dims) <= EXACT_DIVERGENCE
+        exact = math.prod(model.latent_dims) <= EXACT_DIVERGENCE
         divergence = "exact" if exact else "hutchinson"
     solver = Solver(ode.num_steps, ode.tolerance, ode.tolerance, divergence, ode.probes)
     return estimators.ProbabilityFlow(kind, solver)

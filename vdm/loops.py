@@ -18,7 +18,7 @@ from vdm.io.environment import describe
 from vdm.io.files import read_json, write_json
 from vdm.io.metrics import MetricsWriter
 from vdm.io.signals import stop_signals
-from vdm.model import count_parameters
+from vdm.model import VDM, count_parameters
 from vdm.reports import describe_evaluation, report_evaluation, report_samples, run_evaluation
 from vdm.run import Run
 from vdm.training.classifier import make_classifier_step
@@ -54,10 +54,11 @@ def train(run: Run, init_from: str | None = None) -> None:
         f"{run.source.name}: {len(split.examples)} examples of shape {run.source.shape}; "
         f"{count_parameters(state.params):,} parameters; {sharding.name_devices(run.mesh)}"
     )
-    wanted, bound_steps = run.options.train_schedule, run.options.bound_steps
-    if objective(wanted, bound_steps, run.model.multivariate) != wanted:
-        why = f"with T = {bound_steps}" if bound_steps else "with an omega for each dimension"
-        say(f"{why} the interior of the schedule changes the bound, and is trained on it")
+    if isinstance(run.model, VDM):
+        wanted, bound_steps = run.options.train_schedule, run.options.bound_steps
+        if objective(wanted, bound_steps, run.model.multivariate) != wanted:
+            why = f"with T = {bound_steps}" if bound_steps else "with an omega for each dimension"
+            say(f"{why} the interior of the schedule changes the bound, and is trained on it")
     if run.options.weighting != "bound":
         say(
             f"the network is trained on the {run.options.weighting!r} weighting of the loss, which "
@@ -110,12 +111,12 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
     sharding.check_batch(options.batch_size, run.mesh)
     _, params = run.trained_params(init_from)
     run.keep_classifier_config()
-    ends = run.model.schedule_fn(params)(jnp.array([0.0, 1.0]))
+    ends = run.vdm.schedule_fn(params)(jnp.array([0.0, 1.0]))
     state = run.first_classifier_state()
     first, split = int(state.step), run.source.load("train")
     train_step = make_classifier_step(
         classifier,
-        run.model.likelihood,
+        run.vdm.likelihood,
         (ends[0], ends[1]) if ends[0].ndim == 0 else (ends[0][None], ends[1][None]),
         run.classifier_optimizer,
         run.classifier_keys[1],
@@ -137,7 +138,7 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
             stop = bool(signals)
             progress.update(step)
             if stop or step == options.num_steps or step % run.options.train.save_every == 0:
-                means = summarise(pending, step, last_values=())
+                means = summarise(pending, step)
                 progress.report(
                     f"classifier step {step}/{options.num_steps}: cross-entropy "
                     f"{means['train/cross_entropy']:.4f} nats, accuracy "
@@ -228,10 +229,12 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     return state
 
 
-def summarise(
-    pending: list[Metrics], step: int, last_values: tuple[str, ...] = ("omega_0", "omega_1")
-) -> dict[str, float]:
-    """Means of the metrics of the steps up to `step`; of `last_values` the last ones.
+LAST_VALUES = ("omega_0", "omega_1")
+"""Metrics that are logged as they are, not as their mean since the last log line."""
+
+
+def summarise(pending: list[Metrics], step: int) -> dict[str, float]:
+    """Means of the metrics of the steps up to `step`; of LAST_VALUES the last ones.
 
     NonFiniteError names the first term and step that is not finite.
     """
@@ -243,7 +246,8 @@ def summarise(
                 bad = step - len(fetched) + 1 + index
                 raise NonFiniteError(f"train/{name} is {metrics[name]} at step {bad}")
     means = {f"train/{name}": float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
-    return means | {f"train/{name}": float(fetched[-1][name]) for name in last_values}
+    last = {name: fetched[-1][name] for name in LAST_VALUES if name in fetched[-1]}
+    return means | {f"train/{name}": float(value) for name, value in last.items()}
 
 
 def _log_line(step: int, num_steps: int, scalars: dict[str, float]) -> str:

@@ -1,18 +1,26 @@
-"""The variational diffusion model: schedule, network and likelihood tied into one bound.
+"""The variational diffusion model: schedule, network and likelihood tied into one bound; and what
+is asked of a model without a schedule.
 
-A `VDM` holds no parameters. Its methods are pure functions of `params`, a dict with the
-entries "network" and "schedule".
+Models hold no parameters. Their methods are pure functions of `params`, a dict with the entry
+"network" and, of a `VDM`, "schedule".
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from vdm.diffusion.elbo import Draws, Estimate, NoiseLevels, estimate_elbo, noise_levels
+from vdm.diffusion.elbo import (
+    Draws,
+    ElboTerms,
+    Estimate,
+    NoiseLevels,
+    estimate_elbo,
+    noise_levels,
+)
 from vdm.diffusion.likelihood import expected_eps
 from vdm.diffusion.noise import fresh_noise, level
 from vdm.diffusion.predictions import convert
@@ -52,10 +60,26 @@ class VDM:
     label_dropout: float = 0.0
     num_steps: int = 0
 
+    @property
+    def latent_dims(self) -> tuple[int, ...]:
+        """The shape of z_t."""
+        return self.dims
+
+    @property
+    def latents_are_data(self) -> bool:
+        """Whether z_0 is data with noise, so that a density of z_0 is one of the data."""
+        return True
+
+    def likelihood_of(self, params: Params, dropout_key: PRNGKey | None = None) -> Likelihood:
+        """p(data | z_0) and what noise is added to. A model whose own have parameters gives them
+        here; with a dropout_key they are in training mode."""
+        del params, dropout_key
+        return self.likelihood
+
     def init(self, key: PRNGKey) -> Params:
         """Parameters, float32."""
         key_network, _ = jax.random.split(key)
-        z = jnp.zeros((1, *self.dims), jnp.float32)
+        z = jnp.zeros((1, *self.latent_dims), jnp.float32)
         omega = jnp.zeros_like(z) if self.multivariate else jnp.zeros(1, jnp.float32)
         labels = jnp.zeros(1, jnp.int32) if self.num_classes else None
         network = self.network.init(key_network, z, omega, labels)
@@ -146,10 +170,12 @@ class VDM:
         """`elbo` with the noise levels given, instead of params["schedule"], which only a
         "next_mean" reads then."""
         denoiser = self.denoiser(params, labels, dropout_key)
-        return estimate_elbo(data, draws, levels, denoiser, self.likelihood)
+        likelihood = self.likelihood_of(params, dropout_key)
+        return estimate_elbo(data, draws, levels, denoiser, likelihood)
 
     def sample(
         self,
+        params: Params,
         keys: Key[Array, " batch"],
         omegas: OmegaGrid,
         sampler: Sampler,
@@ -160,13 +186,60 @@ class VDM:
         """Data drawn down the grid `omegas`, which ends at the schedule's own omega_0, one example
         for each key; from N(0, I), or from the latents z_1. denoiser: the model's, perhaps
         guided."""
-        z_1 = first_latent(keys, self.dims) if z_1 is None else z_1
-        noise = fresh_noise(keys, self.dims)
+        z_1 = first_latent(keys, self.latent_dims) if z_1 is None else z_1
+        noise = fresh_noise(keys, self.latent_dims)
         chain = run_chain(z_1, noise, omegas, denoiser, sampler, num_frames)
-        omega_0 = level(omegas, jnp.int32(0))
-        frames = jax.vmap(lambda z: self.likelihood.decode(z, omega_0))(chain.frames)
-        finite = jnp.all(jnp.isfinite(chain.z_0), axis=tuple(range(1, chain.z_0.ndim)))
-        return Drawn(self.likelihood.decode(chain.z_0, omega_0), finite, chain.evaluations, frames)
+        omega_0, likelihood = level(omegas, jnp.int32(0)), self.likelihood_of(params)
+        frames = jax.vmap(lambda z: likelihood.decode(z, omega_0))(chain.frames)
+        return Drawn(
+            likelihood.decode(chain.z_0, omega_0), finite(chain.z_0), chain.evaluations, frames
+        )
+
+
+class LatentVariableModel(Protocol):
+    """A model without a schedule, such as a VAE: all that training, evaluation and sampling ask of
+    one of the user's own (config.model.name)."""
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The shape of an example."""
+        ...
+
+    @property
+    def num_levels(self) -> int:
+        """How many latents stand above one another."""
+        ...
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """p(data | what the decoder gives)."""
+        ...
+
+    def init(self, key: PRNGKey) -> Params:
+        """Parameters: {"network": ...}, float32."""
+        ...
+
+    def elbo(
+        self,
+        params: Params,
+        data: Shaped[Array, "batch *dims"],
+        keys: Key[Array, " batch"],
+        dropout_key: PRNGKey | None = None,
+    ) -> ElboTerms:
+        """One estimate of the negative bound for each example, nats, from its own key alone."""
+        ...
+
+    def sample(self, params: Params, keys: Key[Array, " batch"]) -> Shaped[Array, "batch *dims"]:
+        """Data, one example for each key."""
+        ...
+
+
+AnyModel = VDM | LatentVariableModel
+
+
+def finite(values: Shaped[Array, "batch *dims"]) -> Bool[Array, " batch"]:
+    """Whether all numbers of an example are finite."""
+    return jnp.all(jnp.isfinite(values), axis=tuple(range(1, values.ndim)))
 
 
 def count_parameters(params: Params) -> int:

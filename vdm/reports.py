@@ -19,6 +19,7 @@ from vdm.io import images, plots
 from vdm.io.console import Progress, say
 from vdm.io.files import save_npz, write_json
 from vdm.io.journal import Journal
+from vdm.model import VDM
 from vdm.run import Run
 from vdm.typing import Params
 
@@ -70,7 +71,7 @@ def report_evaluation(
         result = run_evaluation(run, params, options.draws, journal)
         report = result.summary() | {
             "bound": run.estimator.name,
-            "num_steps": options.num_steps,
+            "num_steps": run.estimator.num_steps,
             **run.estimator.facts,
             "strata": result.strata,
             "split": split.name,
@@ -129,7 +130,10 @@ def _identity(run: Run, params: Params, fingerprint: str) -> dict[str, Any]:
 
 
 def _pictures(run: Run, params: Params, result: Evaluation) -> list[str]:
-    """Writes omega.png and, where the bound has a loss density, loss_density.png; their names."""
+    """Writes omega.png, if there is a schedule, and, where the bound has a loss density,
+    loss_density.png; their names."""
+    if not isinstance(run.model, VDM):
+        return []
     t = jnp.linspace(0.0, 1.0, 513)
     initial = run.model.init_schedule(run.init_key)
     plots.plot_schedule(
@@ -158,7 +162,10 @@ def _diagnosis(run: Run, result: Evaluation) -> Diagnosis | None:
 
 def describe_evaluation(report: dict[str, Any]) -> str:
     """eval.json in a line: the number, its errors, and what kind of number it is."""
-    steps = f"T = {report['num_steps']}" if report["num_steps"] else "continuous time"
+    levels, num_steps = report.get("num_levels"), report["num_steps"]
+    steps = f"T = {num_steps}" if num_steps else "continuous time"
+    if levels:
+        steps = f"{levels} latent level{'s' * (levels > 1)}"
     images, noise = (report[f"stderr_{kind}"] for kind in ("images", "monte_carlo"))
     divergence = f" ({report['divergence']} divergence)" if "divergence" in report else ""
     trained_on = f"; trained on the {report['trained_on']}" if "trained_on" in report else ""

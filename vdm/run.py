@@ -26,7 +26,7 @@ from vdm.io.console import say
 from vdm.io.files import read_json, write_json
 from vdm.io.interop import is_published, read_published
 from vdm.io.metrics import read_metrics
-from vdm.model import VDM
+from vdm.model import VDM, AnyModel
 from vdm.options import Options
 from vdm.training.optim import adamw
 from vdm.training.state import TrainState, init_state
@@ -41,7 +41,7 @@ class Run:
     options: Options
     workdir: Path
     source: Source
-    model: VDM
+    model: AnyModel
     weighting: Weighting
     optimizer: optax.GradientTransformation
     sampler: Sampler
@@ -50,6 +50,14 @@ class Run:
     classifier: NoisyClassifier | None
     estimator: Estimator
     mesh: Mesh
+
+    @property
+    def vdm(self) -> VDM:
+        """The model, of what needs noise levels. ValueError for a model without a schedule."""
+        if not isinstance(self.model, VDM):
+            name = self.resolved["model"]["name"]
+            raise ValueError(f"model.name = {name!r} has no schedule of noise: choose 'vdm'")
+        return self.model
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -248,7 +256,7 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
         configs.build_sampler(config),
         configs.build_guidance(config, model, classifier),
     )
-    num_classes = model.num_classes or guidance.num_classes
+    num_classes = getattr(model, "num_classes", 0) or guidance.num_classes
     check_options(options.sample, sampler, num_classes)
     return Run(
         resolved=config.to_dict(),

@@ -71,13 +71,13 @@ def swapped(name: str, run: Run, params: Params, other: Params) -> tuple[Run, Pa
         return run, params
     if name == "bound":  # its interior, and the ends of this model
         return run, params | {"schedule": other["schedule"] | {"ends": params["schedule"]["ends"]}}
-    omega_0, omega_1 = (float(w) for w in run.model.schedule_fn(params)(jnp.array([0.0, 1.0])))
+    omega_0, omega_1 = (float(w) for w in run.vdm.schedule_fn(params)(jnp.array([0.0, 1.0])))
     module = {
         "linear": Linear(omega_0, omega_1, learn_ends=False),
         "cosine": Cosine(omega_0, omega_1, learn_ends=False),
         "beta_linear": beta_linear(omega_0, omega_1),
     }[name]
-    model = dataclasses.replace(run.model, schedule=module)
+    model = dataclasses.replace(run.vdm, schedule=module)
     return dataclasses.replace(run, model=model), params | {"schedule": {}}
 
 
@@ -172,7 +172,7 @@ def main() -> None:
             found[name].append(run_evaluation(swap, swap_params, DRAWS[seed]))
             if seed == SEEDS[0]:
                 t = jnp.linspace(0.0, 1.0, 513)
-                omegas[name] = np.asarray(swap.model.schedule_fn(swap_params)(t))
+                omegas[name] = np.asarray(swap.vdm.schedule_fn(swap_params)(t))
             print(f"seed {seed}, {name}: {found[name][-1].summary()}", flush=True)
     optima = [attainable(evaluation) for evaluation in found["linear"]]
     shared = identified | {

@@ -24,7 +24,7 @@ LEARNING_RATE = 0.1
 
 def collapse(run: Run, params: Params) -> list[Row]:
     """The terms in bits/dim and the ends while Adam follows the denoising term, network fixed."""
-    model, num_dims = run.model, int(np.prod(run.model.dims))
+    model, num_dims = run.vdm, int(np.prod(run.model.dims))
     data = jnp.asarray(run.source.load("train").examples[:256])
     optimizer = optax.adam(LEARNING_RATE)
 

@@ -51,7 +51,7 @@ def learned(
     run = open_run(config, outdir / "runs" / f"{objective}-seed{seed}")
     train(run)
     seconds = read_json(run.workdir / "eval.json")["train_secs"]
-    return run.model.schedule_fn(run.trained_params()[1]), seconds
+    return run.vdm.schedule_fn(run.trained_params()[1]), seconds
 
 
 def row(name: str, qualities: list[Quality], seconds: float = 0.0) -> Row:

@@ -15,7 +15,7 @@ from vdm.diffusion import bounds
 from vdm.diffusion.elbo import Draws
 from vdm.diffusion.ode import Solver
 from vdm.evaluation.statistics import num_strata
-from vdm.model import VDM
+from vdm.model import VDM, LatentVariableModel
 from vdm.typing import Params, PRNGKey
 
 BOUNDS = ("elbo", "iw-K", *(f"ode-{kind}" for kind in bounds.DEQUANTISATIONS))
@@ -40,8 +40,8 @@ class Estimator(Protocol):
         ...
 
     @property
-    def num_steps(self) -> int:
-        """T of the bound, 0 for continuous time."""
+    def num_steps(self) -> int | None:
+        """T of the bound, 0 for continuous time, None for a model without a schedule."""
         ...
 
     @property
@@ -64,9 +64,9 @@ class Estimator(Protocol):
         ...
 
     def estimate(
-        self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
+        self, model: Any, params: Params, data: Array, labels: Array | None, place: Place
     ) -> dict[str, Array]:
-        """Column -> [batch]: one estimate for each example."""
+        """Column -> [batch]: one estimate for each example. model: of the kind it was made for."""
         ...
 
 
@@ -109,7 +109,7 @@ class Elbo:
         t = jnp.mod(u + place.index.astype(jnp.float32) / place.num_examples, 1.0)
 
         def noise(i: jax.Array) -> jax.Array:
-            return jax.random.normal(jax.random.fold_in(key_noise, i), (2, *model.dims))
+            return jax.random.normal(jax.random.fold_in(key_noise, i), (2, *model.latent_dims))
 
         eps, eps_0 = jnp.moveaxis(jax.vmap(noise)(place.index), 1, 0)
         estimate = model.elbo(params, data, Draws(t, eps, eps_0), self.num_steps, labels)
@@ -159,12 +159,12 @@ class ImportanceWeighted:
     ) -> dict[str, Array]:
         """total [batch], nats."""
         omegas = model.schedule_fn(params)(jnp.linspace(0.0, 1.0, self.num_steps + 1))
-        denoiser = model.denoiser(params, labels)
+        denoiser, likelihood = model.denoiser(params, labels), model.likelihood_of(params)
         keys = _keys(place)
 
         def one_path(_: None, k: Array) -> tuple[None, Array]:
             path_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, k)
-            weight = bounds.path_log_weight(path_keys, data, omegas, denoiser, model.likelihood)
+            weight = bounds.path_log_weight(path_keys, data, omegas, denoiser, likelihood)
             return None, weight
 
         # One path at a time: memory does not grow with K.
@@ -218,14 +218,48 @@ class ProbabilityFlow:
         # Where fixed steps lie; an adaptive solver takes only the ends.
         num_steps = max(1, self.solver.num_steps)
         omegas = model.schedule_fn(params)(jnp.linspace(0.0, 1.0, num_steps + 1))
+        likelihood = model.likelihood_of(params)
 
         def one(key: PRNGKey, example: Array, label: Array | None) -> bounds.OdeEstimate:
             denoiser = model.denoiser(params, None if label is None else label[None])
             return bounds.probability_flow_bound(
-                key, example, omegas, denoiser, model.likelihood, self.dequantisation, self.solver
+                key, example, omegas, denoiser, likelihood, self.dequantisation, self.solver
             )
 
         return jax.vmap(one)(_keys(place), data, labels)._asdict()
+
+
+@dataclasses.dataclass(frozen=True)
+class PathElbo:
+    """The evidence lower bound of a model without a schedule, by one path through its latents."""
+
+    num_levels: int
+    name = "elbo"
+    num_steps = None
+    columns = ("reconstruction", "prior_matching", "denoising_matching")
+    remedy = "the parameters or the data are no numbers"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How many latents a path has."""
+        return {"num_levels": self.num_levels}
+
+    def strata(self, num_draws: int) -> int:
+        """One: the draws are alike."""
+        del num_draws
+        return 1
+
+    def estimate(
+        self,
+        model: LatentVariableModel,
+        params: Params,
+        data: Array,
+        labels: Array | None,
+        place: Place,
+    ) -> dict[str, Array]:
+        """Column -> [batch], nats."""
+        del labels
+        return model.elbo(params, data, _keys(place))._asdict()
 
 
 def _keys(place: Place) -> Array:

@@ -95,6 +95,11 @@ class Classified:
         """It takes data with labels."""
         if self.classifier is None:
             raise ValueError("sample.guidance.name = 'classifier': the data set has no labels")
+        if not model.latents_are_data:
+            raise ValueError(
+                "sample.guidance.name = 'classifier' takes noisy data, and the latents of this "
+                "model are none: choose 'none' or 'classifier_free'"
+            )
 
     def __call__(self, model: VDM, params: Params, labels: Int[Array, " batch"]) -> Denoiser:
         """One pass through the model, and one through the classifier and back."""

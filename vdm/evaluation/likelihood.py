@@ -22,7 +22,7 @@ from vdm.data.pipeline import evaluation_batches
 from vdm.data.sources import Split
 from vdm.evaluation.estimators import Estimator, Place
 from vdm.evaluation.statistics import standard_error, stratified_error
-from vdm.model import VDM
+from vdm.model import VDM, AnyModel
 from vdm.typing import Params
 
 KEY_STREAM = 1_000_001
@@ -36,13 +36,13 @@ class Evaluation:
     """Every draw of every example, in the order of the split.
 
     columns: what the estimator gives, numpy float64 [draws, examples]; the three terms of the
-    negative bound, or its "total", are nats. omega_0, omega_1: the ends of the schedule. strata:
-    parts that the draws are spread over, draw k in part k mod strata.
+    negative bound, or its "total", are nats. omega_0, omega_1: the ends of the schedule, if there
+    is one. strata: parts that the draws are spread over, draw k in part k mod strata.
     """
 
     columns: dict[str, np.ndarray]
-    omega_0: float
-    omega_1: float
+    omega_0: float | None
+    omega_1: float | None
     num_dims: int
     strata: int = 1
 
@@ -90,13 +90,13 @@ class Evaluation:
 
 @functools.lru_cache(maxsize=8)  # compiled once for the evaluations of a run
 def make_evaluate_batch(
-    model: VDM, estimator: Estimator, num_examples: int, num_draws: int
+    model: AnyModel, estimator: Estimator, num_examples: int, num_draws: int
 ) -> Callable[[Params, dict, jax.Array, jax.Array], jax.Array]:
     """A compiled (params, batch, key, index of the draw) -> [estimator.columns, batch], float32."""
 
     def evaluate_batch(params: Params, batch: dict, key: jax.Array, draw: jax.Array) -> jax.Array:
         place = Place(key, draw, num_draws, batch["index"], num_examples)
-        labels = batch["labels"] if model.num_classes else None
+        labels = batch["labels"] if getattr(model, "num_classes", 0) else None
         columns = estimator.estimate(model, params, batch["examples"], labels, place)
         return jnp.stack([columns[name].astype(jnp.float32) for name in estimator.columns])
 
@@ -104,7 +104,7 @@ def make_evaluate_batch(
 
 
 def evaluate(
-    model: VDM,
+    model: AnyModel,
     params: Params,
     split: Split,
     mesh: Mesh,
@@ -158,11 +158,14 @@ def evaluate(
 
     batches = [np.stack(parts[i : i + draws], axis=1) for i in range(0, total, draws)]
     columns = np.concatenate(batches, axis=-1).astype(np.float64)  # [column, draw, example]
-    ends = model.schedule_fn(params)(jnp.array([0.0, 1.0]))
+    ends: Sequence[float | None] = (None, None)
+    if isinstance(model, VDM):
+        omega = model.schedule_fn(params)(jnp.array([0.0, 1.0]))
+        ends = [float(end.mean()) for end in omega]
     evaluation = Evaluation(
         dict(zip(estimator.columns, columns, strict=True)),
-        omega_0=float(ends[0].mean()),
-        omega_1=float(ends[1].mean()),
+        omega_0=ends[0],
+        omega_1=ends[1],
         num_dims=math.prod(model.dims),
         strata=estimator.strata(draws),
     )

@@ -13,7 +13,7 @@ from vdm import sharding
 from vdm.diffusion.grids import Grid, equal_times
 from vdm.diffusion.samplers import Sampler, first_latent
 from vdm.evaluation.guided import Guidance, Unguided
-from vdm.model import VDM, Drawn
+from vdm.model import VDM, AnyModel, Drawn, finite
 from vdm.options import SampleOptions
 from vdm.typing import Params
 
@@ -76,7 +76,7 @@ def check_options(options: SampleOptions, sampler: Sampler, num_classes: int) ->
 
 
 def draw_samples(
-    model: VDM,
+    model: AnyModel,
     params: Params,
     num_samples: int,
     mesh: Mesh,
@@ -98,13 +98,16 @@ def draw_samples(
     conditional or guided model; None takes the classes in turn. params live on the mesh, with an
     entry for the guidance if it has parameters.
 
+    A model without a schedule takes one step, and no heed of sampler, grid and guidance.
+
     interpolate = K > 0: each row of K samples leads from one latent z_1 to another, over a quarter
     of a circle, so that each is a draw of N(0, I); for deterministic samplers.
     """
     check_samples(sampler, num_samples, num_steps, interpolate)
     row = np.arange(num_samples) // max(1, interpolate)
     if labels is None:
-        labels = row % max(1, model.num_classes or guidance.num_classes)
+        classes = getattr(model, "num_classes", 0) or guidance.num_classes
+        labels = row % max(1, classes)
     labels = np.asarray(labels, np.int32)
 
     @jax.jit
@@ -114,16 +117,20 @@ def draw_samples(
         def keys_of(index: jax.Array) -> jax.Array:
             return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
-        z_1 = None
+        if not isinstance(model, VDM):
+            data = model.sample(params, keys_of(index))
+            frames = jnp.zeros((0, *data.shape), data.dtype)
+            return Drawn(data, finite(data), jnp.ones_like(index), frames)
+        z_1, dims = None, model.latent_dims
         if interpolate:
             row, place = index // interpolate, index % interpolate
             angle = 0.5 * jnp.pi * place / (interpolate - 1)
-            angle = angle.reshape(-1, *(1,) * len(model.dims))
-            first, last = (first_latent(keys_of(2 * row + end), model.dims) for end in (0, 1))
+            angle = angle.reshape(-1, *(1,) * len(dims))
+            first, last = (first_latent(keys_of(2 * row + end), dims) for end in (0, 1))
             z_1 = jnp.cos(angle) * first + jnp.sin(angle) * last
         omegas = grid(model.schedule_fn(params), num_steps)
         denoiser = guidance(model, params, labels)
-        return model.sample(keys_of(index), omegas, sampler, denoiser, z_1, num_frames)
+        return model.sample(params, keys_of(index), omegas, sampler, denoiser, z_1, num_frames)
 
     batch_size = sharding.round_up(min(batch_size, num_samples), mesh)
     drawn = []

@@ -14,7 +14,7 @@ from vdm.diffusion.elbo import ElboTerms, Estimate, NoiseLevels, draw, noise_lev
 from vdm.diffusion.noise import expand
 from vdm.diffusion.weightings import Weighting
 from vdm.diffusion.weightings import bound as of_bound
-from vdm.model import VDM
+from vdm.model import VDM, AnyModel, LatentVariableModel
 from vdm.training.optim import ema_update
 from vdm.training.schedule import GRADIENTS, BatchEstimate, objective, updated
 from vdm.training.state import TrainState
@@ -51,7 +51,7 @@ def make_gradient(
     ) -> tuple[Params, Metrics, BatchEstimate]:
         data = batch["examples"]
         key_t, key_noise, key_dropout = jax.random.split(key, 3)
-        draws = draw(key_noise, timesteps.low_discrepancy(key_t, data.shape[0]), model.dims)
+        draws = draw(key_noise, timesteps.low_discrepancy(key_t, data.shape[0]), model.latent_dims)
         labels = batch["labels"] if model.num_classes else None
         if labels is not None and model.label_dropout:
             # fold_in(key, i) and split(key, 3)[i] are the same key: 3 is another one
@@ -88,11 +88,7 @@ def make_gradient(
             draws.t, levels, by_levels, terms.denoising_matching, estimate.loss_density
         )
         (by_schedule,) = pull_back(schedule_gradient(seen))
-        metrics = {
-            "bpd": jnp.mean(to_bpd(estimate.terms.total, num_dims)),
-            "bpd_reconstruction": jnp.mean(terms.reconstruction),
-            "bpd_prior": jnp.mean(terms.prior_matching),
-            "bpd_denoising": jnp.mean(terms.denoising_matching),
+        metrics = _metrics(terms) | {
             # (bits/dim)^2; of a batch of one it is 0, as NaN would stop the training
             "denoising_variance": jnp.var(terms.denoising_matching, ddof=min(1, data.shape[0] - 1)),
             "omega_0": jnp.mean(levels.omega_0),
@@ -105,8 +101,40 @@ def make_gradient(
     return gradient
 
 
+def make_plain_gradient(
+    model: LatentVariableModel,
+) -> Callable[[Params, Batch, PRNGKey], tuple[Params, Metrics, None]]:
+    """The same for a model without a schedule: the gradient of the mean bound, bits/dim."""
+    num_dims = math.prod(model.dims)
+
+    def gradient(params: Params, batch: Batch, key: PRNGKey) -> tuple[Params, Metrics, None]:
+        data = batch["examples"]
+        key_noise, key_dropout = jax.random.split(key)
+
+        def loss(params: Params) -> tuple[Array, ElboTerms]:
+            keys = jax.random.split(key_noise, len(data))
+            nats = model.elbo(params, data, keys, key_dropout)
+            terms = ElboTerms(*(to_bpd(term, num_dims) for term in nats))
+            return jnp.mean(terms.total), terms
+
+        grads, terms = jax.grad(loss, has_aux=True)(params)
+        return grads, _metrics(terms), None
+
+    return gradient
+
+
+def _metrics(terms: ElboTerms) -> Metrics:
+    """Means over the batch of terms in bits/dim."""
+    return {
+        "bpd": jnp.mean(terms.total),
+        "bpd_reconstruction": jnp.mean(terms.reconstruction),
+        "bpd_prior": jnp.mean(terms.prior_matching),
+        "bpd_denoising": jnp.mean(terms.denoising_matching),
+    }
+
+
 def make_train_step(
-    model: VDM,
+    model: AnyModel,
     optimizer: optax.GradientTransformation,
     run_key: PRNGKey,
     num_steps: int,
@@ -117,20 +145,24 @@ def make_train_step(
 ) -> TrainStep:
     """The compiled step; `num_steps` is the T of the bound trained on (0: continuous time),
     `train_schedule` a name of `vdm.training.schedule.GRADIENTS`, `weighting` that of the network's
-    loss.
+    loss: of no account for a model without a schedule.
 
     The state is donated: the arrays passed in are gone after the call. Randomness is
     fold_in(run_key, step), so a resumed run repeats the draws of the undisturbed one.
     """
-    gradient = make_gradient(model, num_steps, train_schedule, weighting)
+    if isinstance(model, VDM):
+        gradient = make_gradient(model, num_steps, train_schedule, weighting)
+    else:
+        gradient = make_plain_gradient(model)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(run_key, state.step)
         grads, metrics, seen = gradient(state.params, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
-        old, new = state.params["schedule"], params["schedule"]
-        params = params | {"schedule": updated(train_schedule, model.schedule, old, new, seen)}
+        if isinstance(model, VDM) and seen is not None:
+            old, new = state.params["schedule"], params["schedule"]
+            params = params | {"schedule": updated(train_schedule, model.schedule, old, new, seen)}
         new_state = TrainState(
             step=state.step + 1,
             params=params,

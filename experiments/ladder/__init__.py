@@ -1,0 +1,1 @@
+"""The ladder of latent-variable models, from the Gaussian mixture to the VDM and beyond."""

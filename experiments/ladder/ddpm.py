@@ -1,0 +1,62 @@
+"""Rung 4, the DDPM: the hierarchical VAE whose encoder is fixed.
+
+Three restrictions on rung 3 (S1 section 1.3.3; Luo 2022, arXiv:2208.11970, section on VDMs):
+every latent has the dimension of the data, the encoder is the linear Gaussian
+q(z_t | z_s) = N(alpha_{t|s} z_s, sigma^2_{t|s} I) and not learned, and its last latent is N(0, I),
+almost. What is left to learn is one network for all levels,
+
+    p(z_s | z_t) = q(z_s | z_t, x = x_hat(z_t)).
+
+Ho et al. 2020 (arXiv:2006.11239): T = 1000 levels, beta linear from 1e-4 to 0.02, and the training
+loss without the weights of the bound.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vdm.diffusion.hierarchy import Kernel, Normal
+from vdm.diffusion.noise import alpha, posterior, sigma, transition
+from vdm.typing import Denoiser
+
+NUM_LEVELS = 1000
+OVERRIDES = {
+    "model.prediction": "eps",
+    "model.num_steps": NUM_LEVELS - 1,  # steps between that many levels (mathematics, section 3)
+    "schedule.name": "ddpm_linear",
+    "schedule.train": "fixed",
+    "weighting.name": "simple",
+    "eval.num_steps": NUM_LEVELS - 1,
+}
+"""What makes configs/digits.py a DDPM."""
+
+
+def as_hierarchy(
+    omegas: Float[Array, " levels"], denoiser: Denoiser
+) -> tuple[list[Kernel], list[Kernel]]:
+    """(encoders, decoders) of `vdm.diffusion.hierarchy` for the levels at these omegas.
+
+    The first encoder is q(z_0 | x); p(x | z_0) is the likelihood, and no decoder here.
+    """
+
+    def from_data(x: Array) -> Normal:
+        return Normal(alpha(omegas[0]) * x, _log_variance(sigma(omegas[0]) ** 2, x))
+
+    def up(index: int) -> Kernel:
+        scale, variance = transition(omegas[index - 1], omegas[index])
+        return lambda z_s: Normal(scale * z_s, _log_variance(variance, z_s))
+
+    def down(index: int) -> Kernel:
+        def kernel(z_t: Array) -> Normal:
+            omega_t = jnp.broadcast_to(omegas[index], z_t.shape[:1])
+            eps_hat = denoiser(z_t, omega_t)
+            mean, variance = posterior(z_t, eps_hat, omegas[index - 1], omegas[index])
+            return Normal(mean, _log_variance(variance, z_t))
+
+        return kernel
+
+    steps = range(1, len(omegas))
+    return [from_data, *map(up, steps)], list(map(down, steps))
+
+
+def _log_variance(variance: Array, like: Array) -> Array:
+    return jnp.log(variance).reshape((1,) * like.ndim)

@@ -1,0 +1,60 @@
+"""Networks with their parameters as functions: conditional Gaussians and points, which the encoders
+and decoders of the learned rungs are."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from vdm.diffusion.hierarchy import Kernel, Normal
+from vdm.nn.encoders import GaussianMLP, ResidualMLP
+from vdm.typing import Params, PRNGKey
+
+
+def function(
+    network: ResidualMLP | GaussianMLP, params: Params, dropout_key: PRNGKey | None, place: int
+) -> Callable[[Array], Any]:
+    """Inputs -> what the network gives. With a dropout_key it is in training mode; networks at
+    different places draw different masks."""
+    rngs = {} if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, place)}
+    return lambda inputs: network.apply({"params": params}, inputs, train=bool(rngs), rngs=rngs)
+
+
+def kernel(
+    network: GaussianMLP, params: Params, dropout_key: PRNGKey | None = None, place: int = 0
+) -> Kernel:
+    """What is conditioned on -> the network's Gaussian."""
+    gaussian = function(network, params, dropout_key, place)
+    return lambda inputs: Normal(*gaussian(inputs))
+
+
+def residual(kernel: Kernel) -> Kernel:
+    """The kernel between latents of one size, from z to z' = (z + eps) / sqrt(2) on: with the
+    kernel at its initial N(0, I) this chain keeps N(0, I) and correlates all levels, where levels
+    that know nothing of one another at first may never come to."""
+
+    def shifted(z: Array) -> Normal:
+        mean, log_variance = kernel(z)
+        return Normal(math.sqrt(0.5) * (z + mean), log_variance - math.log(2))
+
+    return shifted
+
+
+def init(network: nn.Module, key: PRNGKey, dims: tuple[int, ...]) -> Params:
+    """Parameters for inputs of shape dims."""
+    return network.init(key, jnp.zeros((1, *dims), jnp.float32))["params"]
+
+
+def noise(
+    keys: Key[Array, " batch"], dims: tuple[int, ...], level: int = 0
+) -> Float[Array, "batch *dims"]:
+    """Standard normal noise of a level, each example's from its own key."""
+
+    def of_example(key: PRNGKey) -> Array:
+        return jax.random.normal(jax.random.fold_in(key, level), dims, jnp.float32)
+
+    return jax.vmap(of_example)(keys)

@@ -1,0 +1,134 @@
+"""Rung 6, VAE and diffusion fused: a VDM of what a learned encoder makes of the data.
+
+    -log p(x) <= E[-log p(x | z_0)] + KL(q(z_1 | f) || N(0, I)) + denoising matching of f,
+    f = mu(x),  z_t = alpha_t f + sigma_t eps
+
+one bound, trained jointly (S4 section 3.5). The encoder's mean stands where the data stood, so
+eps- and x-prediction (of f) remain what they were, although S4 says that only the prediction of the
+next step remains; the gradient reaches the encoder through z_t. Encoder and decoder the identity:
+the VDM. No diffusion between z_1 and z_0: a VAE of fixed variance.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array, Float, Int, Shaped
+
+from experiments.ladder.kernels import function, init, kernel
+from vdm.diffusion import hierarchy
+from vdm.diffusion.hierarchy import Normal
+from vdm.diffusion.noise import alpha, diffuse
+from vdm.model import VDM
+from vdm.nn.encoders import GaussianMLP, ResidualMLP
+from vdm.typing import Denoiser, EndPoint, Likelihood, Params, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentLikelihood:
+    """p(data | z_0) through a decoder, and the encoder's f as what noise is added to.
+
+    encoder: x -> f. decoder: (z_0 / alpha_0, omega_0) -> what stands for z_0 / alpha_0 and its
+    variance in the `likelihood` of the data.
+    """
+
+    likelihood: Likelihood
+    encoder: Callable[[Array], Array]
+    decoder: Callable[[Array, EndPoint], Normal]
+
+    def encode(self, data: Shaped[Array, "batch *dims"]) -> Float[Array, "batch latent"]:
+        """f."""
+        return self.encoder(self.likelihood.encode(data))
+
+    def decode(
+        self, z_0: Float[Array, "batch latent"], omega_0: EndPoint
+    ) -> Shaped[Array, "batch *dims"]:
+        """The most likely data given z_0."""
+        return hierarchy.most_likely(self.likelihood, self.decoder(z_0 / alpha(omega_0), omega_0))
+
+    def log_prob(
+        self,
+        data: Shaped[Array, "batch *dims"],
+        z_0: Float[Array, "batch latent"],
+        omega_0: EndPoint,
+    ) -> Float[Array, " batch"]:
+        """log p(data | z_0), nats."""
+        decoded = self.decoder(z_0 / alpha(omega_0), omega_0)
+        return hierarchy.log_likelihood(self.likelihood, data, decoded)
+
+    def reconstruction(
+        self,
+        data: Shaped[Array, "batch *dims"],
+        eps_0: Float[Array, "batch latent"],
+        omega_0: EndPoint,
+    ) -> Float[Array, " batch"]:
+        """-log p(data | z_0 = alpha_0 f + sigma_0 eps_0), nats."""
+        return -self.log_prob(data, diffuse(self.encode(data), eps_0, omega_0), omega_0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentVDM(VDM):
+    """config.model.name = "experiments.ladder.latent_vdm:LatentVDM". The network denoises vectors
+    of latent_dim numbers; all else of a VDM (schedules, bounds, samplers) works on them."""
+
+    latent_dim: int = 32
+    width: int = 256
+    num_blocks: int = 2
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.prediction == "codes":
+            raise ValueError(
+                "model.prediction = 'codes' is for codes with noise, and the latents of a "
+                "LatentVDM are none: choose 'eps', 'x' or 'v'"
+            )
+
+    @property
+    def latent_dims(self) -> tuple[int, ...]:
+        """The shape of z_t."""
+        return (self.latent_dim,)
+
+    @property
+    def latents_are_data(self) -> bool:
+        """They are not: a decoder stands between."""
+        return False
+
+    @property
+    def encoder(self) -> ResidualMLP:
+        """x -> f."""
+        return ResidualMLP(self.latent_dims, self.width, self.num_blocks, self.dropout)
+
+    @property
+    def decoder(self) -> GaussianMLP:
+        """z_0 -> mean and variance of p(x | z_0)."""
+        return GaussianMLP(self.dims, self.width, self.num_blocks, self.dropout)
+
+    def init(self, key: PRNGKey) -> Params:
+        """{"network": {"denoiser": .., "encoder": .., "decoder": ..}, "schedule": ..}."""
+        of_vdm = super().init(key)
+        # split(key, 2) is the base class's; fold_in(key, 2) is neither of the two
+        key_encoder, key_decoder = jax.random.split(jax.random.fold_in(key, 2))
+        network = {
+            "denoiser": of_vdm["network"],
+            "encoder": init(self.encoder, key_encoder, self.dims),
+            "decoder": init(self.decoder, key_decoder, self.latent_dims),
+        }
+        return of_vdm | {"network": network}
+
+    def denoiser(
+        self,
+        params: Params,
+        labels: Int[Array, " batch"] | None = None,
+        dropout_key: PRNGKey | None = None,
+    ) -> Denoiser:
+        """(z_t, omega) -> eps_hat of f."""
+        own = params | {"network": params["network"]["denoiser"]}
+        return super().denoiser(own, labels, dropout_key)
+
+    def likelihood_of(self, params: Params, dropout_key: PRNGKey | None = None) -> LatentLikelihood:
+        """With the encoder and decoder of these parameters."""
+        network = params["network"]
+        # 1 and 2: the denoiser has the dropout_key itself
+        encoder = function(self.encoder, network["encoder"], dropout_key, 1)
+        decoder = kernel(self.decoder, network["decoder"], dropout_key, 2)
+        return LatentLikelihood(self.likelihood, encoder, lambda z, omega_0: decoder(z))

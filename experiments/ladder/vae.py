@@ -1,0 +1,72 @@
+"""Rung 2, the VAE: one latent, a learned encoder and a learned decoder.
+
+    -log p(x) <= E_{q(z|x)}[-log p(x|z)] + KL(q(z|x) || N(0, I))
+
+S1 (1.18)-(1.25), S4 section 3.2; Kingma & Welling 2013 (arXiv:1312.6114). In the mixture z is one
+of K; here it is a vector, and the posterior a network's guess.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key, Shaped
+
+from experiments.ladder.kernels import init, kernel, noise
+from vdm.diffusion import hierarchy
+from vdm.diffusion.elbo import ElboTerms
+from vdm.nn.encoders import GaussianMLP
+from vdm.typing import Likelihood, Params, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class VAE:
+    """config.model.name = "experiments.ladder.vae:VAE". p(x | z) is the likelihood of the diffusion
+    models: the decoder's mean stands for z_0 / alpha_0, its variance for sigma_0^2 / alpha_0^2."""
+
+    likelihood: Likelihood
+    dims: tuple[int, ...]
+    latent_dim: int = 32
+    width: int = 256
+    num_blocks: int = 2
+    dropout: float = 0.0
+    num_levels = 1
+
+    @property
+    def encoder(self) -> GaussianMLP:
+        """x -> q(z | x)."""
+        return GaussianMLP((self.latent_dim,), self.width, self.num_blocks, self.dropout)
+
+    @property
+    def decoder(self) -> GaussianMLP:
+        """z -> mean and variance of p(x | z)."""
+        return GaussianMLP(self.dims, self.width, self.num_blocks, self.dropout)
+
+    def init(self, key: PRNGKey) -> Params:
+        """{"network": {"encoder": .., "decoder": ..}}."""
+        key_encoder, key_decoder = jax.random.split(key)
+        encoder = init(self.encoder, key_encoder, self.dims)
+        decoder = init(self.decoder, key_decoder, (self.latent_dim,))
+        return {"network": {"encoder": encoder, "decoder": decoder}}
+
+    def elbo(
+        self,
+        params: Params,
+        data: Shaped[Array, "batch *dims"],
+        keys: Key[Array, " batch"],
+        dropout_key: PRNGKey | None = None,
+    ) -> ElboTerms:
+        """One estimate of the negative bound, nats; only the reconstruction is random."""
+        network = params["network"]
+        encoder = kernel(self.encoder, network["encoder"], dropout_key, 0)
+        decoder = kernel(self.decoder, network["decoder"], dropout_key, 1)
+        q = encoder(self.likelihood.encode(data))
+        z = hierarchy.reparameterise(q, noise(keys, (self.latent_dim,)))
+        reconstruction = -hierarchy.log_likelihood(self.likelihood, data, decoder(z))
+        none = jnp.zeros_like(reconstruction)  # there is one level, and nothing to denoise
+        return ElboTerms(reconstruction, hierarchy.kl_to_standard(q), none)
+
+    def sample(self, params: Params, keys: Key[Array, " batch"]) -> Shaped[Array, "batch *dims"]:
+        """The most likely data for z ~ N(0, I)."""
+        decoder = kernel(self.decoder, params["network"]["decoder"])
+        return hierarchy.most_likely(self.likelihood, decoder(noise(keys, (self.latent_dim,))))

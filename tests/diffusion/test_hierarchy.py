@@ -1,0 +1,210 @@
+"""The bound of a hierarchy of latents, against a linear Gaussian model whose p(x) is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments.ladder.ddpm import as_hierarchy
+from vdm.diffusion import consistency, hierarchy
+from vdm.diffusion.exact import MixtureData
+from vdm.diffusion.hierarchy import Normal
+from vdm.diffusion.likelihood import Discretised, Gaussian
+from vdm.diffusion.noise import diffuse, posterior
+
+SCALES = (0.8, -1.3, 0.6)
+NOISES = (0.3, 0.5, 1.2)
+
+
+def linear_model(num_levels):
+    """z_T ~ N(0, 1), z_{t-1} = SCALES[t-1] z_t + noise of variance NOISES[t-1], z_0 = x: its
+    decoders, log p(x | z_1), log p(x), and the exact posteriors q(z_t | z_{t-1})."""
+
+    def down(scale, noise):
+        return lambda z: Normal(scale * z, jnp.full_like(z, np.log(noise)))
+
+    def up(scale, noise, variance):  # the conditional of z given the level below it
+        of_below = scale**2 * variance + noise
+        return lambda below: Normal(
+            scale * variance / of_below * below,
+            jnp.full_like(below, np.log(variance - (scale * variance) ** 2 / of_below)),
+        )
+
+    variance, encoders, decoders = 1.0, [], []
+    for scale, noise in reversed(list(zip(SCALES[:num_levels], NOISES, strict=False))):
+        encoders.insert(0, up(scale, noise, variance))
+        decoders.insert(0, down(scale, noise))
+        variance = scale**2 * variance + noise
+    to_data, *decoders = decoders
+
+    def log_likelihood(x, z):
+        return hierarchy.log_density(to_data(z), x)
+
+    return encoders, decoders, log_likelihood, scipy.stats.norm(0, np.sqrt(variance))
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def noise(float64):
+    return list(jnp.asarray(np.random.default_rng(0).standard_normal((3, 500, 1))))
+
+
+@pytest.fixture
+def x(float64):
+    return jnp.linspace(-3, 3, 500)[:, None]
+
+
+@pytest.mark.parametrize("num_levels", [1, 2, 3])
+@pytest.mark.equation("S1 1.15", "vdm.diffusion.hierarchy:log_weight")
+@pytest.mark.equation("S1 1.26", "vdm.diffusion.hierarchy:log_weight")
+@pytest.mark.equation("S1 1.27", "vdm.diffusion.hierarchy:encode_path")
+@pytest.mark.equation("S1 1.32", "vdm.diffusion.hierarchy:log_weight")
+def test_log_weight_is_log_p_along_every_path_of_the_exact_posterior(num_levels, noise, x):
+    encoders, decoders, log_likelihood, p = linear_model(num_levels)
+    path = hierarchy.encode_path(x, encoders, noise[:num_levels])
+    weight = hierarchy.log_weight(path, decoders, log_likelihood(x, path.latents[0]))
+    np.testing.assert_allclose(weight, p.logpdf(x[:, 0]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_levels", [1, 2, 3])
+@pytest.mark.equation("S1 1.31", "vdm.diffusion.hierarchy:negative_elbo")
+@pytest.mark.equation("S1 1.46", "vdm.diffusion.hierarchy:negative_elbo")
+def test_bound_falls_short_of_log_p_by_the_divergence_to_the_posterior(num_levels):
+    # Every level of q is moved by the same shift: the gap is a sum of Gaussian KLs, shift^2 / 2 var
+    # and more, that quadrature over z_1 .. z_T gives exactly (the integrand is quadratic).
+    shift, nodes = 0.4, np.polynomial.hermite_e.hermegauss(4)
+    grid = np.stack(np.meshgrid(*[nodes[0]] * num_levels, indexing="ij"), -1)
+    grid = grid.reshape(-1, num_levels)
+    weights = np.prod(np.stack(np.meshgrid(*[nodes[1]] * num_levels), -1), -1).ravel()
+    weights /= weights.sum()
+    x = jnp.full((len(grid), 1), 0.7)
+    exact, decoders, log_likelihood, p = linear_model(num_levels)
+    moved = [lambda z, q=q: Normal(q(z).mean + shift, q(z).log_variance + 0.2) for q in exact]
+    path = hierarchy.encode_path(x, moved, list(jnp.asarray(grid.T[..., None])))
+    reconstruction = log_likelihood(x, path.latents[0])
+    weight = hierarchy.log_weight(path, decoders, reconstruction)
+    terms = hierarchy.negative_elbo(path, decoders, reconstruction)
+    below = [jnp.asarray(x), *path.latents[:-1]]
+    variances = [jnp.exp(q(z).log_variance[0, 0]) for q, z in zip(exact, below, strict=True)]
+    gap = sum(0.5 * (np.exp(0.2) - 1 - 0.2 + shift**2 / v) for v in variances)
+    np.testing.assert_allclose(weights @ weight, p.logpdf(0.7) - gap, rtol=1e-12)
+    np.testing.assert_allclose(weights @ -terms.total, p.logpdf(0.7) - gap, rtol=1e-12)
+
+
+@pytest.mark.equation("S1 1.20", "vdm.diffusion.hierarchy:negative_elbo")
+@pytest.mark.equation("S1 1.25", "vdm.diffusion.hierarchy:reparameterise")
+def test_one_level_is_the_vae_with_its_closed_form_divergence(noise, x):
+    def encoder(x):
+        return Normal(0.3 * x + 0.1, jnp.full_like(x, -0.7))
+
+    path = hierarchy.encode_path(x, [encoder], noise[:1])
+    np.testing.assert_allclose(
+        path.latents[0], 0.3 * x + 0.1 + np.exp(-0.35) * noise[0], rtol=1e-14
+    )
+    log_likelihood = linear_model(1)[2](x, path.latents[0])
+    terms = hierarchy.negative_elbo(path, [], log_likelihood)
+    variance, mean = np.exp(-0.7), 0.3 * x[:, 0] + 0.1
+    np.testing.assert_array_equal(terms.reconstruction, -log_likelihood)
+    np.testing.assert_array_equal(terms.denoising_matching, 0)
+    np.testing.assert_allclose(
+        terms.prior_matching, 0.5 * (variance + mean**2 - 1 + 0.7), rtol=1e-12
+    )
+
+
+@pytest.mark.equation("S1 1.23", "vdm.diffusion.hierarchy:kl_to_standard")
+@pytest.mark.parametrize("log_variance", [-3.0, 1e-4, 0.0, 2.0])
+def test_kl_to_standard_equals_quadrature_and_keeps_its_digits(log_variance):
+    mean = np.array([[0.0, 0.02], [0.5, -1.5]])
+    q = Normal(jnp.float32(mean), jnp.full((1, 2), log_variance, jnp.float32))
+    # KL as an integral of q log(q/p), by Gauss-Hermite nodes of q: its integrand is quadratic.
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    weights, std = weights / weights.sum(), np.exp(0.5 * log_variance)
+    z = mean[..., None] + std * nodes
+    ratio = scipy.stats.norm.logpdf(z, mean[..., None], std) - scipy.stats.norm.logpdf(z)
+    np.testing.assert_allclose(
+        hierarchy.kl_to_standard(q), (ratio @ weights).sum(-1), rtol=3e-5, atol=1e-9
+    )
+
+
+def test_log_densities_equal_scipy():
+    rng = np.random.default_rng(1)
+    mean, log_variance, z = jnp.asarray(rng.standard_normal((3, 5, 2, 3)))
+    got = hierarchy.log_density(Normal(mean, log_variance), z)
+    standard = hierarchy.log_standard(z)
+    expected = scipy.stats.norm.logpdf(z, mean, np.exp(0.5 * log_variance)).sum((1, 2))
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    np.testing.assert_allclose(standard, scipy.stats.norm.logpdf(z).sum((1, 2)), rtol=1e-12)
+
+
+def test_decoded_likelihood_is_a_softmax_over_codes_and_has_its_gradient():
+    likelihood, rng = Discretised(5), np.random.default_rng(2)
+    codes = jnp.asarray(rng.integers(0, 5, (4, 3)))
+    mean, log_variance = rng.standard_normal((4, 3)), rng.uniform(-6, 1, (4, 3))
+
+    def direct(mean, log_variance):
+        x = 2 * (jnp.arange(5) + 0.5) / 5 - 1
+        logits = -0.5 * (mean[..., None] - x[None, None]) ** 2 * jnp.exp(-log_variance)[..., None]
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), codes[..., None], -1)
+        return chosen.sum((1, 2))
+
+    def ours(mean, log_variance):
+        return hierarchy.log_likelihood(likelihood, codes, Normal(mean, log_variance))
+
+    arguments = jnp.asarray(mean), jnp.asarray(log_variance)
+    np.testing.assert_allclose(ours(*arguments), direct(*arguments), rtol=1e-12)
+    got = jax.jacrev(ours, argnums=(0, 1))(*arguments)
+    expected = jax.jacrev(direct, argnums=(0, 1))(*arguments)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), got, expected)
+    most_likely = hierarchy.most_likely(likelihood, Normal(*arguments))
+    nearest = np.abs(np.asarray(mean)[..., None] - (2 * (np.arange(5) + 0.5) / 5 - 1)).argmin(-1)
+    np.testing.assert_array_equal(most_likely, nearest)
+
+
+OMEGAS = np.array([-6.0, -3.5, -1.0, 0.5, 3.0, 5.0])
+DATA = MixtureData(
+    weights=jnp.array([0.3, 0.7]), means=jnp.array([[-0.5], [0.4]]), stds=jnp.array([0.1, 0.2])
+)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_hierarchy_with_the_fixed_linear_encoder_is_the_ddpm_along_a_path(dtype):
+    # The DDPM's log p - log q with q factored from the top, q(z_1|x) prod q(z_s|z_t, x), by
+    # densities; the hierarchy's with q factored from the data; one path serves both.
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.uniform(-1, 1, (40, 1)), dtype)
+    omegas, likelihood = jnp.asarray(OMEGAS, dtype), Gaussian()
+    eps = list(jnp.asarray(rng.standard_normal((len(OMEGAS), 40, 1)), dtype))
+    encoders, decoders = as_hierarchy(omegas, DATA.eps_hat)
+    path = hierarchy.encode_path(x, encoders, eps)
+    log_likelihood = likelihood.log_prob(x, path.latents[0], omegas[0])
+    weight = hierarchy.log_weight(path, decoders, log_likelihood)
+    terms = hierarchy.negative_elbo(path, decoders, log_likelihood)
+    # DDPM, term by term
+    first = diffuse(x, jnp.zeros_like(x), omegas[-1])
+    variance = jax.nn.sigmoid(omegas[-1]).reshape(1, 1)
+    expected = log_likelihood + hierarchy.log_standard(path.latents[-1])
+    expected -= hierarchy.log_density(Normal(first, jnp.log(variance)), path.latents[-1])
+    for i in range(len(OMEGAS) - 1, 0, -1):
+        z_s, z_t, pair = path.latents[i - 1], path.latents[i], (omegas[i - 1], omegas[i])
+        true_eps = (z_t - jnp.sqrt(jax.nn.sigmoid(-pair[1])) * x) / jnp.sqrt(
+            jax.nn.sigmoid(pair[1])
+        )
+        eps_hat = DATA.eps_hat(z_t, jnp.broadcast_to(pair[1], (40,)))
+        for sign, e in ((1, eps_hat), (-1, true_eps)):
+            mean, variance = posterior(z_t, e, *pair)
+            q = Normal(mean, jnp.log(variance).reshape(1, 1))
+            expected += sign * hierarchy.log_density(q, z_s)
+    # and the consistency form of `vdm.diffusion.consistency`, by the same noise
+    stacked = jnp.stack(eps)
+    forms = consistency.path_terms(x, lambda i: stacked[i], omegas, DATA.eps_hat, likelihood)
+    tolerance = {"rtol": 1e-11} if dtype == np.float64 else {"rtol": 1e-5, "atol": 1e-4}
+    np.testing.assert_allclose(weight, expected, **tolerance)
+    np.testing.assert_allclose(terms.total, forms.consistency_bound, **tolerance)
+    difference = np.asarray(terms.total - forms.denoising_bound, np.float64)
+    assert abs(difference.mean()) < 4 * difference.std(ddof=1) / np.sqrt(40)

@@ -1,0 +1,278 @@
+"""The learned rungs of the ladder: what makes one the special case of the other, and their runs."""
+
+import dataclasses
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import vdm
+from experiments.ladder.hvae import HierarchicalVAE
+from experiments.ladder.kernels import noise
+from experiments.ladder.latent_vdm import LatentLikelihood, LatentVDM
+from experiments.ladder.vae import VAE
+from vdm import loops
+from vdm.diffusion import elbo
+from vdm.diffusion.exact import GaussianData
+from vdm.diffusion.hierarchy import Normal
+from vdm.diffusion.likelihood import Discretised, Gaussian
+from vdm.diffusion.noise import alpha, sigma
+from vdm.diffusion.samplers import ancestral
+from vdm.nn.encoders import LEAST_LOG_VARIANCE, GaussianMLP, ResidualMLP
+from vdm.nn.mlp import MLP
+from vdm.nn.schedules import Linear
+from vdm.run import build_run, open_run
+
+DIMS = (3, 2, 1)
+CODES = jnp.asarray(np.random.default_rng(0).integers(0, 5, (6, *DIMS)))
+
+
+def jiggled(params):
+    """The parameters away from their initial values, where outputs are 0."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    moved = [p + 0.3 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, moved)
+
+
+def small(kind, **kwargs):
+    return kind(Discretised(5), DIMS, latent_dim=4, width=8, num_blocks=1, **kwargs)
+
+
+@pytest.mark.equation("S1 1.18", "experiments.ladder.vae:VAE.elbo")
+@pytest.mark.equation("S1 1.20", "experiments.ladder.vae:VAE.elbo")
+def test_hierarchical_vae_of_one_level_is_the_vae():
+    vae, hvae = small(VAE), small(HierarchicalVAE, num_levels=1)
+    params = jiggled(vae.init(jax.random.key(0)))
+    lists = {"network": {name: [value] for name, value in params["network"].items()}}
+    keys = jax.random.split(jax.random.key(2), 6)
+    ours, theirs = vae.elbo(params, CODES, keys), hvae.elbo(lists, CODES, keys)
+    for name, nats, expected in zip(ours._fields, theirs, ours, strict=True):
+        np.testing.assert_allclose(nats, expected, rtol=1e-6, err_msg=name)
+    assert jax.tree.structure(hvae.init(jax.random.key(0))) == jax.tree.structure(lists)
+    np.testing.assert_array_equal(vae.sample(params, keys), hvae.sample(lists, keys))
+
+
+@pytest.mark.parametrize("kind", [VAE, HierarchicalVAE])
+def test_untrained_vae_codes_by_chance_and_draws_depend_on_their_own_key(kind):
+    # At the start decoder and encoder are N(0, I) whatever they see: KL 0, and codes as a softmax
+    # of -x^2 / 2.
+    model = small(kind)
+    params, keys = model.init(jax.random.key(0)), jax.random.split(jax.random.key(2), 6)
+    terms = model.elbo(params, CODES, keys)
+    x = 2 * (np.arange(5) + 0.5) / 5 - 1
+    log_prob = -0.5 * x**2 - np.log(np.exp(-0.5 * x**2).sum())
+    expected = -log_prob[np.asarray(CODES)].sum((1, 2, 3))
+    np.testing.assert_allclose(terms.reconstruction, expected, rtol=1e-5)
+    if kind is HierarchicalVAE:  # then q(z_2|z_1) is p(z_2|z_1), a level more costs nothing
+        eps = [noise(keys, (4,), level) for level in (0, 1)]
+        z_1, z_2 = eps[0], (eps[0] + eps[1]) / np.sqrt(2)
+        surplus = scipy.stats.norm.logpdf(z_1) - scipy.stats.norm.logpdf(
+            z_1, z_2 / np.sqrt(2), np.sqrt(0.5)
+        )
+        prior = 0.5 * (z_1**2 / 2 + 0.5 - 1 + np.log(2))
+        np.testing.assert_allclose(terms.denoising_matching, surplus.sum(1), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(terms.prior_matching, prior.sum(1), rtol=1e-4)
+    else:
+        np.testing.assert_allclose(terms.prior_matching, 0, atol=1e-6)
+    moved = jiggled(params)
+    alone = model.elbo(moved, CODES[2:3], keys[2:3])
+    np.testing.assert_allclose(alone.total, model.elbo(moved, CODES, keys).total[2:3], rtol=1e-5)
+
+
+def latent_vdm(**kwargs):
+    network, schedule = MLP(width=8, num_blocks=1, fourier=False), Linear(-6.0, 5.0)
+    return LatentVDM(
+        schedule, network, Discretised(5), DIMS, latent_dim=4, width=8, num_blocks=1, **kwargs
+    )
+
+
+def draws(key, batch, dims):
+    t = jnp.mod(0.3 + jnp.arange(batch) / batch, 1.0)
+    return elbo.draw(key, t, dims)
+
+
+def test_bound_is_that_of_the_vdm_when_encoder_and_decoder_are_the_identity():
+    class Identity(LatentVDM):
+        latent_dims = DIMS
+
+        def likelihood_of(self, params, dropout_key=None):
+            def decoder(x, omega_0):
+                return Normal(x, jnp.broadcast_to(omega_0, x.shape))
+
+            return LatentLikelihood(self.likelihood, lambda x: x, decoder)
+
+    class Denoiser(nn.Module):
+        @nn.compact
+        def __call__(self, z, omega, labels=None, train=False):
+            weight = self.param("weight", nn.initializers.constant(0.3), (1, *z.shape[1:]))
+            return jnp.tanh(weight * z + 0.05 * omega.reshape(-1, 1, 1, 1))
+
+    with jax.enable_x64(True):
+        model = Identity(Linear(-6.0, 5.0), Denoiser(), Discretised(5), DIMS, latent_dim=4)
+        plain = vdm.model.VDM(Linear(-6.0, 5.0), Denoiser(), Discretised(5), DIMS)
+        params = plain.init(jax.random.key(0))
+        fused = params | {"network": {"denoiser": params["network"]}}
+        drawn = jax.tree.map(lambda a: a.astype(jnp.float64), draws(jax.random.key(3), 6, DIMS))
+        for num_steps in (0, 10):
+            ours = model.elbo(fused, CODES, drawn, num_steps).terms
+            for nats, expected in zip(
+                ours, plain.elbo(params, CODES, drawn, num_steps).terms, strict=True
+            ):
+                np.testing.assert_allclose(nats, expected, rtol=1e-9)
+    keys, omegas = jax.random.split(jax.random.key(4), 6), jnp.linspace(-6.0, 5.0, 9)
+    samples = [
+        m.sample(p, keys, omegas, ancestral(), m.denoiser(p)).data
+        for m, p in ((model, fused), (plain, params))
+    ]
+    np.testing.assert_array_equal(*samples)
+
+
+@pytest.mark.erratum(
+    "S4 section 3.5",
+    "only the prediction of the next step is said to remain; eps and x give the same bound",
+    1.0601,
+)
+def test_a_learned_latent_leaves_every_prediction_as_it_was(erratum_number):
+    # f = 2 x is the encoder's mean for x ~ N(0, 0.5^2), so f ~ N(0, 1): with the ideal denoiser of
+    # f the denoising term is known, whatever the network's output means.
+    omega_0, omega_1 = -2.0, 5.0
+    with jax.enable_x64(True):
+        nodes, weights = np.polynomial.legendre.leggauss(64)
+        omega = jnp.repeat(jnp.asarray(omega_0 + (nodes + 1) / 2 * (omega_1 - omega_0)), 4)
+        x = 0.5 * jnp.tile(jnp.array([1.0, 1.0, -1.0, -1.0]), 64)[:, None]
+        eps = jnp.tile(jnp.array([1.0, -1.0, 1.0, -1.0]), 64)[:, None]
+        likelihood = LatentLikelihood(
+            Gaussian(), lambda x: 2 * x, lambda f, omega_0: Normal(f / 2, omega_0)
+        )
+        f, a, s = likelihood.encode(x), alpha(omega)[:, None], sigma(omega)[:, None]
+        z_t = a * f + s * eps
+        of_latents = GaussianData(1.0)
+        x_hat = (z_t - s * of_latents.eps_hat(z_t, omega)) / a
+        by_x = (0.5 * jnp.exp(-omega)[:, None] * (f - x_hat) ** 2)[:, 0]
+        by_eps = (0.5 * (eps - of_latents.eps_hat(z_t, omega)) ** 2)[:, 0]
+        mean = np.repeat(weights / 2, 4) / 4 * (omega_1 - omega_0)
+        found = [mean @ np.asarray(by_x), mean @ np.asarray(by_eps)]
+    exact = 0.5 * np.log((1 + np.exp(-omega_0)) / (1 + np.exp(-omega_1)))
+    np.testing.assert_allclose(found, exact, rtol=1e-7)
+    np.testing.assert_allclose(exact, erratum_number, rtol=1e-4)
+
+
+def test_gradient_of_the_fused_bound_reaches_encoder_decoder_denoiser_and_ends():
+    model = dataclasses.replace(latent_vdm(), schedule=Linear(-6.0, 5.0, learn_ends=True))
+    params = jiggled(model.init(jax.random.key(0)))
+    drawn = draws(jax.random.key(3), 6, (4,))
+
+    def bound(params):
+        return jnp.mean(model.elbo(params, CODES, drawn).terms.total)
+
+    def norms(tree):
+        return {k: float(sum(jnp.sum(jnp.abs(g)) for g in jax.tree.leaves(v))) for k, v in tree}
+
+    gradient = jax.grad(bound)(params)
+    found = norms([*gradient["network"].items(), ("schedule", gradient["schedule"])])
+    assert min(found.values()) > 1e-3, found
+    # the denoising term alone: through z_t
+    denoising = jax.grad(lambda p: model.elbo(p, CODES, drawn).terms.denoising_matching.sum())
+    by_encoder = denoising(params)["network"]["encoder"]["dense_in"]["kernel"]
+    assert float(jnp.abs(by_encoder).sum()) > 1e-3
+
+
+def test_latent_vdm_refuses_what_its_latents_are_not():
+    with pytest.raises(ValueError, match="prediction = 'codes'"):
+        latent_vdm(prediction="codes")
+
+
+def test_networks_start_at_the_standard_normal_and_drop_out_in_training_only():
+    inputs = jax.random.normal(jax.random.key(0), (5, 3, 2))
+    network = GaussianMLP((2, 2), width=8, num_blocks=1, dropout=0.5)
+    params = network.init(jax.random.key(1), inputs)
+    mean, log_variance = network.apply(params, inputs)
+    np.testing.assert_array_equal(mean, jnp.zeros((5, 2, 2)))
+    np.testing.assert_allclose(log_variance, 0, atol=1e-4)
+    low = jax.tree.map(lambda p: p - 100.0, params)
+    assert float(network.apply(low, inputs)[1].min()) >= LEAST_LOG_VARIANCE
+    params, rngs = jiggled(params), {"dropout": jax.random.key(2)}
+    trained = network.apply(params, inputs, train=True, rngs=rngs)[0]
+    assert float(jnp.abs(trained - network.apply(params, inputs)[0]).max()) > 1e-3
+    outputs = ResidualMLP((7,), width=8).init_with_output(jax.random.key(0), inputs)[0]
+    assert outputs.shape == (5, 7)
+    assert float(jnp.abs(outputs).min()) > 0
+
+
+RUNGS = {
+    "vae": {"model__name": "experiments.ladder.vae:VAE"},
+    "hvae": {"model__name": "experiments.ladder.hvae:HierarchicalVAE"},
+}
+KWARGS = {"width": 8, "num_blocks": 0, "latent_dim": 2}
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_rung_trains_evaluates_and_samples_through_the_loops(rung, make_tiny_config, tmp_path):
+    config = make_tiny_config(**RUNGS[rung], train__num_steps=4, train__eval_every=0)
+    config.model.kwargs = KWARGS
+    loops.train(open_run(config, tmp_path / "whole"))
+    report = json.loads((tmp_path / "whole" / "eval.json").read_text())
+    levels = {"vae": 1, "hvae": 2}[rung]
+    assert report["bound"] == "elbo"
+    assert report["num_levels"] == levels
+    assert report["num_steps"] is report["omega_0"] is None
+    terms = [report[f"bpd_{name}"] for name in ("reconstruction", "prior", "denoising")]
+    np.testing.assert_allclose(sum(terms), report["bpd"], rtol=1e-6)
+    assert not (tmp_path / "whole" / "omega.png").exists()
+    assert (tmp_path / "whole" / "samples.png").is_file()
+    trained = vdm.load(tmp_path / "whole")
+    codes = np.load(tmp_path / "whole" / "samples.npz")["samples"]
+    assert trained.sample(2).shape == (2, 8, 8, 1)
+    assert np.isfinite(trained.bpd(codes[:2], draws=2).mean)
+    with pytest.raises(ValueError, match="has no schedule"):
+        trained.omega(np.array([0.5]))
+    with pytest.raises(ValueError, match="choose 'vdm'"):
+        loops.train_classifier(open_run(config, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model__class_conditional", True),
+        ("weighting__name", "simple"),
+        ("eval__bound", "iw-8"),
+        ("sample__interpolate", 2),
+        ("sample__num_frames", 3),
+    ],
+)
+def test_what_needs_noise_levels_is_refused(field, value, make_tiny_config, tmp_path):
+    config = make_tiny_config(**RUNGS["vae"], **{field: value})
+    config.model.kwargs = KWARGS
+    with pytest.raises(ValueError, match=field.replace("__", r"\.")):
+        build_run(config, tmp_path)
+
+
+def test_latent_vdm_runs_with_a_learned_schedule_and_importance_weights(make_tiny_config, tmp_path):
+    config = make_tiny_config(
+        model__name="experiments.ladder.latent_vdm:LatentVDM",
+        model__kwargs=KWARGS,
+        model__prediction="v",
+        network__name="mlp",
+        network__kwargs={"width": 8, "num_blocks": 0, "fourier": False},
+        train__num_steps=3,
+        train__eval_every=0,
+        sample__name="heun",
+    )
+    loops.train(open_run(config, tmp_path))
+    report = json.loads((tmp_path / "eval.json").read_text())
+    assert report["num_dims"] == 64
+    assert (tmp_path / "omega.png").is_file()
+    config.eval.bound, config.eval.num_steps = "iw-2", 3
+    loops.evaluate_run(open_run(config, tmp_path))
+    assert json.loads((tmp_path / "eval.json").read_text())["K"] == 2
+    config.eval.bound, config.eval.num_steps = "ode-uniform", 0
+    with pytest.raises(ValueError, match="flow of this model is of latents"):
+        build_run(config, tmp_path)
+    config.eval.bound, config.sample.guidance.name = "elbo", "classifier"
+    with pytest.raises(ValueError, match="takes noisy data"):
+        build_run(config, tmp_path)

@@ -1,0 +1,58 @@
+"""Networks without noise levels: the encoders and decoders of VAEs and of learned latents."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+LEAST_LOG_VARIANCE = -12.0
+"""Where a log variance levels off: a standard deviation of 0.0025."""
+
+
+class ResidualMLP(nn.Module):
+    """[batch, *any] -> [batch, *dims]. With zero_init it gives 0 for every input at first."""
+
+    dims: tuple[int, ...]
+    width: int = 256
+    num_blocks: int = 2
+    dropout: float = 0.0
+    zero_init: bool = False
+
+    @nn.compact
+    def __call__(
+        self, inputs: Float[Array, "batch *any"], train: bool = False
+    ) -> Float[Array, "batch *dims"]:
+        h = nn.Dense(self.width, name="dense_in")(inputs.reshape(len(inputs), -1))
+        for i in range(self.num_blocks):
+            r = nn.swish(nn.LayerNorm(name=f"block_{i}_norm")(h))
+            r = nn.swish(nn.Dense(self.width, name=f"block_{i}_dense_0")(r))
+            r = nn.Dropout(self.dropout, deterministic=not train)(r)
+            h += nn.Dense(self.width, name=f"block_{i}_dense_1")(r)
+        h = nn.swish(nn.LayerNorm(name="norm_out")(h))
+        zeros, random = nn.initializers.zeros, nn.initializers.lecun_normal()
+        outputs = nn.Dense(
+            math.prod(self.dims), kernel_init=zeros if self.zero_init else random, name="dense_out"
+        )(h)
+        return outputs.reshape(len(inputs), *self.dims)
+
+
+class GaussianMLP(nn.Module):
+    """[batch, *any] -> mean and log variance [batch, *dims] of a diagonal Gaussian over examples of
+    shape dims, at first the standard normal for every input."""
+
+    dims: tuple[int, ...]
+    width: int = 256
+    num_blocks: int = 2
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, inputs: Float[Array, "batch *any"], train: bool = False
+    ) -> tuple[Float[Array, "batch *dims"], Float[Array, "batch *dims"]]:
+        mlp = ResidualMLP(
+            (*self.dims, 2), self.width, self.num_blocks, self.dropout, zero_init=True, name="mlp"
+        )
+        mean, raw = jnp.moveaxis(mlp(inputs, train), -1, 0)
+        return mean, LEAST_LOG_VARIANCE + jax.nn.softplus(raw - LEAST_LOG_VARIANCE)
