@@ -42,6 +42,7 @@ SCHEDULES: Mapping[str, Callable] = {
     "linear": schedules.Linear,
     "cosine": schedules.Cosine,
     "beta_linear": schedules.BetaLinear,
+    "ddpm_linear": schedules.DDPMLinear,
     "monotone": schedules.Monotone,
     "polynomial": schedules.Polynomial,
     "tabulated": schedules.Tabulated,

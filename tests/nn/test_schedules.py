@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vdm.diffusion.schedule_algebra import omega_dot
+from vdm.diffusion.timesteps import step_interval
 from vdm.nn import published_schedules, schedules
 
 
@@ -26,14 +28,15 @@ FIXED = {
     "beta_linear": schedules.BetaLinear(-8.0, 5.0),
     "tabulated": schedules.Tabulated(-8.0, 5.0, learn_ends=False),
 }
-ALL = [*LEARNED.values(), *FIXED.values()]
+ALL = [(module, (-8.0, 5.0)) for module in (*LEARNED.values(), *FIXED.values())]
+ALL += [(schedules.DDPMLinear(), (-9.210240, 10.117673))]
 
 
-@pytest.mark.parametrize("module", ALL, ids=lambda m: type(m).__name__)
-def test_ends_are_exact_and_omega_increases(module):
+@pytest.mark.parametrize(("module", "ends"), ALL, ids=lambda a: type(a).__name__)
+def test_ends_are_exact_and_omega_increases(module, ends):
     params = module.init(jax.random.key(0), jnp.zeros(()))
     omega = apply(module, params, jnp.linspace(0.0, 1.0, 1001))
-    np.testing.assert_allclose(omega[jnp.array([0, -1])], [-8.0, 5.0], rtol=1e-5)
+    np.testing.assert_allclose(omega[jnp.array([0, -1])], ends, rtol=1e-5)
     assert (np.diff(omega) > 0).all()
 
 
@@ -88,6 +91,59 @@ def test_beta_linear_is_vdms_closed_form_between_its_own_ends():
     )
 
 
+def ddpm_levels():
+    """omega of DDPM's 1000 levels as its paper defines them, float64."""
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    return -np.log(abar / (1 - abar))
+
+
+def test_ddpm_linear_has_ddpms_levels_at_the_times_of_its_grid():
+    module, want = schedules.DDPMLinear(), ddpm_levels()
+    assert module.init(jax.random.key(0), jnp.zeros(())) == {}
+    np.testing.assert_allclose(module.levels(), want, rtol=1e-11)
+    assert np.abs(want).min() < 1e-3  # so that a rounding of t would show at 1e-7
+    at, i = jax.jit(lambda t: module.apply({}, t)), jnp.arange(1000, dtype=jnp.float32)
+    for t in (
+        i / 999,  # XLA multiplies by 1/999: one rounding more
+        jnp.asarray(np.arange(1000) / 999, jnp.float32),
+        jnp.linspace(0.0, 1.0, 1000),
+        jnp.append(step_interval(i[:-1] / 999 + 5e-4, 999)[0], 1.0),
+    ):
+        np.testing.assert_allclose(at(t), want, rtol=1e-7)
+    np.testing.assert_allclose(jax.vmap(at)(i.reshape(10, 100) / 999).ravel(), want, rtol=1e-7)
+
+
+def test_ddpm_linear_is_straight_between_its_levels():
+    module, want = schedules.DDPMLinear(), ddpm_levels()
+    t = np.linspace(0.0, 1.0, 20_001)
+    omega = np.asarray(module.apply({}, jnp.asarray(t, jnp.float32)))
+    np.testing.assert_allclose(omega, np.interp(t, np.arange(1000) / 999, want), atol=6e-6)
+    assert (np.diff(omega) > 0).all()
+
+
+def test_ddpm_linear_has_the_slope_of_its_own_differences():
+    module, slopes = schedules.DDPMLinear(), 999 * np.diff(ddpm_levels())
+    slope = jax.jit(lambda t: omega_dot(lambda t: module.apply({}, t), t))
+    # On a level it is the slope above, on the last one that below.
+    for place in (np.arange(999), np.arange(999) + 0.3, np.arange(999) + 0.7, 1 + np.arange(999)):
+        got = slope(jnp.asarray(place / 999, jnp.float32))
+        want = slopes[np.minimum(place.astype(int), 998)]
+        np.testing.assert_allclose(got, want, rtol=1e-4)  # differences of float32 levels
+        assert (np.asarray(got) > 9.9).all()
+
+
+def test_ddpm_linear_is_not_beta_linear_at_small_times():
+    # DDPM's sum of betas is about 1e-4 + 0.1 t + 9.95 t^2; VDM's closed form leaves 0.1 t out.
+    t, levels = np.arange(1000) / 999, schedules.DDPMLinear().levels()
+    difference = levels - np.log(np.expm1(1e-4 + 10 * t**2))
+    np.testing.assert_allclose(difference[[0, 3, -1]], [5.0005e-5, 1.005164, 0.117619], atol=1e-6)
+    assert difference.argmax() == 3
+    later = difference[t >= 0.1]
+    np.testing.assert_allclose([later.min(), later.max()], [0.0479, 0.1176], atol=1e-4)
+    smooth = np.log(np.expm1(1e-4 + 0.1 * t + 9.95 * t**2))
+    assert np.abs(levels - smooth).max() < 0.068
+
+
 def test_cosine_is_the_tangent_formula():
     t = np.linspace(0, 1, 33)
     a, b = np.arctan(np.exp(-6.65)), np.arctan(np.exp(7.0))
@@ -103,6 +159,8 @@ def test_cosine_is_the_tangent_formula():
         (lambda: schedules.Linear(5.0, -8.0), "must be below"),
         (lambda: schedules.Monotone(1.0, 1.0), "must be below"),
         (lambda: schedules.BetaLinear(-13.3, 5.0), "cannot reach omega = -13.3"),
+        (lambda: schedules.DDPMLinear(num_levels=1), "num_levels = 1"),
+        (lambda: schedules.DDPMLinear(beta_last=1.0), "beta_last = 1.0"),
     ],
 )
 def test_impossible_ends_are_refused(build, message):
