@@ -32,10 +32,11 @@ class HierarchicalVAE:
     num_blocks: int = 2
     dropout: float = 0.0
 
-    @property
-    def encoder(self) -> GaussianMLP:
-        """z_{t-1} -> q(z_t | z_{t-1}); z_0 stands for x."""
-        return GaussianMLP((self.latent_dim,), self.width, self.num_blocks, self.dropout)
+    def encoder(self, level: int) -> GaussianMLP:
+        """z_level -> q(z_{level+1} | z_level), level 0 the data. The first is not N(0, I) at first:
+        a decoder that sees nothing learns to do without."""
+        dims, zero_init = (self.latent_dim,), level > 0
+        return GaussianMLP(dims, self.width, self.num_blocks, self.dropout, zero_init)
 
     def decoder(self, level: int) -> GaussianMLP:
         """z_{level+1} -> p(z_level | z_{level+1}), level 0 the data."""
@@ -53,7 +54,7 @@ class HierarchicalVAE:
         )
         encoders, decoders = [], []
         for level, (up, down) in enumerate(keys):
-            encoders.append(init(self.encoder, up, below[level]))
+            encoders.append(init(self.encoder(level), up, below[level]))
             decoders.append(init(self.decoder(level), down, (self.latent_dim,)))
         return {"network": {"encoder": encoders, "decoder": decoders}}
 
@@ -67,7 +68,7 @@ class HierarchicalVAE:
         """One estimate of the negative bound, nats, by one path from q."""
         eps = [noise(keys, (self.latent_dim,), level) for level in range(self.num_levels)]
         from_data, *encoders = [
-            kernel(self.encoder, of_level, dropout_key, 2 * level)
+            kernel(self.encoder(level), of_level, dropout_key, 2 * level)
             for level, of_level in enumerate(params["network"]["encoder"])
         ]
         to_data, *decoders = self._decoders(params, dropout_key)

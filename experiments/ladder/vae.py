@@ -34,8 +34,8 @@ class VAE:
 
     @property
     def encoder(self) -> GaussianMLP:
-        """x -> q(z | x)."""
-        return GaussianMLP((self.latent_dim,), self.width, self.num_blocks, self.dropout)
+        """x -> q(z | x). Not N(0, I) at first: a decoder that sees nothing learns to do without."""
+        return GaussianMLP((self.latent_dim,), self.width, self.num_blocks, self.dropout, False)
 
     @property
     def decoder(self) -> GaussianMLP:

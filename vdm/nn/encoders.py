@@ -40,19 +40,20 @@ class ResidualMLP(nn.Module):
 
 class GaussianMLP(nn.Module):
     """[batch, *any] -> mean and log variance [batch, *dims] of a diagonal Gaussian over examples of
-    shape dims, at first the standard normal for every input."""
+    shape dims. With zero_init it is the standard normal for every input at first."""
 
     dims: tuple[int, ...]
     width: int = 256
     num_blocks: int = 2
     dropout: float = 0.0
+    zero_init: bool = True
 
     @nn.compact
     def __call__(
         self, inputs: Float[Array, "batch *any"], train: bool = False
     ) -> tuple[Float[Array, "batch *dims"], Float[Array, "batch *dims"]]:
         mlp = ResidualMLP(
-            (*self.dims, 2), self.width, self.num_blocks, self.dropout, zero_init=True, name="mlp"
+            (*self.dims, 2), self.width, self.num_blocks, self.dropout, self.zero_init, name="mlp"
         )
         mean, raw = jnp.moveaxis(mlp(inputs, train), -1, 0)
         return mean, LEAST_LOG_VARIANCE + jax.nn.softplus(raw - LEAST_LOG_VARIANCE)
