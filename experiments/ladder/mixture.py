@@ -35,9 +35,9 @@ def log_joint(x: np.ndarray, params: Mixture) -> np.ndarray:
 def log_normal(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """log N(x; mean, covariance), nats [n]."""
     root = np.linalg.cholesky(covariance)
-    white = np.linalg.solve(root, (x - mean).T)
+    white = (x - mean) @ np.linalg.inv(root).T
     log_det = 2 * np.log(np.diag(root)).sum()
-    return -0.5 * (np.sum(white**2, axis=0) + log_det + len(mean) * np.log(2 * np.pi))
+    return -0.5 * (np.sum(white**2, axis=1) + log_det + len(mean) * np.log(2 * np.pi))
 
 
 def log_likelihood(x: np.ndarray, params: Mixture) -> np.ndarray:
