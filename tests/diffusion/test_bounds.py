@@ -29,6 +29,7 @@ def mixture():
 
 
 @pytest.mark.parametrize("likelihood", [Gaussian(), Discretised(8)])
+@pytest.mark.equation("S4 70", "vdm.diffusion.bounds:path_log_weight")
 def test_log_weight_is_the_ratio_of_the_densities_along_the_path(likelihood):
     # The definition, from the densities of z and `noise.posterior`, along the same draws.
     with jax.enable_x64(True):
@@ -86,6 +87,7 @@ def test_weights_of_gaussian_data_average_to_its_likelihood_and_their_logs_to_th
     assert -log_w.mean() == pytest.approx(float(want[0]), abs=4 * log_w.std() / np.sqrt(num))
 
 
+@pytest.mark.equation("S4 21", "vdm.diffusion.bounds:importance_bound")
 def test_importance_bound_is_the_elbo_at_k_1_and_falls_as_groups_merge():
     log_w = 30 * jax.random.normal(jax.random.key(0), (16, 4)) - 500
     np.testing.assert_array_equal(importance_bound(log_w[:1]), -log_w[0])

@@ -115,6 +115,8 @@ def test_every_term_equals_its_log_densities_along_every_path(four_level_paths):
         np.testing.assert_allclose(getattr(got, name), want[name], rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.equation("S4 87", "vdm.diffusion.consistency:path_terms")
+@pytest.mark.equation("S4 88", "vdm.diffusion.consistency:path_terms")
 def test_both_forms_are_the_bound_and_the_printed_formula_is_not(four_level_paths):
     # Quadratic in Gaussian noise, so quadrature is exact, for the variances as well.
     terms, _, weights = four_level_paths

@@ -29,6 +29,8 @@ def mixture_density(x):
 
 
 @pytest.mark.parametrize("omega", [-5.0, -1.0, 0.5, 4.0])
+@pytest.mark.equation("S4 30", "vdm.diffusion.exact:MixtureData.log_prob")
+@pytest.mark.equation("S4 37", "vdm.diffusion.exact:MixtureData.log_prob")
 def test_mixture_equals_quadrature(omega):
     with jax.enable_x64(True):
         data = MixtureData(*(jnp.asarray(v) for v in (WEIGHTS, MEANS, STDS)))

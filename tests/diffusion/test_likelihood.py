@@ -33,6 +33,7 @@ def test_codes_round_trip_through_x(num_codes):
 # 0.7 (omega_0 = -8.99); at -8 and 0 all codes are needed.
 @pytest.mark.parametrize("num_codes", [2, 17, 18, 256])
 @pytest.mark.parametrize("omega_0", [-13.3, -9.1, -8.9, -8.0, -4.0, 0.0])
+@pytest.mark.equation("S4 25", "vdm.diffusion.likelihood:discretised_log_prob")
 def test_log_prob_equals_brute_force(num_codes, omega_0):
     rng = np.random.default_rng(0)
     codes = rng.integers(0, num_codes, 4000)
@@ -130,6 +131,7 @@ def test_expected_eps_is_bayes_rule_for_independent_codes():
 
 
 @pytest.mark.parametrize("num_codes", [2, 17, 256])
+@pytest.mark.equation("S4 32", "vdm.diffusion.likelihood:Discretised.log_prob")
 def test_probabilities_over_codes_sum_to_one(num_codes):
     model = Discretised(num_codes)
     omega_0 = jnp.float32(-2 * np.log(num_codes))  # codes 2 standard deviations apart

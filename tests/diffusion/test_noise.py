@@ -18,6 +18,10 @@ def test_noise_levels_agree_with_snr_and_unit_variance():
 
 
 @given(omega_s=omegas, gap_1=st.floats(0.01, 5), gap_2=st.floats(0.01, 5))
+@pytest.mark.equation("S4 11", "vdm.diffusion.noise:transition")
+@pytest.mark.equation("S4 12", "vdm.diffusion.noise:transition")
+@pytest.mark.equation("S4 81", "vdm.diffusion.noise:transition")
+@pytest.mark.equation("S4 82", "vdm.diffusion.noise:transition")
 def test_transitions_compose_to_the_marginal(omega_s, gap_1, gap_2):
     # q(z_t|z_s) after q(z_s|x) is q(z_t|x), and two steps are one: mean scales multiply,
     # variances add after scaling.
@@ -35,6 +39,8 @@ def test_transitions_compose_to_the_marginal(omega_s, gap_1, gap_2):
 
 
 @given(omega_s=omegas, gap=st.floats(0.001, 5))
+@pytest.mark.equation("S4 20", "vdm.diffusion.noise:posterior")
+@pytest.mark.equation("S4 83", "vdm.diffusion.noise:posterior")
 def test_posterior_is_bayes_rule(omega_s, gap):
     # Precisions add: 1/var = 1/sigma_s^2 + alpha_{t|s}^2 / sigma_{t|s}^2 (VDM appendix A.2).
     with jax.enable_x64(True):

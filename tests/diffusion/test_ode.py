@@ -29,6 +29,7 @@ def gaussian_log_density(std, z, omegas):
     return np.asarray(jax.scipy.stats.norm.logpdf(z, scale=jnp.sqrt(variance)).sum(-1))
 
 
+@pytest.mark.equation("S4 14", "vdm.diffusion.ode:flow_log_density")
 def test_density_of_the_linear_flow_is_its_closed_form():
     with jax.enable_x64(True):
         omegas, stds = jnp.array([-8.0, 5.0]), jnp.array([0.1, 3.0])

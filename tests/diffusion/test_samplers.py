@@ -54,6 +54,7 @@ def one_step(sampler, denoiser, z, omega_s, omega_t, xi, last=False):
 
 
 @pytest.mark.parametrize("variance", ["posterior", "forward"])
+@pytest.mark.equation("S4 60", "vdm.diffusion.samplers:ancestral")
 def test_ancestral_step_is_the_posterior_with_x_hat(variance):
     # Bayes' rule with x = x_hat: precisions add.
     with jax.enable_x64(True):
