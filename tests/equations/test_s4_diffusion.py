@@ -184,8 +184,9 @@ def four_step_terms():
     )
     ends = (terms.reconstruction, terms.prior_matching, terms.last_step_prior)
     reconstruction, prior_matching, last_step_prior = (v[:, 0] for v in ends)
-    bounds = reconstruction + prior_matching + denoising, (
-        reconstruction + last_step_prior + consistency
+    bounds = (
+        reconstruction + prior_matching + denoising,
+        (reconstruction + last_step_prior + consistency),
     )
     return reconstruction, *bounds, weights
 
@@ -323,6 +324,7 @@ def test_reconstruction_is_a_distance_averaged_over_noise():
 
 
 @pytest.mark.equation("S4 102", "vdm.diffusion.exact:GaussianData.negative_log_prob")
+@pytest.mark.equation("S4 114", "vdm.diffusion.exact:GaussianData.negative_log_prob")
 @pytest.mark.equation("S4 103", "vdm.diffusion.exact:GaussianData.negative_log_prob")
 def test_mean_log_likelihood_is_highest_at_the_moments_of_the_data():
     # q of two points at +-0.6, their integral a mean over two samples

@@ -131,6 +131,7 @@ def test_reverse_expansion_begins_with_the_data_given_the_first_latent(erratum_n
     np.testing.assert_allclose(bayes, np.exp(log_normal(grid, x_hat, variance)), atol=1e-12)
 
 
+@pytest.mark.equation("S4 85", "vdm.diffusion.noise:transition")
 @pytest.mark.erratum("S4 84-85", "1/√α_{t-1} stands for 1/√α_t in S/(K √α_t) = 1", 0.9428)
 def test_constant_of_the_posterior(erratum_number):
     a, bar, before = STEP_2

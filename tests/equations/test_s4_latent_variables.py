@@ -88,11 +88,11 @@ def test_a_mixture_is_the_weighted_sum_of_its_components():
     x = np.linspace(-1.5, 1.5, 7)
     data = MixtureData(jnp.asarray(weights), jnp.asarray(means)[:, None], jnp.asarray(stds))
     densities = np.exp(log_normal(x[:, None], means, np.square(stds)))
-    got = data.log_prob(jnp.asarray(x)[:, None], jnp.float64(-jnp.inf))
+    got = jax.jit(data.log_prob)(jnp.asarray(x)[:, None], jnp.float64(-jnp.inf))
     np.testing.assert_allclose(np.exp(got), densities @ weights, rtol=1e-10)
     for i in range(3):  # p(x, i) / p(x|i): the weight of i
         alone = MixtureData(jnp.eye(3)[i], data.means, data.stds)
-        got = alone.log_prob(jnp.asarray(x)[:, None], jnp.float64(-jnp.inf))
+        got = jax.jit(alone.log_prob)(jnp.asarray(x)[:, None], jnp.float64(-jnp.inf))
         np.testing.assert_allclose(np.exp(got), densities[:, i], rtol=1e-10)
 
 
