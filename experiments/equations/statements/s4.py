@@ -41,6 +41,7 @@ STATEMENTS = {
     "S4 42": "p(x\\|y, z) = p(x\\|y) where y separates x from z",
     "S4 43": "ancestral sampling: the density of a path is the product of its steps",
     # 3.1, EM
+    "S4 44": "log p(x) = E_q log p(x, z)/q(z) − E_q log p(z\\|x)/q(z) for every q",
     "S4 45": "L(θ, q) = E_q log p(x, z)/q(z), and KL(q ‖ p(z\\|x))",
     "S4 46": "log p(x) = L(θ, q) + KL(q ‖ p(z\\|x)) for every q",
     # 3.2, VAE
@@ -118,6 +119,7 @@ STATEMENTS = {
     "S4 115": "Q(θ) ≥ E_q(x) of the bound",
     "S4 116": "E_q(x) of the bound in its three terms",
     "S4 117": "its matching term as a mean over q(z_t), then over q(x\\|z_t)",
+    "S4 119": "E KL(p(z_s\\|z_t) ‖ q(z_s\\|z_t, x)): (117) reversed, with another minimum",
     "S4 120": "E KL(p(z_s\\|z_t) ‖ q(z_s\\|z_t, x)) ≥ E KL(p(z_s\\|z_t) ‖ q(z_s\\|z_t))",
     "S4 121": "the reconstruction is −E KL(q(x\\|z_0) ‖ p(x\\|z_0)) and a constant",
     "S4 122": "q(z_1\\|x) ≈ q(z_1) ≈ N(0, I)",
@@ -145,9 +147,7 @@ NOT_COMPUTABLE = {
     "S4 15": "(16) in any dimension",
     "S4 22": "defines the exponential family",
     "S4 35": "false for a family that does not hold the target: see the errata",
-    "S4 44": "the steps to (46)",
     "S4 48": "the steps to (50)",
     "S4 72": "a definition: q(x) is the density of the data",
     "S4 118": "(35) for a step, and as false: see the errata",
-    "S4 119": "(35) for the matching term, and as false: see the errata",
 }
