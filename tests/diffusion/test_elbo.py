@@ -117,6 +117,8 @@ def test_finite_steps_approach_continuous_time_like_one_over_steps():
         assert (np.diff(gaps) < 0).all()
 
 
+@pytest.mark.equation("S4 115", "vdm.diffusion.elbo:estimate_elbo")
+@pytest.mark.equation("S4 116", "vdm.diffusion.elbo:estimate_elbo")
 def test_bound_meets_the_exact_likelihood_where_its_ends_are_wide():
     # ELBO(infinity) - NLL is about exp(omega_0)/(2 s^2) + ((s^2-1) exp(-omega_1))^2/4.
     with jax.enable_x64(True):

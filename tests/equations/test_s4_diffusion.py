@@ -148,6 +148,7 @@ def test_forward_and_conditional_expansions_are_one_density():
 @pytest.mark.equation("S4 76", "vdm.diffusion.exact:GaussianData.share")
 @pytest.mark.equation("S4 77", "vdm.diffusion.exact:GaussianData.eps_hat")
 @pytest.mark.equation("S4 106", "vdm.diffusion.exact:GaussianData.eps_hat")
+@pytest.mark.equation("S4 124", "vdm.diffusion.exact:GaussianData.eps_hat")
 def test_forward_and_reverse_expansions_are_one_density():
     # For x ~ N(0, s^2): q(z_{t-1}|z_t) is the posterior with eps_hat, wider by the variance of eps.
     data = GaussianData(0.5)
@@ -334,3 +335,14 @@ def test_mean_log_likelihood_is_highest_at_the_moments_of_the_data():
     want = [-0.5 * np.log(2 * np.pi * s**2) - 0.36 / (2 * s**2) for s in stds]
     np.testing.assert_allclose(values, want, rtol=1e-9)
     assert values[1] == max(values)
+
+
+@pytest.mark.equation("S4 122", "vdm.diffusion.elbo:prior_matching")
+def test_a_thousand_steps_end_near_the_prior():
+    # alpha of a step from 0.9999 to 0.98 in equal steps; the KL is alpha-bar x^2 / 2 to first order
+    bar = np.prod(np.linspace(0.9999, 0.98, 1000))
+    omega = jnp.float64(np.log1p(-bar) - np.log(bar))
+    for x in (-1.0, 0.5):
+        got = elbo.prior_matching(jnp.full((1, 1), x), omega)[0]
+        np.testing.assert_allclose(got, 0.5 * bar * x**2, rtol=1e-4)
+        assert got < 2.1e-5

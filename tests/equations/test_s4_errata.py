@@ -147,8 +147,12 @@ def test_constant_of_the_posterior(erratum_number):
     assert (float(kept**2), float(variance)) == pytest.approx((a, 1 - a), rel=1e-10)
 
 
-SIGMA_1 = np.sqrt(DECODER_VARIANCE)
-PRINTED_C_1 = np.log(np.sqrt(2 * np.pi * SIGMA_1)) / (2 * SIGMA_1**2)  # S4 90, 91, 94, 101; k = 1
+def printed_c_1(std):
+    """C_1 of S4 90, 91, 94 and 101, k = 1."""
+    return np.log(np.sqrt(2 * np.pi * std)) / (2 * std**2)
+
+
+PRINTED_C_1 = printed_c_1(np.sqrt(DECODER_VARIANCE))
 
 
 def log_decoder(eps):
@@ -170,10 +174,11 @@ def weight_of_x(t):
 
 
 @pytest.mark.erratum(
-    "S4 90", "log p(x|z_1) is a sum, not a product; and C_1 ‖·‖² grows with the distance", 1.7001
+    "S4 90", "log p(x|z_1) is a sum, not a product; C_1 for σ_1² = 0.05 where -10 is right", 1.7001
 )
 def test_log_density_of_the_decoder_is_a_negative_multiple_and_a_constant(erratum_number):
     np.testing.assert_allclose(PRINTED_C_1, erratum_number, rtol=1e-4)
+    assert printed_c_1(0.01) < 0  # below (2 pi)^-k its sign is right, its size is not
     eps = np.array([-1.0, 0.3, 1.4])
     z = np.sqrt(BAR[0]) * X + np.sqrt(1 - BAR[0]) * eps
     distance = (x_hat_of(z, 1) - X) ** 2
@@ -418,3 +423,21 @@ def test_steps_compose_by_the_product_of_their_alphas(erratum_number):
     np.testing.assert_allclose(scale**2, np.prod(scales**2), rtol=1e-10)
     np.testing.assert_allclose(variance, 1 - np.prod(1 - variances), rtol=1e-9)
     assert float(scale**2) > 1 - variances.sum() == pytest.approx(0.9)
+
+
+@pytest.mark.erratum(
+    "S4 129", "α_1 = μ(x) would make the variance depend on x: 1 - ᾱ_2 for μ(x) = 0.5; with "
+    "q(z_1|x) = N(μ(x), I) it is 1 at every t", 0.6,
+)  # fmt: skip
+def test_noise_around_an_encoded_mean_does_not_depend_on_it(erratum_number):
+    encoded = 0.5
+    np.testing.assert_allclose(1 - ALPHA[1] * encoded, erratum_number, rtol=1e-9)
+    mean, variance = encoded, 1.0
+    for t in (2, 3, 4):
+        scale, fresh = noise.transition(level(t - 1), level(t))
+        mean, variance = scale * mean, scale**2 * variance + fresh
+        np.testing.assert_allclose(mean, np.sqrt(np.prod(ALPHA[1:t])) * encoded, rtol=1e-10)
+        np.testing.assert_allclose(variance, 1, rtol=1e-10)
+    # With variance 1 - alpha_1 at the start it is z_t = alpha_t f + sigma_t eps, as for data f.
+    f = jnp.full((1, 1), encoded / np.sqrt(ALPHA[0]))
+    np.testing.assert_allclose(noise.diffuse(f, 0 * f, level(4))[0, 0], mean, rtol=1e-10)
