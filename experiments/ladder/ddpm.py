@@ -11,10 +11,12 @@ Ho et al. 2020 (arXiv:2006.11239): T = 1000 levels, beta linear from 1e-4 to 0.0
 loss without the weights of the bound.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vdm.diffusion.hierarchy import Kernel, Normal
+from vdm.diffusion.hierarchy import Kernel, Normal, log_density, log_standard
 from vdm.diffusion.noise import alpha, posterior, sigma, transition
 from vdm.typing import Denoiser
 
@@ -56,6 +58,28 @@ def as_hierarchy(
 
     steps = range(1, len(omegas))
     return [from_data, *map(up, steps)], list(map(down, steps))
+
+
+def log_weight(
+    x: Float[Array, "batch *dims"],
+    latents: Sequence[Float[Array, "batch *dims"]],
+    omegas: Float[Array, " levels"],
+    denoiser: Denoiser,
+    log_likelihood: Float[Array, " batch"],
+) -> Float[Array, " batch"]:
+    """log p(x, z) - log q(z | x) along a path, nats, with q factored from the top as the DDPM's
+    bound is (S1 1.62): q(z_1 | x) prod q(z_s | z_t, x). `vdm.diffusion.hierarchy.log_weight` of
+    `as_hierarchy` has the factors the other way round."""
+    omega_1, z_1 = omegas[-1], latents[-1]
+    first = Normal(alpha(omega_1) * x, _log_variance(sigma(omega_1) ** 2, x))
+    weight = log_likelihood + log_standard(z_1) - log_density(first, z_1)
+    for z_s, z_t, omega_s, omega_t in zip(latents, latents[1:], omegas, omegas[1:], strict=False):
+        true_eps = (z_t - alpha(omega_t) * x) / sigma(omega_t)
+        eps_hat = denoiser(z_t, jnp.broadcast_to(omega_t, z_t.shape[:1]))
+        for sign, eps in ((1, eps_hat), (-1, true_eps)):
+            mean, variance = posterior(z_t, eps, omega_s, omega_t)
+            weight += sign * log_density(Normal(mean, _log_variance(variance, x)), z_s)
+    return weight
 
 
 def _log_variance(variance: Array, like: Array) -> Array:

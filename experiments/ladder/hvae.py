@@ -12,7 +12,7 @@ import dataclasses
 import jax
 from jaxtyping import Array, Key, Shaped
 
-from experiments.ladder.kernels import init, kernel, noise, residual
+from experiments.ladder.kernels import data_encoder, init, kernel, noise, residual
 from vdm.diffusion import hierarchy
 from vdm.diffusion.elbo import ElboTerms
 from vdm.nn.encoders import GaussianMLP
@@ -33,10 +33,9 @@ class HierarchicalVAE:
     dropout: float = 0.0
 
     def encoder(self, level: int) -> GaussianMLP:
-        """z_level -> q(z_{level+1} | z_level), level 0 the data. The first is not N(0, I) at first:
-        a decoder that sees nothing learns to do without."""
-        dims, zero_init = (self.latent_dim,), level > 0
-        return GaussianMLP(dims, self.width, self.num_blocks, self.dropout, zero_init)
+        """z_level -> q(z_{level+1} | z_level), level 0 the data."""
+        network = GaussianMLP if level else data_encoder
+        return network((self.latent_dim,), self.width, self.num_blocks, self.dropout)
 
     def decoder(self, level: int) -> GaussianMLP:
         """z_{level+1} -> p(z_level | z_{level+1}), level 0 the data."""

@@ -32,6 +32,12 @@ def kernel(
     return lambda inputs: Normal(*gaussian(inputs))
 
 
+def data_encoder(dims: tuple[int, ...], width: int, num_blocks: int, dropout: float) -> GaussianMLP:
+    """x -> q(z_1 | x), which tells the data well at first: narrow, and another for every x. Where
+    it starts as N(0, I) the decoder learns to do without z, and a hierarchy stays there."""
+    return GaussianMLP(dims, width, num_blocks, dropout, zero_init=False, log_variance=-4.0)
+
+
 def residual(kernel: Kernel) -> Kernel:
     """The kernel between latents of one size, from z to z' = (z + eps) / sqrt(2) on: with the
     kernel at its initial N(0, I) this chain keeps N(0, I) and correlates all levels, where levels

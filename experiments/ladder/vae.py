@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, Shaped
 
-from experiments.ladder.kernels import init, kernel, noise
+from experiments.ladder.kernels import data_encoder, init, kernel, noise
 from vdm.diffusion import hierarchy
 from vdm.diffusion.elbo import ElboTerms
 from vdm.nn.encoders import GaussianMLP
@@ -34,8 +34,8 @@ class VAE:
 
     @property
     def encoder(self) -> GaussianMLP:
-        """x -> q(z | x). Not N(0, I) at first: a decoder that sees nothing learns to do without."""
-        return GaussianMLP((self.latent_dim,), self.width, self.num_blocks, self.dropout, False)
+        """x -> q(z | x)."""
+        return data_encoder((self.latent_dim,), self.width, self.num_blocks, self.dropout)
 
     @property
     def decoder(self) -> GaussianMLP:

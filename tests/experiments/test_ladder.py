@@ -65,7 +65,9 @@ def test_untrained_vae_codes_by_chance_and_draws_depend_on_their_own_key(kind):
     params, keys = model.init(jax.random.key(0)), jax.random.split(jax.random.key(2), 6)
     encoders = params["network"]["encoder"]
     first = encoders if kind is VAE else encoders[0]
-    first["mlp"]["dense_out"]["kernel"] *= 0.0
+    out = first["mlp"]["dense_out"]
+    out["kernel"], out["bias"] = 0.0 * out["kernel"], out["bias"].reshape(-1, 2).at[:, 1].set(4.0)
+    out["bias"] = out["bias"].ravel()
     terms = model.elbo(params, CODES, keys)
     x = 2 * (np.arange(5) + 0.5) / 5 - 1
     log_prob = -0.5 * x**2 - np.log(np.exp(-0.5 * x**2).sum())

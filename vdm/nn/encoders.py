@@ -40,13 +40,15 @@ class ResidualMLP(nn.Module):
 
 class GaussianMLP(nn.Module):
     """[batch, *any] -> mean and log variance [batch, *dims] of a diagonal Gaussian over examples of
-    shape dims. With zero_init it is the standard normal for every input at first."""
+    shape dims. log_variance: the one that it starts around; with zero_init it starts at
+    N(0, exp(log_variance) I) for every input."""
 
     dims: tuple[int, ...]
     width: int = 256
     num_blocks: int = 2
     dropout: float = 0.0
     zero_init: bool = True
+    log_variance: float = 0.0
 
     @nn.compact
     def __call__(
@@ -56,4 +58,5 @@ class GaussianMLP(nn.Module):
             (*self.dims, 2), self.width, self.num_blocks, self.dropout, self.zero_init, name="mlp"
         )
         mean, raw = jnp.moveaxis(mlp(inputs, train), -1, 0)
-        return mean, LEAST_LOG_VARIANCE + jax.nn.softplus(raw - LEAST_LOG_VARIANCE)
+        above_least = self.log_variance - LEAST_LOG_VARIANCE
+        return mean, LEAST_LOG_VARIANCE + jax.nn.softplus(raw + above_least)

@@ -1,0 +1,129 @@
+"""Every latent-variable model of the sources on the same digits: bits/dim of each."""
+
+import math
+import statistics
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.ladder.checks import checks
+from experiments.ladder.mixture_digits import mixture_rung
+from experiments.ladder.rungs import RUNGS, changed
+from experiments.results import Row, format_table, identity, parse_flags, write_results
+from vdm.api import load_config
+from vdm.compare import Result
+from vdm.data.sources import digits
+from vdm.evaluation.statistics import standard_error
+from vdm.io.plots import make_figure, save_figure
+from vdm.loops import train
+from vdm.model import count_parameters
+from vdm.run import Run, open_run
+
+CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits.py"
+SEEDS = {"small": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
+BEST_VAE = "vae"
+COLUMNS = ("name", "bound", "bpd", "stderr", "stderr_images", "difference",
+           "difference_stderr_seeds", "parameters", "seconds")  # fmt: skip
+
+
+def make_config(scale: str) -> ConfigDict:
+    """What all rungs share."""
+    config = load_config(CONFIG)
+    config.eval.draws, config.sample.num_images = 20, 12
+    if scale == "small":
+        config.train.num_steps = 1000
+    else:  # wider and longer, for an accelerator
+        config.network.kwargs.width, config.network.kwargs.num_blocks = 128, 4
+        config.network.kwargs.dropout, config.train.num_steps = 0.4, 10_000
+    return config
+
+
+def trained_runs(config: ConfigDict, name: str, scale: str, outdir: Path) -> list[Run]:
+    """One training for each seed."""
+    config, runs = changed(config, RUNGS[name]), []
+    config.train.save_every = config.train.num_steps
+    for seed in SEEDS[scale]:
+        # The same images for every rung, noise of its own for every seed.
+        config.seed = config.eval.seed = config.sample.seed = seed
+        folder = name.replace(", ", "-").replace(" ", "")
+        runs.append(open_run(config, outdir / "runs" / f"{folder}-seed{seed}"))
+        train(runs[-1])
+    return runs
+
+
+def row(name: str, runs: list[Run]) -> Row:
+    """Means over the seeds; seconds: of the training of one."""
+    results = [Result(run.workdir) for run in runs]
+    noise = [result.report["stderr_monte_carlo"] for result in results]
+    first = results[0].report
+    steps = f"T = {first['num_steps'] + 1}" if first["num_steps"] else "continuous time"
+    if "num_levels" in first:
+        steps = f"{first['num_levels']} levels" if first["num_levels"] > 1 else "1 level"
+    return {
+        "name": name,
+        "bound": f"elbo, {steps}",
+        "bpd": statistics.fmean(result.report["bpd"] for result in results),
+        "stderr": math.hypot(*noise) / len(noise),
+        "stderr_images": statistics.fmean(result.report["stderr_images"] for result in results),
+        "bpd_of_seeds": [result.report["bpd"] for result in results],
+        **{
+            key: statistics.fmean(result.report[key] for result in results)
+            for key in ("bpd_reconstruction", "bpd_prior", "bpd_denoising")
+        },
+        "parameters": count_parameters(runs[0].abstract_state().params),
+        "seeds": [run.options.seed for run in runs],
+        "seconds": statistics.fmean(result.report["train_secs"] for result in results),
+        **{key: first[key] for key in (
+            "num_examples", "draws_per_example", "params", "step", "data_fingerprint")},
+    }  # fmt: skip
+
+
+def add_differences(rows: list[Row]) -> None:
+    """To the VAE, seed by seed."""
+    reference = next(r for r in rows if r["name"] == BEST_VAE)
+    for r in rows:
+        difference = np.subtract(r["bpd_of_seeds"], reference["bpd_of_seeds"])
+        r["difference"] = float(difference.mean())
+        r["difference_stderr_seeds"] = standard_error(difference)
+
+
+def plot(path: Path, samples: dict[str, np.ndarray], num_codes: int) -> None:
+    """A line of samples for each rung."""
+    figure, columns = make_figure(6.75, 0.5 * len(samples), columns=1)
+    (axes,) = columns
+    lines = [np.concatenate(list(codes[:, :, :, 0]), axis=1) for codes in samples.values()]
+    gap = np.zeros((1, lines[0].shape[1]))
+    stacked = np.concatenate([part for line in lines for part in (line, gap)][:-1])
+    axes.imshow(stacked / (num_codes - 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    height = lines[0].shape[0]
+    axes.set_yticks([(height + 1) * i + (height - 1) / 2 for i in range(len(samples))])
+    axes.set_yticklabels(list(samples))
+    axes.set_xticks([])
+    save_figure(figure, path)
+
+
+def main() -> None:
+    """Fits and trains, checks, writes results.json and samples.png."""
+    flags = parse_flags(__file__)
+    config = make_config(flags.scale)
+    identified = identity(config, "experiments.ladder.run", flags.scale)
+    fitted = mixture_rung(digits(config.data.data_dir, 200), digits(config.data.data_dir, 0))
+    runs = {name: trained_runs(config, name, flags.scale, flags.outdir) for name in RUNGS}
+    rows = [fitted.row, *(row(name, of_rung) for name, of_rung in runs.items())]
+    add_differences(rows)
+    samples = {fitted.row["name"]: fitted.samples[:12]} | {
+        name: np.load(of_rung[0].workdir / "samples.npz")["samples"]
+        for name, of_rung in runs.items()
+    }
+    plot(flags.outdir / "samples.png", samples, 17)
+    found = list(checks({name: of_rung[0] for name, of_rung in runs.items()}))
+    write_results(
+        flags.outdir, [identified | r for r in [*rows, *({"seconds": 0.0} | c for c in found)]]
+    )
+    print(format_table(rows, COLUMNS))
+    print(format_table(found, ("name", "value", "limit", "holds")))
+
+
+if __name__ == "__main__":
+    main()

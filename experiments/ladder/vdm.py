@@ -1,0 +1,23 @@
+"""Rung 5, the VDM: the DDPM trained on its bound, and its noise levels, the SNR, learned with it.
+
+Against rung 4 the network learns on the bound itself, so that it ends where omega_0 and omega_1
+want it; then the schedule moves too (S2, "learning the diffusion noise parameters"; Kingma et al.
+2021, arXiv:2107.00630); then T goes to infinity, where the interior of the schedule no longer
+changes the bound (section 5.1 there). The last row has the output of configs/digits.py as well.
+"""
+
+from experiments.ladder.ddpm import NUM_LEVELS
+
+FIXED = {"schedule.name": "linear", "schedule.kwargs.learn_ends": False, "schedule.train": "fixed"}
+LEARNED = {"schedule.name": "monotone", "schedule.train": "variance"}
+FINITE = {"model.num_steps": NUM_LEVELS - 1, "eval.num_steps": NUM_LEVELS - 1}
+EPS = {"model.prediction": "eps"}
+
+RUNGS = {
+    f"vdm, T = {NUM_LEVELS}, fixed SNR": EPS | FINITE | FIXED,
+    f"vdm, T = {NUM_LEVELS}, learned SNR": EPS | FINITE | LEARNED,
+    "vdm, T = inf, fixed SNR": EPS | FIXED,
+    "vdm, T = inf, learned SNR": EPS | LEARNED,
+    "vdm, T = inf, learned SNR, output codes": LEARNED,
+}
+"""Row -> what makes configs/digits.py that model."""
