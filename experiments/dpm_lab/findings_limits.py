@@ -1,0 +1,102 @@
+"""Claims about fits, iterates and deconvolution, S4 3.4.6 to 3.4.10."""
+
+from experiments.dpm_lab.claims import Rows, between, claim, listed, verdict
+from experiments.dpm_lab.scale import CHAINED, DECONVOLVED
+
+
+@claim("3.4.6", "Gaussian fits lose less for larger α")
+def fit_alpha(rows: Rows) -> tuple[str, str]:
+    alphas = (0.6, 0.9, 0.95, 0.99, 0.995)
+    losses = [rows.range("kernel", "loss_kl", alpha=alpha)[1] for alpha in alphas]
+    return (
+        f"KL(q(x) ‖ restored), worst density: {listed(losses)} at α = {listed(alphas, 'g')}",
+        verdict(rows.falls("kernel", "loss_kl")),
+    )
+
+
+@claim("3.4.6, 3.4.7", "many small steps are fitted better than one large one")
+def fit_steps(rows: Rows) -> tuple[str, str]:
+    counts = (1, 4, 16, 64)
+    losses = [rows.range("steps", "loss_kl", steps=steps)[1] for steps in counts]
+    return (
+        f"KL, worst density: {listed(losses)} for {listed(counts, 'd')} steps with Π α = ½",
+        verdict(rows.falls("steps", "loss_kl")),
+    )
+
+
+@claim("3.4.7", "the iterates of a kernel have a limit")
+def fixed_exists(rows: Rows) -> tuple[str, str]:
+    found, others = rows.of("fixed", exists=True), rows.of("fixed", exists=False)
+    moved = min((row["moved"] for row in others), default=0.0)
+    return (
+        f"{len(found)} of {len(found) + len(others)} kernels have one; that of N(0, 4) moves by "
+        f"{moved:.2g} in total variation when the grid is made twice as wide",
+        verdict(not others, bool(found), "q(z_{t−1}) q(z_t)/N(0, 1) has a finite integral; "
+                "for N(0, s²): s² < (1 + √α)/√α"),
+    )  # fmt: skip
+
+
+@claim("3.4.7", "that limit is q(z_{t−1})")
+def fixed_is_q(rows: Rows) -> tuple[str, str]:
+    found = rows.of("fixed", exists=True)
+    distances = [row["js_to_q"] for row in found]
+    error = max(row["closed_form_error"] for row in found)
+    variance = next(r["variance"] for r in found if r["name"] == "fixed/gaussian/0.9")
+    return (
+        f"it is q(z_{{t−1}}) q(z_t)/N(0, 1), to {error:.0e}, at JS "
+        f"{between((min(distances), max(distances)), 2)} from q; "
+        f"for N(0, 0.25) and α = 0.9 of variance {variance:.4f}",
+        verdict(max(distances) < 1e-6),
+    )
+
+
+@claim("3.4.7", "the more complex q, the more iterations")
+def more_iterations(rows: Rows) -> tuple[str, str]:
+    simple, complex_ = (
+        [rows.of("fixed", density=name, alpha=0.9)[0]["iterations"] for name in names]
+        for names in (("gaussian", "uniform", "triangular"), ("mixture", "two_bumps"))
+    )
+    return (
+        f"for a factor 1000 at α = 0.9: {min(simple):.0f} to {max(simple):.0f} with one mode, "
+        f"{min(complex_):.0f} to {max(complex_):.0f} with several",
+        verdict(max(simple) < min(complex_)),
+    )
+
+
+@claim("3.4.7", "iterating a chain of kernels restores q")
+def chained(rows: Rows) -> tuple[str, str]:
+    worst = [
+        max(column) for column in zip(*(r["js_to_q"] for r in rows.of("chained")), strict=True)
+    ]
+    one, ten = (between(rows.range("chained", f"js_to_q_{k}"), 2) for k in ("one", "ten"))
+    return (
+        f"JS of its fixed point to q at most {listed(worst[::2], '.1g')} for "
+        f"{listed(CHAINED[::2], 'd')} kernels of 0.9; {one} for one of 0.95, "
+        f"{ten} for ten of 0.995",
+        verdict(worst[0] < 1e-4, worst[-1] < 1e-4, "Π α → 0, where q(z_T) is N(0, 1)"),
+    )
+
+
+@claim("(128), 3.4.10", "deconvolution amplifies noise without bound, reverse kernels do not")
+def amplified(rows: Rows) -> tuple[str, str]:
+    found = rows.of("deconvolution")
+    kernel = rows.range("deconvolution", "gain_kernel_largest")[1]
+    gains = [row["gain_deconvolution"] for row in found]
+    return (
+        f"noise of wavelengths from 0.25: times {listed(gains)} at α = {listed(DECONVOLVED, 'g')}; "
+        f"by reverse kernels at most {kernel:.2g}",
+        verdict(kernel <= 1 and min(gains) > 1),
+    )
+
+
+@claim("3.4.10", "were deconvolution possible, it would turn N(0, 1) into any q(x)")
+def paradox(rows: Rows) -> tuple[str, str]:
+    error = rows.range("deconvolution", "normal_error")[1]
+    lines = [row["js_to_normal"] for row in rows.of("chain")]
+    starts, ends = ([line[end] for line in lines] for end in (0, -1))
+    return (
+        f"it turns N(0, 1) into N(0, 1), to {error:.0e}, which is at JS "
+        f"{between((min(starts), max(starts)), 2)} from q(x); q(z_T) itself is at "
+        f"{between((min(ends), max(ends)), 2)} from N(0, 1)",
+        verdict(error > 1e-6),
+    )

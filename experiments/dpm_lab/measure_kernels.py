@@ -1,0 +1,134 @@
+"""Rows on single kernels: marginals, shapes, divergences before and after."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from experiments.dpm_lab import contraction, gaussian_fits, kernels
+from experiments.dpm_lab.densities import (
+    DENSITIES,
+    MIXTURES,
+    diffuse_mixture,
+    mixture,
+    on_grid,
+    random_densities,
+    smooth_noise,
+)
+from experiments.dpm_lab.divergences import DIVERGENCES, js
+from experiments.dpm_lab.grid import Array, Grid
+from experiments.dpm_lab.scale import CHAINS, INTERVAL, NOISE_LENGTH, SHAPES, STRENGTHS, Scale
+from experiments.results import Row
+
+
+def chain_rows(scale: Scale) -> Iterator[Row]:
+    """The forward chain: masses, the way back, the closed form, the distance from N(0, 1)."""
+    grid = scale.grid
+    normal = np.exp(grid.normalise(-0.5 * np.square(grid.points)))
+    for name in DENSITIES:
+        for alpha, steps in CHAINS.items():
+            marginals = kernels.chain(grid, on_grid(name, grid), [alpha] * steps)
+            densities = np.exp(marginals)
+            row: Row = {"name": f"chain/{name}/{alpha}", "density": name, "alpha": alpha}
+            row |= {"mass_error": float(np.max(np.abs(grid.integrate(densities) - 1)))}
+            restored = [
+                kernels.push(grid, kernels.reverse(grid, log_q, alpha), q_t)
+                for log_q, q_t in zip(marginals[:-1], densities[1:], strict=True)
+            ]
+            row["recovery_error"] = float(np.max(np.abs(densities[:-1] - restored)))
+            row["js_to_normal"] = [float(js(grid, q, normal)) for q in densities]
+            if name in MIXTURES:
+                parts = MIXTURES[name]
+                exact = [diffuse_mixture(*parts, alpha**t)(grid.points) for t in range(steps + 1)]
+                row["closed_form_error"] = float(np.max(np.abs(np.exp(exact) - densities)))
+            yield row
+
+
+def shape_rows(scale: Scale) -> Iterator[Row]:
+    """The conditionals' shapes, and what a Gaussian in place of each costs."""
+    for name in DENSITIES:
+        log_q = on_grid(name, scale.grid)
+        for alpha in SHAPES:
+            row: Row = {"name": f"kernel/{name}/{alpha}", "density": name, "alpha": alpha}
+            yield row | gaussian_fits.shape(scale.grid, log_q, alpha)
+
+
+def contraction_rows(scale: Scale) -> Iterator[Row]:
+    """Divergences before and after a kernel, and the constants that bound their ratio."""
+    grid = scale.grid
+    for name in DENSITIES:
+        log_q = on_grid(name, grid)
+        for alpha in STRENGTHS:
+            rng = np.random.default_rng(0)
+            kernel = kernels.reverse(grid, log_q, alpha)
+            q, q_t = np.exp(log_q), np.exp(kernels.diffuse(grid, log_q, alpha))
+            values, functions = contraction.singular_values(grid, log_q, alpha)
+            row: Row = {"name": f"contraction/{name}/{alpha}", "density": name, "alpha": alpha}
+            row |= {"second_singular": float(values[1]), "chi_squared_ratio": float(values[1] ** 2)}
+            if name == "gaussian":
+                row["second_singular_exact"] = contraction.gaussian_singular_value(0.25, alpha)
+            row["js_ratio_local"] = contraction.local_js_ratio(grid, kernel, q_t, functions[1])
+            row |= _pairs(grid, kernel, random_densities(rng, 2 * scale.pairs, grid))
+            row["dobrushin_interval"] = contraction.dobrushin(grid, kernel, INTERVAL)
+            noises = smooth_noise(rng, scale.noises, grid, NOISE_LENGTH)
+            row["js_after_0.20"] = _after(grid, kernel, q_t, q, noises, 0.20)
+            yield row
+
+
+def _pairs(grid: Grid, kernel: Array, densities: Array) -> Row:
+    """The largest divergence after minus before, over all pairs and kinds, and JS's ratios."""
+    p, r = np.split(densities, 2)
+    pushed = kernels.push(grid, kernel, p), kernels.push(grid, kernel, r)
+    before = {kind: divergence(grid, p, r) for kind, divergence in DIVERGENCES.items()}
+    after = {kind: divergence(grid, *pushed) for kind, divergence in DIVERGENCES.items()}
+    ratios = after["js"] / before["js"]
+    return {
+        "pairs": len(p),
+        "excess": max(float(np.max(after[k] - before[k])) for k in DIVERGENCES),
+        "js_ratio_mean": float(np.mean(ratios)),
+        "js_ratio_largest": float(np.max(ratios)),
+    }
+
+
+def _after(grid: Grid, kernel: Array, q_t: Array, q: Array, noises: Array, before: float) -> float:
+    """JS to q behind the kernel, mean over noises that take q_t to the JS `before`."""
+    disturbed = np.array([contraction.disturb(grid, q_t, noise, before) for noise in noises])
+    return float(np.mean(js(grid, kernels.push(grid, kernel, disturbed), q)))
+
+
+def far_row(scale: Scale) -> Row:
+    """JS after over before of narrow densities at +-c, for the Gaussian and alpha = 0.9."""
+    grid = scale.grid
+    kernel = kernels.reverse(grid, on_grid("gaussian", grid), 0.9)
+    centres = (0.5, 1.0, 2.0, 4.0)
+    ratios = []
+    for c in centres:
+        p, r = (np.exp(grid.normalise(mixture([1.0], [m], [0.1])(grid.points))) for m in (-c, c))
+        after = js(grid, kernels.push(grid, kernel, p), kernels.push(grid, kernel, r))
+        ratios.append(float(after / js(grid, p, r)))
+    return {"name": "far/gaussian/0.9", "centres": list(centres), "js_ratios": ratios}
+
+
+def composition_rows(scale: Scale) -> Iterator[Row]:
+    """Five kernels of 0.98 against one of 0.90, which S4 takes for the same, and of 0.98^5; and
+    the second singular value of chains of 0.9."""
+    grid, product = scale.grid, 0.98**5
+    for name in DENSITIES:
+        rng = np.random.default_rng(1)
+        log_q = on_grid(name, grid)
+        noises = smooth_noise(rng, scale.noises, grid, NOISE_LENGTH)
+        row: Row = {"name": f"composition/{name}", "density": name}
+        five = kernels.reverse_chain(grid, log_q, [0.98] * 5)
+        for label, alpha in (("product", product), ("sum", 0.90)):
+            q_t = np.exp(kernels.diffuse(grid, log_q, alpha))
+            kernel = kernels.reverse(grid, log_q, alpha)
+            difference = grid.integrate(np.abs(five - kernel), axis=0)
+            row[f"difference_{label}"] = 0.5 * float(grid.integrate(q_t * difference))
+            row[f"js_after_{label}"] = _after(grid, kernel, q_t, np.exp(log_q), noises, 0.19)
+        q_5 = np.exp(kernels.chain(grid, log_q, [0.98] * 5)[-1])
+        row["js_after_five"] = _after(grid, five, q_5, np.exp(log_q), noises, 0.19)
+        squares = [
+            float(contraction.singular_values(grid, log_q, 0.9**n)[0][1] ** 2)
+            for n in (1, 2, 40, 41)
+        ]
+        row["decay_first"], row["decay_last"] = squares[1] / squares[0], squares[3] / squares[2]
+        yield row

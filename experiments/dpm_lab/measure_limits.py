@@ -1,0 +1,170 @@
+"""Rows on what happens to models and iterates of kernels: fits, fixed points, deconvolution."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from experiments.dpm_lab import (
+    deconvolution,
+    fixed_points,
+    gaussian_fits,
+    kernels,
+    objective,
+)
+from experiments.dpm_lab.densities import (
+    DENSITIES,
+    LogDensity,
+    mixture,
+    on_grid,
+)
+from experiments.dpm_lab.divergences import js, kl, total_variation
+from experiments.dpm_lab.grid import Grid
+from experiments.dpm_lab.scale import (
+    CHAINED,
+    DECONVOLVED,
+    FIXED,
+    HALVINGS,
+    WAVELENGTH,
+    Scale,
+)
+from experiments.results import Row
+
+
+def halving_rows(scale: Scale) -> Iterator[Row]:
+    """T steps that keep half of the signal's power, every reverse kernel a Gaussian."""
+    grid = scale.grid
+    for name in DENSITIES:
+        log_q = on_grid(name, grid)
+        for steps in HALVINGS:
+            p = gaussian_fits.through_fits(grid, log_q, [0.5 ** (1 / steps)] * steps)
+            yield {
+                "name": f"steps/{name}/{steps}", "density": name, "steps": steps,
+                "alpha": 0.5 ** (1 / steps), "loss_kl": float(kl(grid, np.exp(log_q), p)),
+                "loss_js": float(js(grid, np.exp(log_q), p)),
+            }  # fmt: skip
+
+
+def fixed_rows(scale: Scale) -> Iterator[Row]:
+    """Fixed points of single kernels, found and in closed form."""
+    gaussians: dict[str, tuple[LogDensity, float, float]] = {
+        name: (mixture([1.0], [mean], [std]), mean, std**2)
+        for name, mean, std in (("gaussian", 0.0, 0.5), ("wide", 0.0, 2.0), ("shifted", 0.3, 1.0))
+    }
+    for name, log_density in (DENSITIES | {k: v[0] for k, v in gaussians.items()}).items():
+        for alpha in FIXED:
+            row: Row = {"name": f"fixed/{name}/{alpha}", "density": name, "alpha": alpha}
+            row |= _fixed(scale.grid, log_density, alpha)
+            if name in gaussians:
+                exact = fixed_points.gaussian_fixed_point(*gaussians[name][1:], alpha)
+                row["mean_exact"], row["variance_exact"] = exact or (None, None)
+            yield row
+
+
+def _fixed(grid: Grid, log_density: LogDensity, alpha: float) -> Row:
+    found = fixed_points.fixed_point(grid, log_density, alpha)
+    row: Row = {"exists": found.exists, "moved": found.moved}
+    if found.exists:
+        log_q = grid.normalise(log_density(grid.points))
+        q, p = np.exp(log_q), found.density
+        mean, variance = kernels.moments(grid, p[:, None])
+        closed = fixed_points.closed_form(grid, log_q, alpha)
+        second = fixed_points.second_eigenvalue(grid, log_q, alpha)
+        row |= {
+            "mean": float(mean[0]), "variance": float(variance[0]),
+            "closed_form_error": float(np.max(np.abs(p - closed))),
+            "js_to_q": float(js(grid, p, q)),
+            "total_variation_to_q": float(total_variation(grid, p, q)),
+            "second_eigenvalue": second,
+            # 1 - 4e-13 is known to three digits only: an order of magnitude there.
+            "iterations": math.log(1000) / -math.log(min(second, 1 - 1e-13)),
+        }  # fmt: skip
+    return row
+
+
+def chained_rows(scale: Scale) -> Iterator[Row]:
+    """Fixed points of chains of kernels, one kernel of the product of their alphas."""
+    grid = scale.grid
+    for name in DENSITIES:
+        log_q = on_grid(name, grid)
+        q = np.exp(log_q)
+        row: Row = {"name": f"chained/{name}", "density": name, "kernels": list(CHAINED)}
+        row["js_to_q"] = [
+            float(js(grid, fixed_points.closed_form(grid, log_q, 0.9**n), q)) for n in CHAINED
+        ]
+        one = fixed_points.closed_form(grid, log_q, 0.95)
+        ten = kernels.reverse_chain(grid, log_q, [0.995] * 10)
+        closed = fixed_points.closed_form(grid, log_q, 0.995**10)
+        row |= {
+            "stays_under_ten": float(np.max(np.abs(kernels.push(grid, ten, closed) - closed))),
+            "js_to_q_one": float(js(grid, one, q)),
+            "js_to_q_ten": float(js(grid, closed, q)),
+        }
+        yield row
+
+
+def deconvolution_rows(scale: Scale) -> Iterator[Row]:
+    """Noise on q(z_1) on both ways back."""
+    grid, cutoff = scale.grid, 2 * math.pi / WAVELENGTH
+    normal = np.exp(grid.normalise(-0.5 * np.square(grid.points)))
+    for alpha in DECONVOLVED:
+        by_kernel = []
+        for name in DENSITIES:
+            rng = np.random.default_rng(2)
+            by_deconvolution, gain = deconvolution.gains(
+                grid, on_grid(name, grid), alpha, cutoff, rng, scale.noises
+            )
+            by_kernel.append(gain)
+        # In y = sqrt(alpha) z: N(0, 1) has come from N(0, alpha), which is N(0, 1) in z.
+        back = deconvolution.deconvolve(grid, normal, alpha, 12.0)
+        expected = mixture([1.0], [0.0], [math.sqrt(alpha)])(grid.points)
+        yield {
+            "name": f"deconvolution/{alpha}", "alpha": alpha,
+            "amplification": deconvolution.amplification(alpha, cutoff),
+            "gain_deconvolution": by_deconvolution, "gain_kernel_largest": max(by_kernel),
+            "condition_number": deconvolution.condition_number(grid, alpha),
+            "normal_error": float(np.max(np.abs(back - np.exp(expected)))),
+        }  # fmt: skip
+
+
+def objective_rows(scale: Scale) -> Iterator[Row]:
+    """The middle term Q_2 of S4 3.4.2 at its least, and both orders of the divergence."""
+    grid, alphas = scale.grid, [0.9, 0.9]
+    for name in DENSITIES:
+        log_q = on_grid(name, grid)
+        _, q_1, q_2 = kernels.chain(grid, log_q, alphas)
+        best = kernels.log_reverse(grid, q_1, alphas[1])
+        fit = gaussian_fits.log_fitted(grid, np.exp(best))
+        least, fitted = (objective.middle_term(grid, log_q, alphas, p) for p in (best, fit))
+        excess = gaussian_fits.shape(grid, q_1, alphas[1])["nongaussian"]
+        bound = objective.reversed_middle_term(grid, log_q, alphas, best)
+        yield {
+            "name": f"objective/{name}", "density": name, "alpha": alphas[0],
+            "middle_least": least, "middle_reversed": float(grid.integrate(np.exp(q_2) * bound)),
+            "middle_of_fit": fitted, "identity_error": abs(fitted - least - excess),
+        }  # fmt: skip
+
+
+def order_row(scale: Scale) -> Row:
+    """The Gaussian nearest to a bimodal density by KL, in both orders of the arguments."""
+    grid = scale.grid
+    q = np.exp(grid.normalise(mixture([0.6, 0.4], [-1.5, 1.5], [0.4, 0.4])(grid.points)))
+    row: Row = {"name": "orders/bimodal"}
+    for order in ("q||p", "p||q"):
+        mean, std = gaussian_fits.best_gaussian(grid, q, order)
+        row[f"mean {order}"], row[f"std {order}"] = mean, std
+    return row
+
+
+def factor_row(scale: Scale) -> Row:
+    """GF of S4 (127), alpha = 0.9: its integral over z_t as printed, its variance over z_{t-1}."""
+    grid, alpha = scale.grid, 0.9
+    factor = kernels.gaussian_factor(grid, 0.5, alpha) * np.sqrt(alpha)
+    _, variance = kernels.moments(grid, factor[:, None])
+    over_z_t = np.exp(kernels.log_forward(grid, alpha)[:, len(grid.points) // 2])
+    return {
+        "name": "factor/0.9", "alpha": alpha, "mass": float(grid.integrate(factor)),
+        # the printed normaliser sqrt(2 pi) (1 - alpha) in place of sqrt(2 pi (1 - alpha))
+        "printed_mass": float(grid.integrate(over_z_t)) * math.sqrt(1 - alpha) / (1 - alpha),
+        "variance": float(variance[0]), "printed_variance": math.sqrt((1 - alpha) / alpha),
+    }  # fmt: skip

@@ -1,0 +1,31 @@
+"""How much is computed, and where on the axes."""
+
+import dataclasses
+
+from experiments.dpm_lab.grid import Grid
+
+CHAINS = {0.6: 5, 0.9: 9}  # alpha: steps, as in S4's figures 17 and 18
+SHAPES = (0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+STRENGTHS = (0.001, 0.90, 0.95, 0.98, 0.99)
+FIXED = (0.90, 0.99)
+CHAINED = (1, 2, 4, 8, 16, 32, 64)  # kernels of alpha = 0.9
+HALVINGS = (1, 2, 4, 8, 16, 32, 64)  # steps whose alphas have the product 1/2
+DECONVOLVED = (0.90, 0.95, 0.98, 0.99, 0.995)
+WAVELENGTH = 0.25
+NOISE_LENGTH = 0.2
+INTERVAL = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How much is computed."""
+
+    grid: Grid
+    pairs: int  # random densities against each other, for each kernel
+    noises: int
+
+
+SCALES = {
+    "small": Scale(Grid(7.0, 0.05), pairs=200, noises=20),
+    "full": Scale(Grid(10.0, 0.02), pairs=2000, noises=200),
+}
