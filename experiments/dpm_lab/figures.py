@@ -107,7 +107,7 @@ def draw_contraction(path: Path, scale: Scale, rows: Rows) -> None:
                 z, disturbed, color=ORANGE, linewidth=1.0, label=f"disturbed: JS {distance:.2f}"
             )
             axes.set_xlim(-3, 3)
-            axes.set_ylim(0, 1.35 * max(exact.max(), disturbed.max()))
+            axes.set_ylim(0, 1.5 * max(exact.max(), disturbed.max()))
             axes.legend(frameon=False, loc="upper right")
         line[0].set_ylabel(f"$\\alpha$ = {alpha:.2f}")
     panels[1, 0].set_xlabel("$z_1$, before the kernel")
@@ -128,6 +128,7 @@ def draw_contraction(path: Path, scale: Scale, rows: Rows) -> None:
     panels[0, 2].plot(fine, exact, "--", color="black", linewidth=0.8, label="Gaussian, exact")
     panels[0, 2].set_ylabel("second singular value $\\sigma_2$")
     panels[0, 2].legend(frameon=False, loc="lower left", handles=panels[0, 2].lines[-1:])
+    panels[1, 2].set_ylim(0, 1)
     panels[1, 2].legend(frameon=False, loc="lower left")
     panels[1, 2].set_ylabel("JS after / before, random pairs")
     save_figure(figure, path)

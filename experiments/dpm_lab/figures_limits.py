@@ -66,11 +66,14 @@ def draw_fixed_points(path: Path, scale: Scale, rows: Rows) -> None:
         line[1].plot(z, limit, color=VERMILLION, linewidth=1.2, label="fixed point")
         line[0].set_ylabel(f"{name}, $\\alpha$ = {alpha}")
         where = "upper left" if name == "triangular" else "upper right"
-        line[0].legend(frameon=False, title="iteration", title_fontsize=8, loc=where)
+        line[0].legend(frameon=False, title="iteration", title_fontsize=8, loc=where,
+                       handlelength=1.2, ncols=1 if name == "triangular" else 2)  # fmt: skip
         line[1].legend(frameon=False, loc=where)
         for axes in line[:2]:
             axes.set_xlim(-2.6, 2.6)
-            axes.set_ylim(0, 1.6 if name == "triangular" else 2.6)
+            axes.set_ylim(0, 1.6 if name == "triangular" else 2.8)
+    for axes in panels[1, :2]:
+        axes.set_xlabel("$z_{t-1}$")
     for each, style in ((grid, "-"), (grid.twice_as_wide(), "--")):
         log_q = each.normalise(mixture([1.0], [0.0], [2.0])(each.points))
         limit = fixed_points.invariant(each, kernels.reverse(each, log_q, 0.9))
@@ -112,7 +115,7 @@ def draw_deconvolution(path: Path, scale: Scale, rows: Rows) -> None:
     middle.plot(y, q_y, color=BLUE, linewidth=1.2, label="$q(x)$")
     middle.plot(z, by_kernel, "--", color=VERMILLION, linewidth=1.2, label="by the kernel")
     left.set_ylim(0, 1.45)
-    middle.set_ylim(-1.5, 3.5)
+    middle.set_ylim(-0.7, 2.6)
     for axes, label in ((left, "$z_1$"), (middle, "$x$")):
         axes.set_xlim(-3, 3)
         axes.set_xlabel(label)

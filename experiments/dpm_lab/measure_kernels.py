@@ -46,10 +46,10 @@ def chain_rows(scale: Scale) -> Iterator[Row]:
 def shape_rows(scale: Scale) -> Iterator[Row]:
     """The conditionals' shapes, and what a Gaussian in place of each costs."""
     for name in DENSITIES:
-        log_q = on_grid(name, scale.grid)
+        log_q = on_grid(name, scale.fine)
         for alpha in SHAPES:
             row: Row = {"name": f"kernel/{name}/{alpha}", "density": name, "alpha": alpha}
-            yield row | gaussian_fits.shape(scale.grid, log_q, alpha)
+            yield row | gaussian_fits.shape(scale.fine, log_q, alpha)
 
 
 def contraction_rows(scale: Scale) -> Iterator[Row]:

@@ -33,7 +33,7 @@ from experiments.results import Row
 
 def halving_rows(scale: Scale) -> Iterator[Row]:
     """T steps that keep half of the signal's power, every reverse kernel a Gaussian."""
-    grid = scale.grid
+    grid = scale.fine
     for name in DENSITIES:
         log_q = on_grid(name, grid)
         for steps in HALVINGS:

@@ -19,7 +19,7 @@ from experiments.dpm_lab import (
     kernels,
     objective,
 )
-from experiments.dpm_lab.claims import CLAIMS, TABLE, judge
+from experiments.dpm_lab.claims import CLAIMS, judge
 from experiments.dpm_lab.densities import (
     DENSITIES,
     MIXTURES,
@@ -32,7 +32,6 @@ from experiments.dpm_lab.densities import (
 from experiments.dpm_lab.divergences import DIVERGENCES, chi_squared, hellinger, js, kl
 from experiments.dpm_lab.divergences import total_variation as tv
 from experiments.dpm_lab.grid import Grid
-from experiments.results import format_table
 from vdm.diffusion.noise import posterior, transition
 
 GRID = Grid(7.0, 0.05)
@@ -542,8 +541,3 @@ def test_verdicts_follow_from_the_numbers():
     assert verdicts(changed("fixed/", exists=True, **every))["fixed_exists"] == "holds"
     assert verdicts(changed("kernel/uniform/0.9", loss_kl=1.0))["fit_alpha"] == "false"
     assert verdicts(changed("deconvolution/0.9", normal_error=1.0))["paradox"] == "holds"
-
-
-def test_page_holds_the_table_of_claims():
-    claims = [row for row in rows() if row["name"].startswith("claim/")]
-    assert format_table(claims, TABLE) in (FOLDER / "README.md").read_text()
