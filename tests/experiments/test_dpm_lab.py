@@ -535,7 +535,7 @@ def test_verdicts_follow_from_the_numbers():
 
     assert verdicts(changed("chain/", recovery_error=1e-7))["recovers"] == "false"
     assert verdicts(changed("contraction/mixture/0.9", excess=1e-6))["not_larger"] == "false"
-    assert verdicts(changed("contraction/mixture/0.9", js_ratio_mean=1.0))["strength"] == "false"
+    assert verdicts(changed("contraction/mixture/0.95", js_ratio_mean=1.0))["strength"] == "false"
     assert verdicts(changed("fixed/", js_to_q=0.0))["fixed_is_q"] == "holds"
     every = dict.fromkeys(("js_to_q", "closed_form_error", "variance", "iterations"), 0.0)
     assert verdicts(changed("fixed/", exists=True, **every))["fixed_exists"] == "holds"
