@@ -32,10 +32,10 @@ def gaussian_singular_value(variance: float, alpha: float) -> float:
 def local_js_ratio(
     grid: Grid, kernel: Array, q_t: Array, function: Array, size: float = 0.01
 ) -> float:
-    """JS after over before of q_t and q_t (1 + size f), f a right singular function: where JS is
-    chi^2 / 8 the ratio is the square of f's singular value, so no smaller constant bounds it."""
+    """JS after over before of q_t (1 + size f) and q_t (1 - size f), f a right singular function.
+    For a small size JS is size^2 / 2 times the integral of q_t f^2, and the ratio the square of f's
+    singular value: no smaller constant bounds it."""
     shift = size * function * np.sqrt(q_t / grid.spacing)
-    # JS of p and q_t is even in the shift to first order: take both signs against each other.
     pair = np.clip(q_t + shift, 0.0, None), np.clip(q_t - shift, 0.0, None)
     after = [kernels.push(grid, kernel, p) for p in pair]
     return float(js(grid, after[0], after[1]) / js(grid, pair[0], pair[1]))
@@ -43,8 +43,8 @@ def local_js_ratio(
 
 def dobrushin(grid: Grid, kernel: Array, half_width: float) -> float:
     """The largest total variation between K(. | z) and K(. | z') for z, z' in [-half_width,
-    half_width]: the contraction of total variation for densities on that interval. On the whole
-    line it is 1 for every alpha, and no number for a wider grid than the interval follows."""
+    half_width]: by this factor at least does the total variation of densities on that interval
+    fall. On the whole line it is 1 for every alpha."""
     inside = np.abs(grid.points) <= half_width + 1e-9
     columns = kernel[:, inside].T
     return max(float(np.max(0.5 * grid.integrate(np.abs(columns - column)))) for column in columns)
