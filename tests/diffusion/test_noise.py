@@ -22,6 +22,7 @@ def test_noise_levels_agree_with_snr_and_unit_variance():
 @pytest.mark.equation("S4 12", "vdm.diffusion.noise:transition")
 @pytest.mark.equation("S4 81", "vdm.diffusion.noise:transition")
 @pytest.mark.equation("S4 82", "vdm.diffusion.noise:transition")
+@pytest.mark.equation("S1 1.63", "vdm.diffusion.noise:transition")
 def test_transitions_compose_to_the_marginal(omega_s, gap_1, gap_2):
     # q(z_t|z_s) after q(z_s|x) is q(z_t|x), and two steps are one: mean scales multiply,
     # variances add after scaling.

@@ -1,0 +1,79 @@
+"""The index of equations is whole, and its page and results are those of the markers."""
+
+import json
+import textwrap
+
+import pytest
+
+from experiments.equations.index import marks_of, number_key, read_marks, source_file
+from experiments.equations.page import PAGE, problems, with_tables
+
+MARKS = read_marks()
+
+
+def test_every_equation_has_words_and_a_test_or_a_reason():
+    assert problems(MARKS) == []
+
+
+def test_page_holds_the_tables_of_the_markers():
+    page = PAGE.read_text()
+    assert with_tables(page, MARKS) == page, "run python -m experiments.equations.run"
+
+
+def test_results_are_those_of_the_markers_and_all_passed():
+    rows = json.loads((PAGE.parent / "results.json").read_text())
+    names = {mark.id for mark in MARKS if mark.kind == "equation"}
+    names |= {f"erratum {mark.id}, {mark.test}" for mark in MARKS if mark.kind == "erratum"}
+    assert {row["name"] for row in rows} == names | {"all"}
+    assert all(row["passed"] for row in rows)
+    assert not any(row["failed"] for row in rows)
+
+
+def test_marks_are_read_from_the_text_with_those_of_parameters():
+    text = textwrap.dedent("""
+        @pytest.mark.slow
+        @pytest.mark.equation("S1 1.63", "vdm.diffusion.noise:diffuse")
+        @pytest.mark.parametrize("a", [pytest.param(1, marks=pytest.mark.equation("S4 7", "m:f"))])
+        def test_a(a): ...
+
+        @pytest.mark.erratum("S1 1.124-1.125", "what", -2)
+        def test_b(erratum_number): ...
+    """)
+    marks = list(marks_of(text, "tests/test_x.py"))
+    assert [(mark.kind, mark.id, mark.test, mark.slow) for mark in marks] == [
+        ("equation", "S1 1.63", "test_a", True),
+        ("equation", "S4 7", "test_a", True),
+        ("erratum", "S1 1.124-1.125", "test_b", False),
+    ]
+    assert marks[0].function == "vdm.diffusion.noise:diffuse"
+    assert (marks[2].what, marks[2].number) == ("what", -2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('@pytest.mark.equation("1.63", "m:f")\ndef test_a(): ...', "neither equation"),
+        ('@pytest.mark.equation("S1 1.63")\ndef test_a(): ...', "neither equation"),
+        ('@pytest.mark.equation(ID, "m:f")\ndef test_a(): ...', "literals"),
+        ('@pytest.mark.erratum("S1 1.1", "what", "0.7")\ndef test_a(): ...', "neither equation"),
+        ('@pytest.mark.equation("S1 1.63", "m:f")\ndef helper(): ...', "on a test function"),
+        ('pytestmark = [pytest.mark.equation("S1 1.63", "m:f")]', "on a test function"),
+    ],
+)
+def test_wrong_markers_are_refused_with_their_place(text, message):
+    with pytest.raises(ValueError, match=f"^tests/test_x.py:[12]: .*{message}"):
+        list(marks_of(text, "tests/test_x.py"))
+
+
+def test_functions_are_found_or_refused():
+    assert source_file("vdm.diffusion.noise:diffuse") == "vdm/diffusion/noise.py"
+    assert source_file("vdm.diffusion.likelihood:Gaussian") == "vdm/diffusion/likelihood.py"
+    for wrong in ("vdm.diffusion.noise:no", "vdm.no:f", "vdm.diffusion.noise:jax", "vdm"):
+        with pytest.raises(ValueError, match="no "):
+            source_file(wrong)
+
+
+def test_numbers_are_sorted_as_numbers():
+    ids = ["S4 2", "S1 1.10", "S1 1.9", "S1 1.124-1.125", "S1 1.124"]
+    want = ["S1 1.9", "S1 1.10", "S1 1.124", "S1 1.124-1.125", "S4 2"]
+    assert sorted(ids, key=number_key) == want
