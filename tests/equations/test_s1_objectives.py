@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm.diffusion import elbo, noise, samplers
+from vdm.diffusion import elbo, noise, samplers, weightings
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.likelihood import Gaussian
 from vdm.diffusion.predictions import convert
@@ -155,11 +155,14 @@ def test_training_loss_of_a_random_step_and_its_simple_form():
     def network(z, omega):
         return jnp.sin(z) + 0.1 * omega[:, None]
 
-    x, eps = jnp.tile(X_0, (3, 1)), jax.random.normal(jax.random.key(0), (3, 3))
-    levels = elbo.noise_levels(schedule, jnp.array([0.1, 0.5, 0.9]), 3)
-    estimate = elbo.estimate_elbo(
-        x, elbo.Draws(levels.omega_t, eps, eps), levels, network, Gaussian()
-    )
+    @jax.jit
+    def estimate(x, eps, t):
+        levels = elbo.noise_levels(schedule, t, 3)
+        terms = elbo.estimate_elbo(x, elbo.Draws(t, eps, eps), levels, network, Gaussian()).terms
+        return terms.denoising_matching, weightings.simple(levels.omega_t, levels.weight)
+
+    x, eps = np.tile(X_0, (3, 1)), np.random.default_rng(0).normal(size=(3, 3))
+    terms, simple = (np.asarray(v) for v in estimate(x, eps, np.array([0.1, 0.5, 0.9])))
     total = 0.0
     for i, t in enumerate(LEVELS):
         a, bar = STEP[t - 1], BAR[t]
