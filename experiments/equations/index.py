@@ -84,7 +84,8 @@ def _mark(call: ast.Call, path: str, test: str, slow: bool) -> Mark:
 
 
 def source_file(function: str) -> str:
-    """The path, from the root, of the file that defines "module:qualname".
+    """The path, from the root, of the file that defines "module:qualname", a function, class or
+    property.
 
     Raises:
       ValueError: nothing of this name can be imported.
@@ -94,6 +95,7 @@ def source_file(function: str) -> str:
         found: Any = importlib.import_module(name)
         for part in qualname.split("."):
             found = getattr(found, part)
+        found = found.fget if isinstance(found, property) else found
     except (ImportError, AttributeError) as error:
         raise ValueError(f"no {function!r}: a marker names it as module:qualname") from error
     if isinstance(found, ModuleType) or not callable(found):
@@ -103,6 +105,18 @@ def source_file(function: str) -> str:
 
 def _relative(path: Path) -> str:
     return path.resolve().relative_to(ROOT.resolve()).as_posix()
+
+
+def spread(source: str, reasons: dict[str, str]) -> dict[str, str]:
+    """{"9 to 11": why} -> {"S1 9": why, "S1 10": why, "S1 11": why}; "1.9 to 1.11" likewise."""
+    found = {}
+    for numbers, why in reasons.items():
+        first, _, last = numbers.partition(" to ")
+        chapter, _, start = first.rpartition(".")
+        end = (last or first).rpartition(".")[2]
+        for number in range(int(start), int(end) + 1):
+            found[f"{source} {chapter}{'.' * bool(chapter)}{number}"] = why
+    return found
 
 
 def number_key(id: str) -> tuple[str, tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """The tables of README.md, made from the markers: `python -m experiments.equations.page`."""
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -38,7 +39,7 @@ def equation_lines(marks: Sequence[Mark]) -> list[str]:
         own = [mark for mark in marks if mark.id == id]
         functions = dict.fromkeys(_function_link(mark.function) for mark in own)
         tests = dict.fromkeys(_test_link(mark) for mark in own)
-        cells = (_number(id), STATEMENTS.get(id, ""), ", ".join(functions), ", ".join(tests))
+        cells = (_number(id), _cell(STATEMENTS.get(id, "")), ", ".join(functions), ", ".join(tests))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -51,7 +52,7 @@ def set_aside_lines(ids: Sequence[str]) -> list[str]:
                                                      places.get(at[1], 0) - at[0])):  # fmt: skip
         first, *_, last = [id for _, id in run] * 2
         numbers = _number(first) if first == last else f"{_number(first)} to {_number(last)}"
-        lines.append(f"| {numbers} | {NOT_COMPUTABLE[first]} |")
+        lines.append(f"| {numbers} | {_cell(NOT_COMPUTABLE[first])} |")
     return lines
 
 
@@ -59,7 +60,7 @@ def erratum_lines(marks: Sequence[Mark]) -> list[str]:
     """A row for each slip of a source."""
     lines = ["| | what is wrong | number that shows it | shown by |", "| --- | --- | --- | --- |"]
     return lines + [
-        f"| {mark.id} | {mark.what} | {mark.number:.6g} | {_test_link(mark)} |"
+        f"| {mark.id} | {_cell(mark.what)} | {mark.number:.6g} | {_test_link(mark)} |"
         for mark in sorted(marks, key=lambda mark: (number_key(mark.id), mark.test))
     ]
 
@@ -94,6 +95,10 @@ def with_tables(page: str, marks: Sequence[Mark]) -> str:
 
 def _ids(marks: Iterable[Mark]) -> list[str]:
     return sorted({mark.id for mark in marks}, key=number_key)
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"(?<!\\)\|", r"\|", text)  # the bar of a condition would end the cell
 
 
 def _number(id: str) -> str:

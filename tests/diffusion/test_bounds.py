@@ -30,6 +30,7 @@ def mixture():
 
 @pytest.mark.parametrize("likelihood", [Gaussian(), Discretised(8)])
 @pytest.mark.equation("S4 70", "vdm.diffusion.bounds:path_log_weight")
+@pytest.mark.equation("S1 1.59", "vdm.diffusion.bounds:path_log_weight")
 def test_log_weight_is_the_ratio_of_the_densities_along_the_path(likelihood):
     # The definition, from the densities of z and `noise.posterior`, along the same draws.
     with jax.enable_x64(True):

@@ -31,6 +31,7 @@ def mixture_density(x):
 @pytest.mark.parametrize("omega", [-5.0, -1.0, 0.5, 4.0])
 @pytest.mark.equation("S4 30", "vdm.diffusion.exact:MixtureData.log_prob")
 @pytest.mark.equation("S4 37", "vdm.diffusion.exact:MixtureData.log_prob")
+@pytest.mark.equation("S1 1.120", "vdm.diffusion.exact:MixtureData.x_hat")
 def test_mixture_equals_quadrature(omega):
     with jax.enable_x64(True):
         data = MixtureData(*(jnp.asarray(v) for v in (WEIGHTS, MEANS, STDS)))
@@ -42,6 +43,7 @@ def test_mixture_equals_quadrature(omega):
         np.testing.assert_allclose(data.eps_hat(z, w), eps_hat, rtol=1e-8)
 
 
+@pytest.mark.equation("S1 1.123", "vdm.diffusion.exact:MixtureData.score")
 def test_mixture_score_is_the_gradient_of_its_log_prob():
     with jax.enable_x64(True):
         data = MixtureData(*(jnp.asarray(v) for v in (WEIGHTS, MEANS, STDS)))

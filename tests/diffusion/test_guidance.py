@@ -31,6 +31,11 @@ def log_prob_of(label, data):
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0, 2.5])
+@pytest.mark.equation("S2 108", "vdm.diffusion.guidance:classifier")
+@pytest.mark.equation("S2 109", "vdm.diffusion.guidance:classifier")
+@pytest.mark.equation("S2 110", "vdm.diffusion.guidance:classifier")
+@pytest.mark.equation("S2 111", "vdm.diffusion.guidance:classifier_free")
+@pytest.mark.equation("S2 113", "vdm.diffusion.guidance:classifier_free")
 def test_both_kinds_are_one_where_the_classifier_is_exact(strength):
     # grad log p(y | z) = score of the component - score of the mixture (Bayes' rule)
     with jax.enable_x64():

@@ -10,6 +10,11 @@ from vdm.diffusion import noise
 omegas = st.floats(-14, 12)
 
 
+@pytest.mark.equation("S2 64", "vdm.diffusion.noise:snr")
+@pytest.mark.equation("S2 66", "vdm.diffusion.noise:snr")
+@pytest.mark.equation("S2 68", "vdm.diffusion.noise:snr")
+@pytest.mark.equation("S2 69", "vdm.diffusion.noise:alpha")
+@pytest.mark.equation("S2 70", "vdm.diffusion.noise:sigma")
 def test_noise_levels_agree_with_snr_and_unit_variance():
     omega = jnp.linspace(-20, 20, 401)
     a, s = noise.alpha(omega), noise.sigma(omega)
@@ -23,6 +28,8 @@ def test_noise_levels_agree_with_snr_and_unit_variance():
 @pytest.mark.equation("S4 81", "vdm.diffusion.noise:transition")
 @pytest.mark.equation("S4 82", "vdm.diffusion.noise:transition")
 @pytest.mark.equation("S1 1.63", "vdm.diffusion.noise:transition")
+@pytest.mark.equation("S1 1.69", "vdm.diffusion.noise:transition")
+@pytest.mark.equation("S1 1.73", "vdm.diffusion.noise:transition")
 def test_transitions_compose_to_the_marginal(omega_s, gap_1, gap_2):
     # q(z_t|z_s) after q(z_s|x) is q(z_t|x), and two steps are one: mean scales multiply,
     # variances add after scaling.
@@ -42,6 +49,8 @@ def test_transitions_compose_to_the_marginal(omega_s, gap_1, gap_2):
 @given(omega_s=omegas, gap=st.floats(0.001, 5))
 @pytest.mark.equation("S4 20", "vdm.diffusion.noise:posterior")
 @pytest.mark.equation("S4 83", "vdm.diffusion.noise:posterior")
+@pytest.mark.equation("S1 1.74", "vdm.diffusion.noise:posterior")
+@pytest.mark.equation("S1 1.87", "vdm.diffusion.noise:posterior")
 def test_posterior_is_bayes_rule(omega_s, gap):
     # Precisions add: 1/var = 1/sigma_s^2 + alpha_{t|s}^2 / sigma_{t|s}^2 (VDM appendix A.2).
     with jax.enable_x64(True):

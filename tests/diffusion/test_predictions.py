@@ -27,6 +27,8 @@ def test_truth_covers_every_prediction():
 
 @pytest.mark.parametrize(("source", "target"), list(itertools.product(PREDICTIONS, repeat=2)))
 @pytest.mark.equation("S4 92", "vdm.diffusion.predictions:convert")
+@pytest.mark.equation("S1 1.105", "vdm.diffusion.predictions:convert")
+@pytest.mark.equation("S1 1.115", "vdm.diffusion.predictions:convert")
 def test_every_pair_converts_exactly(source, target):
     with jax.enable_x64(True):
         z, omega, omega_s, outputs = truth(jnp.float64)

@@ -55,6 +55,7 @@ def one_step(sampler, denoiser, z, omega_s, omega_t, xi, last=False):
 
 @pytest.mark.parametrize("variance", ["posterior", "forward"])
 @pytest.mark.equation("S4 60", "vdm.diffusion.samplers:ancestral")
+@pytest.mark.equation("S1 1.154", "vdm.diffusion.samplers:ancestral")
 def test_ancestral_step_is_the_posterior_with_x_hat(variance):
     # Bayes' rule with x = x_hat: precisions add.
     with jax.enable_x64(True):
@@ -99,6 +100,7 @@ def test_euler_maruyama_step_is_that_of_the_reverse_sde():
             np.testing.assert_allclose(got, want, rtol=1e-10)
 
 
+@pytest.mark.equation("S2 102", "vdm.diffusion.langevin:langevin_steps")
 def test_steps_of_langevin_samplers_are_a_move_and_then_langevin_dynamics():
     # eps_hat does not depend on z, so that sums can be written out.
     with jax.enable_x64(True):
@@ -140,6 +142,7 @@ def test_dpm_solver_weighs_the_step_before_by_unequal_steps():
         np.testing.assert_allclose(got, z, rtol=1e-12)
 
 
+@pytest.mark.equation("S2 102", "vdm.diffusion.langevin:langevin_steps")
 def test_langevin_dynamics_have_the_variance_of_their_step():
     # Of q(z_t) = N(0, sigma^2): sigma^2 / (1 - step / 2), after many steps from anywhere.
     def denoiser(z, omega):

@@ -46,6 +46,7 @@ def test_denoiser_and_score_network_are_one_another():
     np.testing.assert_allclose(again(z, omega[2]), network(z, jnp.full(5, omega[2])), rtol=1e-12)
 
 
+@pytest.mark.equation("S2 103", "vdm.diffusion.score_matching:ncsn_score")
 def test_ncsn_score_is_the_gradient_of_the_density_without_shrinking():
     # x + r eps is a mixture too, with variances s_k^2 + r^2.
     weights, stds = jnp.array([0.3, 0.7]), jnp.array([0.2, 0.5])
@@ -71,6 +72,7 @@ def test_ncsn_loss_is_the_loss_density_of_the_same_network(omega):
     np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
+@pytest.mark.equation("S2 104", "vdm.diffusion.score_matching:denoising_score_matching")
 def test_ncsn_loss_over_a_geometric_ladder_is_the_denoising_term_of_a_linear_schedule():
     num_levels = 300
     t = (jnp.arange(num_levels) + 0.5) / num_levels
@@ -91,6 +93,8 @@ def test_ncsn_loss_over_a_geometric_ladder_is_the_denoising_term_of_a_linear_sch
 
 
 @pytest.mark.parametrize("r", [0.05, 0.4, 3.0])
+@pytest.mark.equation("S2 101", "vdm.diffusion.score_matching:explicit_score_matching")
+@pytest.mark.equation("S2 104", "vdm.diffusion.score_matching:denoising_score_matching")
 def test_explicit_and_denoising_score_matching_differ_by_a_constant(r):
     # Vincent 2011: r^2 explicit + the least loss = denoising, for every network.
     data, scale = GaussianData(STD), jnp.float64(r)
@@ -115,6 +119,7 @@ def test_explicit_and_denoising_score_matching_differ_by_a_constant(r):
             np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.equation("S2 101", "vdm.diffusion.score_matching:explicit_score_matching")
 def test_the_exact_score_minimises_both():
     # One dimension, a mixture: over x by its components' quadrature, over eps by Gauss-Hermite.
     weights, means, stds = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.2, 0.4])

@@ -42,6 +42,7 @@ def test_bound_changes_nothing():
     np.testing.assert_array_equal(weightings.bound(OMEGA, WEIGHT), 1.0)
 
 
+@pytest.mark.equation("S1 1.153", "vdm.diffusion.weightings:simple")
 def test_simple_leaves_half_the_squared_error():
     np.testing.assert_allclose(weightings.simple(OMEGA, WEIGHT) * WEIGHT, 1.0, rtol=1e-6)
 

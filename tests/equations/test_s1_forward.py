@@ -46,6 +46,7 @@ def log_normal(value, mean, variance):
 
 
 @pytest.mark.parametrize("t", [1, 2, 3, 4])
+@pytest.mark.equation("S1 1.34", "vdm.diffusion.noise:transition")
 @pytest.mark.equation("S1 1.63", "vdm.diffusion.noise:transition")
 @pytest.mark.equation("S1 1.144", "vdm.diffusion.noise:transition")
 def test_one_step_scales_by_root_alpha_and_adds_the_rest(t):
@@ -75,6 +76,7 @@ def test_density_of_a_chain_is_the_product_of_its_steps(erratum_number):
     np.testing.assert_allclose(-joint.entropy() - last, erratum_number, rtol=1e-3)
 
 
+@pytest.mark.equation("S1 1.48", "vdm.diffusion.noise:transition")
 @pytest.mark.erratum(
     "S1 1.48", "q(x_{1:T}|x_0) is written as the product of the q(x_t|x_0): x_1 and x_2 would be "
     "uncorrelated given x_0, they have this covariance; true for a function of one x_j", 0.08944

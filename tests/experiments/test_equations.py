@@ -68,6 +68,7 @@ def test_wrong_markers_are_refused_with_their_place(text, message):
 def test_functions_are_found_or_refused():
     assert source_file("vdm.diffusion.noise:diffuse") == "vdm/diffusion/noise.py"
     assert source_file("vdm.diffusion.likelihood:Gaussian") == "vdm/diffusion/likelihood.py"
+    assert source_file("vdm.diffusion.elbo:ElboTerms.total") == "vdm/diffusion/elbo.py"
     for wrong in ("vdm.diffusion.noise:no", "vdm.no:f", "vdm.diffusion.noise:jax", "vdm"):
         with pytest.raises(ValueError, match="no "):
             source_file(wrong)

@@ -9,11 +9,11 @@ and NUMBERED, all ids of the source; each is in exactly one of the two.
 from importlib import import_module
 from pkgutil import iter_modules
 
-_FILES = [import_module(f"{__name__}.{file.name}") for file in iter_modules(__path__)]
 STATEMENTS: dict[str, str] = {}
 NOT_COMPUTABLE: dict[str, str] = {}
 NUMBERED: list[str] = []
-for _file in _FILES:
-    STATEMENTS |= _file.STATEMENTS
-    NOT_COMPUTABLE |= _file.NOT_COMPUTABLE
-    NUMBERED += _file.NUMBERED
+for _file in iter_modules(__path__):
+    _words = import_module(f"{__name__}.{_file.name}")
+    STATEMENTS |= _words.STATEMENTS
+    NOT_COMPUTABLE |= _words.NOT_COMPUTABLE
+    NUMBERED += _words.NUMBERED
