@@ -12,10 +12,10 @@ from vdm.io.files import write_bytes
 PAGE = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- generated from the markers -->", "<!-- end of what is generated -->"
 TITLES = {
-    "S0": "S0, on variational autoencoders",
+    "S0": "S0, a translation of Luo 2022 as far as hierarchical VAEs",
     "S1": "S1, diffusion models from the evidence bound to DDPM (a rendering of Luo 2022)",
     "S2": "S2, a translation of Luo 2022",
-    "S3": "S3, an overview",
+    "S3": "S3, the evidence bound on one page",
     "S4": "S4, from mixtures by EM to diffusion models",
 }
 

@@ -70,6 +70,7 @@ def test_mean_weight_is_the_evidence_and_the_mean_log_weight_below_it():
 @pytest.mark.equation("S1 1.16", "vdm.diffusion.elbo:ElboTerms.total")
 @pytest.mark.equation("S1 1.20", "vdm.diffusion.elbo:estimate_elbo")
 @pytest.mark.equation("S1 1.24", "vdm.diffusion.elbo:estimate_elbo")
+@pytest.mark.erratum("S0 9", "as S2 (22)", -2.5920)
 @pytest.mark.erratum(
     "S2 22", "the sum over L draws of z lacks S1's 1/L: for L = 2 reconstruction counts twice, and "
     "the estimate of a bound of −1.4730 nats is this", -2.5920

@@ -76,7 +76,7 @@ def joint_draws():
     return x_0, eps, z, score, np.outer(weights, weights).ravel() / weights.sum() ** 2
 
 
-@pytest.mark.erratum("S2 78-79", "a copy of S1 (1.124) and (1.125)", 0.25)
+@pytest.mark.erratum("S2 78-79", "as S1 (1.124) and (1.125)", 0.25)
 @pytest.mark.erratum(
     "S1 1.124-1.125", "x_0 itself stands where E[x_0|x_t] is meant: for x_0 ~ N(0, 1) at SNR 1 the "
     "two sides of (1.124) have this mean squared difference", 0.25
@@ -90,7 +90,7 @@ def test_tweedie_does_not_give_x_0(erratum_number):
         np.testing.assert_allclose(weights @ (difference * z**power), 0, atol=1e-12)
 
 
-@pytest.mark.erratum("S2 93-95", "a copy of S1 (1.141) to (1.143)", 0.5)
+@pytest.mark.erratum("S2 93-95", "as S1 (1.141) to (1.143)", 0.5)
 @pytest.mark.erratum(
     "S1 1.141-1.143", "the score of q(x_t) is set equal to that of q(x_t|x_0): for x_0 ~ N(0, 1) "
     "at SNR 1 the mean square of √(1−ᾱ) ∇log q(x_t) + ε is this, not 0", 0.5

@@ -5,25 +5,28 @@ import textwrap
 
 import pytest
 
-from experiments.equations.index import marks_of, number_key, read_marks, source_file
+from experiments.equations.index import marks_of, number_key, read_marks, source_file, spread
 from experiments.equations.page import PAGE, problems, with_tables
 
-MARKS = read_marks()
+
+@pytest.fixture(scope="module")
+def marks():
+    return read_marks()
 
 
-def test_every_equation_has_words_and_a_test_or_a_reason():
-    assert problems(MARKS) == []
+def test_every_equation_has_words_and_a_test_or_a_reason(marks):
+    assert problems(marks) == []
 
 
-def test_page_holds_the_tables_of_the_markers():
+def test_page_holds_the_tables_of_the_markers(marks):
     page = PAGE.read_text()
-    assert with_tables(page, MARKS) == page, "run python -m experiments.equations.run"
+    assert with_tables(page, marks) == page, "run python -m experiments.equations.run"
 
 
-def test_results_are_those_of_the_markers_and_all_passed():
+def test_results_are_those_of_the_markers_and_all_passed(marks):
     rows = json.loads((PAGE.parent / "results.json").read_text())
-    names = {mark.id for mark in MARKS if mark.kind == "equation"}
-    names |= {f"erratum {mark.id}, {mark.test}" for mark in MARKS if mark.kind == "erratum"}
+    names = {mark.id for mark in marks if mark.kind == "equation"}
+    names |= {f"erratum {mark.id}, {mark.test}" for mark in marks if mark.kind == "erratum"}
     assert {row["name"] for row in rows} == names | {"all"}
     assert all(row["passed"] for row in rows)
     assert not any(row["failed"] for row in rows)
@@ -63,6 +66,19 @@ def test_marks_are_read_from_the_text_with_those_of_parameters():
 def test_wrong_markers_are_refused_with_their_place(text, message):
     with pytest.raises(ValueError, match=f"^tests/test_x.py:[12]: .*{message}"):
         list(marks_of(text, "tests/test_x.py"))
+
+
+def test_two_slips_shown_by_one_test_have_one_number(marks):
+    # `erratum_number` is that of the marker nearest to the test.
+    errata = [mark for mark in marks if mark.kind == "erratum"]
+    numbers = {(mark.path, mark.test): mark.number for mark in errata}
+    assert all(mark.number == numbers[mark.path, mark.test] for mark in errata)
+
+
+def test_ranges_of_numbers_are_spread():
+    got = spread("S1", {"1.9 to 1.11": "a", "1.20": "b"})
+    assert got == {"S1 1.9": "a", "S1 1.10": "a", "S1 1.11": "a", "S1 1.20": "b"}
+    assert spread("S2", {"9 to 10": "a"}) == {"S2 9": "a", "S2 10": "a"}
 
 
 def test_functions_are_found_or_refused():
