@@ -1,14 +1,15 @@
 """Which test checks which equation of the sources: read from the markers in tests/.
 
 The markers are read from the source text, not by importing the tests, so the index is made in a
-fraction of a second and is the same in every process. Their arguments are literals therefore.
+fraction of a second and is the same in every process. Their arguments are literals therefore,
+apart from names that the file gives to strings.
 """
 
 import ast
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +17,9 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 EQUATION_ID = re.compile(r"S[0-4] \d+(\.\d+)?")  # "S1 1.63"
-_NUMBER = r"\d+(\.\d+)?"
-ERRATUM_ID = re.compile(rf"S[0-4] (§ ?[\d.]+|{_NUMBER}((, |-){_NUMBER})*)")  # "S1 1.124-1.125"
+_NUMBER = r"\d+(\.\d+)*"
+# "S1 1.124-1.125", "S4 113, 116", and a section, "S4 §3.4.5"
+ERRATUM_ID = re.compile(rf"S[0-4] §?{_NUMBER}((, |-){_NUMBER})*")
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,30 @@ def read_marks(folder: Path = ROOT / "tests") -> list[Mark]:
     Raises:
       ValueError: a marker that is not on a test function, or with wrong arguments; its place.
     """
-    paths = sorted(folder.rglob("test_*.py"))
-    return [mark for path in paths for mark in marks_of(path.read_text(), _relative(path))]
+    texts = {path: path.read_text() for path in sorted(folder.rglob("test_*.py"))}
+    marked = [path for path, text in texts.items() if "pytest.mark.e" in text]
+    return [mark for path in marked for mark in marks_of(texts[path], _relative(path))]
 
 
 def marks_of(text: str, path: str) -> Iterator[Mark]:
     """The markers in the text of one test file."""
     tree, seen = ast.parse(text), set[ast.AST]()
+    names = {node.targets[0].id: node.value for node in tree.body
+             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}  # fmt: skip
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             slow = any("pytest.mark.slow" in ast.unparse(mark) for mark in node.decorator_list)
             for decorator in node.decorator_list:
                 for call in _marker_calls(decorator):
                     seen.add(call)
-                    yield _mark(call, path, node.name, slow)
+                    mark = _mark(call, names, path, node.name, slow)
+                    takes = {argument.arg for argument in node.args.args}
+                    if mark.kind == "erratum" and "erratum_number" not in takes:
+                        raise ValueError(
+                            f"{path}:{call.lineno}: {node.name} must take the fixture "
+                            "erratum_number, and assert that what it computes is that number"
+                        )
+                    yield mark
     for call in _marker_calls(tree):
         if call not in seen:
             raise ValueError(f"{path}:{call.lineno}: put the marker on a test function")
@@ -62,16 +74,32 @@ def marks_of(text: str, path: str) -> Iterator[Mark]:
 def _marker_calls(tree: ast.AST) -> list[ast.Call]:
     kinds = ("pytest.mark.equation", "pytest.mark.erratum")
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return [call for call in calls if ast.unparse(call.func) in kinds]
+    named = [call for call in calls if isinstance(call.func, ast.Attribute)]
+    return [call for call in named if ast.unparse(call.func) in kinds]
 
 
-def _mark(call: ast.Call, path: str, test: str, slow: bool) -> Mark:
+def _value(node: ast.expr, names: Mapping[str, ast.expr]) -> Any:
+    """What a literal says, or an f-string of literals and of names that the file gives to such."""
+    match node:
+        case ast.JoinedStr():
+            return "".join(str(_value(part, names)) for part in node.values)
+        case ast.FormattedValue():
+            return _value(node.value, names)
+        case ast.Name() if node.id in names:
+            return _value(names[node.id], names)
+    return ast.literal_eval(node)
+
+
+def _mark(call: ast.Call, names: Mapping[str, ast.expr], path: str, test: str, slow: bool) -> Mark:
     kind, place = ast.unparse(call.func).rpartition(".")[2], f"{path}:{call.lineno}"
     fields: dict[str, Any] = {"path": path, "test": test, "slow": slow}
     try:
-        args = [ast.literal_eval(arg) for arg in call.args]
+        args = [_value(arg, names) for arg in call.args]
     except ValueError as error:
-        raise ValueError(f"{place}: the arguments of a marker must be literals") from error
+        raise ValueError(
+            f"{place}: the arguments of a marker must be literals, or f-strings of "
+            "them and of names that this file gives to strings"
+        ) from error
     match kind, args:
         case "equation", [str(id), str(function)] if EQUATION_ID.fullmatch(id):
             return Mark(kind, id, function=function, **fields)

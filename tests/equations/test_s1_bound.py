@@ -66,6 +66,22 @@ def test_mean_weight_is_the_evidence_and_the_mean_log_weight_below_it():
     assert one_draw < log_evidence() - 0.01
 
 
+@pytest.mark.equation("S1 1.1", "vdm.diffusion.likelihood:Gaussian.log_prob")
+@pytest.mark.equation("S1 1.2", "vdm.diffusion.likelihood:Gaussian.log_prob")
+def test_evidence_is_the_integral_over_the_latent_and_a_ratio_at_each():
+    z = np.linspace(-8, 8, 4001)
+    x, omega = jnp.full((len(z), 1), X), jnp.asarray(OMEGA)
+    log_joint = log_normal(z, 0, 1) + np.asarray(
+        Gaussian().log_prob(x, jnp.asarray(z)[:, None], omega)
+    )
+    np.testing.assert_allclose(
+        np.trapezoid(np.exp(log_joint), z), np.exp(log_evidence()), rtol=1e-10
+    )
+    variance = 1 / (1 + 1 / SIGMA**2)  # of p(z|x): precisions add
+    posterior = log_normal(z, variance * ALPHA * X / SIGMA**2, variance)
+    np.testing.assert_allclose(log_joint - posterior, log_evidence(), rtol=1e-10)
+
+
 @pytest.mark.equation("S1 1.15", "vdm.diffusion.elbo:ElboTerms.total")
 @pytest.mark.equation("S1 1.16", "vdm.diffusion.elbo:ElboTerms.total")
 @pytest.mark.equation("S1 1.20", "vdm.diffusion.elbo:estimate_elbo")

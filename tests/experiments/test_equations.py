@@ -40,14 +40,19 @@ def test_marks_are_read_from_the_text_with_those_of_parameters():
         def test_a(a): ...
 
         @pytest.mark.erratum("S1 1.124-1.125", "what", -2)
+        @pytest.mark.equation("S4 108", f"{LAB}.kernels:push")
         def test_b(erratum_number): ...
+
+        LAB = "experiments.dpm_lab"
     """)
     marks = list(marks_of(text, "tests/test_x.py"))
     assert [(mark.kind, mark.id, mark.test, mark.slow) for mark in marks] == [
         ("equation", "S1 1.63", "test_a", True),
         ("equation", "S4 7", "test_a", True),
         ("erratum", "S1 1.124-1.125", "test_b", False),
+        ("equation", "S4 108", "test_b", False),
     ]
+    assert marks[3].function == "experiments.dpm_lab.kernels:push"
     assert marks[0].function == "vdm.diffusion.noise:diffuse"
     assert (marks[2].what, marks[2].number) == ("what", -2.0)
 
@@ -60,6 +65,7 @@ def test_marks_are_read_from_the_text_with_those_of_parameters():
         ('@pytest.mark.equation(ID, "m:f")\ndef test_a(): ...', "literals"),
         ('@pytest.mark.erratum("S1 1.1", "what", "0.7")\ndef test_a(): ...', "neither equation"),
         ('@pytest.mark.equation("S1 1.63", "m:f")\ndef helper(): ...', "on a test function"),
+        ('@pytest.mark.erratum("S1 1.63", "what", 1)\ndef test_a(): ...', "erratum_number"),
         ('pytestmark = [pytest.mark.equation("S1 1.63", "m:f")]', "on a test function"),
     ],
 )

@@ -9,6 +9,8 @@ from experiments.equations.index import spread
 NUMBERED = [f"S1 1.{number}" for number in range(1, 155) if number != 147]  # it skips 1.147
 
 STATEMENTS = {
+    "S1 1.1": "p(x) = ∫ p(x, z) dz",
+    "S1 1.2": "p(x) = p(x, z) / p(z|x), the same for every z",
     "S1 1.5": "log p(x) = log E_q[p(x, z) / q(z|x)]",
     "S1 1.6": "E_q[log p(x, z) / q(z|x)] is a lower bound of it, by Jensen's inequality",
     "S1 1.15": "log p(x) = bound + KL(q(z|x) ‖ p(z|x))",
@@ -77,7 +79,6 @@ STATEMENTS = {
 NOT_COMPUTABLE = spread(
     "S1",
     {
-        "1.1 to 1.2": "definition of the marginal, and of the posterior",
         "1.3 to 1.4": "derivation of 1.5",
         "1.7": "definition of an expectation",
         "1.8": "Jensen's inequality; 1.6 applies it",
