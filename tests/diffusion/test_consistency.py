@@ -125,6 +125,7 @@ def test_every_term_equals_its_log_densities_along_every_path(four_level_paths):
 def test_both_forms_are_the_bound_and_the_printed_formula_is_not(four_level_paths):
 @pytest.mark.equation("S1 1.46", "vdm.diffusion.consistency:PathTerms.consistency_bound")
 @pytest.mark.equation("S1 1.62", "vdm.diffusion.consistency:PathTerms.denoising_bound")
+@pytest.mark.erratum("S2 35", "as S1 (1.47)", -2.8179)
 @pytest.mark.erratum(
     "S1 1.47", "the KL takes x_{t+1} as independent of x_t given x_{t−1}: on four steps the sum as "
     "printed is this; by (1.46) and by (1.62) the bound is −1.3866 nats", -2.8179

@@ -52,7 +52,7 @@ NOT_COMPUTABLE = spread(
         "30 to 31": "as S1 1.33 and 1.34, the latter right here",
         "32 to 33": "as S1 1.35",
         "34": "as S1 1.39",
-        "35": "as S1 1.47, with its error",
+        "35": "as S1 1.47, with its error; see the errata",
         "36": "as S1 1.50",
         "37": "as S1 1.51",
         "38": "as S1 1.62",
