@@ -63,7 +63,6 @@ def denoising_term(t):
 @pytest.mark.parametrize("t", LEVELS)
 @pytest.mark.equation("S1 1.91", "vdm.diffusion.elbo:denoising_matching")
 @pytest.mark.equation("S1 1.95", "vdm.diffusion.elbo:denoising_matching")
-@pytest.mark.equation("S2 55", "vdm.diffusion.elbo:denoising_matching")
 def test_term_is_the_kl_of_two_posteriors_a_distance_of_their_means(t):
     variance, means = posterior_variance(t), [posterior_mean(x, t) for x in (X_0, X_HAT)]
     covariance = variance * np.eye(3)
@@ -71,6 +70,15 @@ def test_term_is_the_kl_of_two_posteriors_a_distance_of_their_means(t):
                                covariance), rtol=1e-11)  # fmt: skip
     distance = np.sum((means[1] - means[0]) ** 2) / (2 * variance)
     np.testing.assert_allclose(denoising_term(t), distance, rtol=1e-11)
+
+
+@pytest.mark.equation("S2 55", "vdm.diffusion.elbo:prior_matching")
+def test_prior_matching_is_the_kl_of_two_normals_of_other_covariances():
+    omega = 0.4
+    variance = 1 / (1 + np.exp(-omega))
+    normal = np.sqrt(1 - variance) * X_0, variance * np.eye(3)
+    got = elbo.prior_matching(jnp.asarray(X_0)[None], jnp.asarray(omega))
+    np.testing.assert_allclose(got, kl_of_normals(*normal, np.zeros(3), np.eye(3)), rtol=1e-11)
 
 
 @pytest.mark.parametrize("t", LEVELS)
