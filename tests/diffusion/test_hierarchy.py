@@ -74,6 +74,10 @@ def test_log_weight_is_log_p_along_every_path_of_the_exact_posterior(num_levels,
 @pytest.mark.parametrize("num_levels", [1, 2, 3])
 @pytest.mark.equation("S1 1.31", "vdm.diffusion.hierarchy:negative_elbo")
 @pytest.mark.equation("S1 1.46", "vdm.diffusion.hierarchy:negative_elbo")
+@pytest.mark.equation("S4 49", "vdm.diffusion.hierarchy:log_weight")
+@pytest.mark.equation("S4 50", "vdm.diffusion.hierarchy:log_weight")
+@pytest.mark.equation("S4 51", "vdm.diffusion.hierarchy:negative_elbo")
+@pytest.mark.equation("S4 54", "vdm.diffusion.hierarchy:encode_path")
 def test_bound_falls_short_of_log_p_by_the_divergence_to_the_posterior(num_levels):
     # Every level of q is moved by the same shift: the gap is a sum of Gaussian KLs, shift^2 / 2 var
     # and more, that quadrature over z_1 .. z_T gives exactly (the integrand is quadratic).
@@ -96,8 +100,32 @@ def test_bound_falls_short_of_log_p_by_the_divergence_to_the_posterior(num_level
     np.testing.assert_allclose(weights @ -terms.total, p.logpdf(0.7) - gap, rtol=1e-12)
 
 
+@pytest.mark.equation("S1 1.30", "vdm.diffusion.hierarchy:log_weight")
+@pytest.mark.equation("S4 47", "vdm.diffusion.hierarchy:log_weight")
+def test_mean_weight_is_the_evidence_whatever_the_encoder():
+    exact, _, log_likelihood, p = linear_model(1)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    x = jnp.full((60, 1), 0.7)
+    wide = [lambda z: Normal(exact[0](z).mean + 0.3, exact[0](z).log_variance + 0.5)]
+    path = hierarchy.encode_path(x, wide, [jnp.asarray(nodes[:, None])])
+    weight = hierarchy.log_weight(path, [], log_likelihood(x, path.latents[0]))
+    mean = weights @ np.exp(weight) / weights.sum()
+    np.testing.assert_allclose(mean, p.pdf(0.7), rtol=1e-8)
+
+
+@pytest.mark.equation("S4 56", "vdm.diffusion.hierarchy:log_likelihood")
+def test_gaussian_likelihood_of_a_decoder_is_a_square_and_a_constant():
+    rng = np.random.default_rng(4)
+    data, mean = jnp.asarray(rng.standard_normal((2, 5, 3)))
+    got = hierarchy.log_likelihood(Gaussian(), data, Normal(mean, jnp.full((1, 3), np.log(0.3))))
+    expected = -((data - mean) ** 2).sum(1) / 0.6 - 1.5 * np.log(2 * np.pi * 0.3)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
 @pytest.mark.equation("S1 1.20", "vdm.diffusion.hierarchy:negative_elbo")
 @pytest.mark.equation("S1 1.25", "vdm.diffusion.hierarchy:reparameterise")
+@pytest.mark.equation("S4 52", "vdm.diffusion.hierarchy:negative_elbo")
+@pytest.mark.equation("S4 53", "vdm.diffusion.hierarchy:reparameterise")
 def test_one_level_is_the_vae_with_its_closed_form_divergence(noise, x):
     def encoder(x):
         return Normal(0.3 * x + 0.1, jnp.full_like(x, -0.7))

@@ -236,7 +236,7 @@ def test_disturbed_density_has_the_wanted_distance():
 
 @pytest.mark.equation("S4 106", f"{LAB}.kernels:reverse_chain")
 @pytest.mark.erratum(
-    "S4 3.4.5", "five steps of 0.98 are one of their product, not of 1 - 5 x 0.02 = 0.90", 0.9039
+    "S4 §3.4.5", "five steps of 0.98 are one of their product, not of 1 - 5 x 0.02 = 0.90", 0.9039
 )
 def test_small_steps_are_one_step_of_the_product(erratum_number):
     log_q = on_grid("two_bumps", GRID)
@@ -407,7 +407,7 @@ def test_first_term_is_a_divergence_and_a_constant():
 
 
 @pytest.mark.erratum(
-    "S4 3.4.7",
+    "S4 §3.4.7",
     "variance of K's fixed point for N(0, 0.25), alpha = 0.9, which would be q's 0.25",
     0.1646,
 )

@@ -12,15 +12,15 @@ import scipy.stats
 
 import vdm
 from experiments.ladder.hvae import HierarchicalVAE
-from experiments.ladder.kernels import noise
+from experiments.ladder.kernels import kernel, noise
 from experiments.ladder.latent_vdm import LatentLikelihood, LatentVDM
 from experiments.ladder.vae import VAE
 from vdm import loops
-from vdm.diffusion import elbo
+from vdm.diffusion import elbo, hierarchy
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.hierarchy import Normal
 from vdm.diffusion.likelihood import Discretised, Gaussian
-from vdm.diffusion.noise import alpha, sigma
+from vdm.diffusion.noise import alpha, diffuse, sigma
 from vdm.diffusion.samplers import ancestral
 from vdm.nn.encoders import LEAST_LOG_VARIANCE, GaussianMLP, ResidualMLP
 from vdm.nn.mlp import MLP
@@ -89,6 +89,26 @@ def test_untrained_vae_codes_by_chance_and_draws_depend_on_their_own_key(kind):
     np.testing.assert_allclose(alone.total, model.elbo(moved, CODES, keys).total[2:3], rtol=1e-5)
 
 
+@pytest.mark.equation("S1 1.24", "experiments.ladder.vae:VAE.elbo")
+@pytest.mark.equation("S4 55", "experiments.ladder.vae:VAE.elbo")
+def test_mean_over_draws_of_the_vae_is_the_expectation_over_eps():
+    vae = VAE(Discretised(5), DIMS, latent_dim=1, width=8, num_blocks=1)
+    params = jiggled(vae.init(jax.random.key(0)))
+    draws = 2000
+    data = jnp.tile(CODES[:1], (draws, 1, 1, 1))
+    terms = vae.elbo(params, data, jax.random.split(jax.random.key(5), draws))
+    # The same expectation by quadrature over z = mu + sigma eps
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    q = kernel(vae.encoder, params["network"]["encoder"])(vae.likelihood.encode(CODES[:1]))
+    z = hierarchy.reparameterise(q, jnp.float32(nodes[:, None]))
+    decoded = kernel(vae.decoder, params["network"]["decoder"])(z)
+    of_nodes = hierarchy.log_likelihood(vae.likelihood, data[:60], decoded)
+    exact = -weights @ np.asarray(of_nodes) / weights.sum()
+    error = float(terms.reconstruction.std()) / np.sqrt(draws)
+    assert 0 < error < 0.02 * exact
+    assert abs(float(terms.reconstruction.mean()) - exact) < 4 * error
+
+
 def latent_vdm(**kwargs):
     network, schedule = MLP(width=8, num_blocks=1, fourier=False), Linear(-6.0, 5.0)
     return LatentVDM(
@@ -101,6 +121,7 @@ def draws(key, batch, dims):
     return elbo.draw(key, t, dims)
 
 
+@pytest.mark.equation("S4 130", "experiments.ladder.latent_vdm:LatentLikelihood")
 def test_bound_is_that_of_the_vdm_when_encoder_and_decoder_are_the_identity():
     class Identity(LatentVDM):
         latent_dims = DIMS
@@ -138,10 +159,11 @@ def test_bound_is_that_of_the_vdm_when_encoder_and_decoder_are_the_identity():
 
 
 @pytest.mark.erratum(
-    "S4 section 3.5",
+    "S4 §3.5",
     "only the prediction of the next step is said to remain; eps and x give the same bound",
     1.0601,
 )
+@pytest.mark.equation("S4 129", "experiments.ladder.latent_vdm:LatentLikelihood.encode")
 def test_a_learned_latent_leaves_every_prediction_as_it_was(erratum_number):
     # f = 2 x is the encoder's mean for x ~ N(0, 0.5^2), so f ~ N(0, 1): with the ideal denoiser of
     # f the denoising term is known, whatever the network's output means.
@@ -155,7 +177,8 @@ def test_a_learned_latent_leaves_every_prediction_as_it_was(erratum_number):
             Gaussian(), lambda x: 2 * x, lambda f, omega_0: Normal(f / 2, omega_0)
         )
         f, a, s = likelihood.encode(x), alpha(omega)[:, None], sigma(omega)[:, None]
-        z_t = a * f + s * eps
+        z_t = diffuse(f, eps, omega)
+        np.testing.assert_allclose(z_t, a * 2 * x + s * eps, rtol=1e-6)
         of_latents = GaussianData(1.0)
         x_hat = (z_t - s * of_latents.eps_hat(z_t, omega)) / a
         by_x = (0.5 * jnp.exp(-omega)[:, None] * (f - x_hat) ** 2)[:, 0]
