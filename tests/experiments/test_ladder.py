@@ -31,12 +31,14 @@ DIMS = (3, 2, 1)
 CODES = jnp.asarray(np.random.default_rng(0).integers(0, 5, (6, *DIMS)))
 
 
-def jiggled(params):
-    """The parameters away from their initial values, where outputs are 0."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [p + 0.3 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, moved)
+def random_params(model):
+    """Parameters away from their initial values, where outputs are 0; by NumPy, as dozens of draws
+    of jax.random compile for seconds. The schedule's are its own."""
+    rng, shapes = np.random.default_rng(1), jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda s: jnp.float32(rng.normal(0, 0.4, s.shape)), shapes)
+    if "schedule" in params:
+        params["schedule"] = model.init_schedule(jax.random.key(0))
+    return params
 
 
 def small(kind, **kwargs):
@@ -47,14 +49,16 @@ def small(kind, **kwargs):
 @pytest.mark.equation("S1 1.20", "experiments.ladder.vae:VAE.elbo")
 def test_hierarchical_vae_of_one_level_is_the_vae():
     vae, hvae = small(VAE), small(HierarchicalVAE, num_levels=1)
-    params = jiggled(vae.init(jax.random.key(0)))
+    params = random_params(vae)
     lists = {"network": {name: [value] for name, value in params["network"].items()}}
     keys = jax.random.split(jax.random.key(2), 6)
-    ours, theirs = vae.elbo(params, CODES, keys), hvae.elbo(lists, CODES, keys)
+    ours, theirs = jax.jit(vae.elbo)(params, CODES, keys), jax.jit(hvae.elbo)(lists, CODES, keys)
     for name, nats, expected in zip(ours._fields, theirs, ours, strict=True):
         np.testing.assert_allclose(nats, expected, rtol=1e-6, err_msg=name)
-    assert jax.tree.structure(hvae.init(jax.random.key(0))) == jax.tree.structure(lists)
-    np.testing.assert_array_equal(vae.sample(params, keys), hvae.sample(lists, keys))
+    shapes = jax.eval_shape(hvae.init, jax.random.key(0))
+    assert jax.tree.structure(shapes) == jax.tree.structure(lists)
+    samples = jax.jit(vae.sample)(params, keys), jax.jit(hvae.sample)(lists, keys)
+    np.testing.assert_array_equal(*samples)
 
 
 @pytest.mark.parametrize("kind", [VAE, HierarchicalVAE])
@@ -62,13 +66,14 @@ def test_untrained_vae_codes_by_chance_and_draws_depend_on_their_own_key(kind):
     # At the start the decoder is N(0, I) whatever it sees: codes as a softmax of -x^2 / 2. Made to
     # give N(0, I) too, the encoder has a KL of 0.
     model = small(kind)
-    params, keys = model.init(jax.random.key(0)), jax.random.split(jax.random.key(2), 6)
+    params, keys = jax.jit(model.init)(jax.random.key(0)), jax.random.split(jax.random.key(2), 6)
     encoders = params["network"]["encoder"]
     first = encoders if kind is VAE else encoders[0]
     out = first["mlp"]["dense_out"]
     out["kernel"], out["bias"] = 0.0 * out["kernel"], out["bias"].reshape(-1, 2).at[:, 1].set(4.0)
     out["bias"] = out["bias"].ravel()
-    terms = model.elbo(params, CODES, keys)
+    elbo = jax.jit(model.elbo)
+    terms = elbo(params, CODES, keys)
     x = 2 * (np.arange(5) + 0.5) / 5 - 1
     log_prob = -0.5 * x**2 - np.log(np.exp(-0.5 * x**2).sum())
     expected = -log_prob[np.asarray(CODES)].sum((1, 2, 3))
@@ -84,25 +89,29 @@ def test_untrained_vae_codes_by_chance_and_draws_depend_on_their_own_key(kind):
         np.testing.assert_allclose(terms.prior_matching, prior.sum(1), rtol=1e-4)
     else:
         np.testing.assert_allclose(terms.prior_matching, 0, atol=1e-6)
-    moved = jiggled(params)
-    alone = model.elbo(moved, CODES[2:3], keys[2:3])
-    np.testing.assert_allclose(alone.total, model.elbo(moved, CODES, keys).total[2:3], rtol=1e-5)
+    moved = random_params(model)
+    alone = elbo(moved, CODES[2:3], keys[2:3])
+    np.testing.assert_allclose(alone.total, elbo(moved, CODES, keys).total[2:3], rtol=1e-5)
 
 
 @pytest.mark.equation("S1 1.24", "experiments.ladder.vae:VAE.elbo")
 @pytest.mark.equation("S4 55", "experiments.ladder.vae:VAE.elbo")
 def test_mean_over_draws_of_the_vae_is_the_expectation_over_eps():
     vae = VAE(Discretised(5), DIMS, latent_dim=1, width=8, num_blocks=1)
-    params = jiggled(vae.init(jax.random.key(0)))
+    params = random_params(vae)
     draws = 2000
     data = jnp.tile(CODES[:1], (draws, 1, 1, 1))
-    terms = vae.elbo(params, data, jax.random.split(jax.random.key(5), draws))
+    terms = jax.jit(vae.elbo)(params, data, jax.random.split(jax.random.key(5), draws))
     # The same expectation by quadrature over z = mu + sigma eps
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    q = kernel(vae.encoder, params["network"]["encoder"])(vae.likelihood.encode(CODES[:1]))
-    z = hierarchy.reparameterise(q, jnp.float32(nodes[:, None]))
-    decoded = kernel(vae.decoder, params["network"]["decoder"])(z)
-    of_nodes = hierarchy.log_likelihood(vae.likelihood, data[:60], decoded)
+
+    @jax.jit
+    def log_likelihood(network, eps):
+        q = kernel(vae.encoder, network["encoder"])(vae.likelihood.encode(CODES[:1]))
+        decoded = kernel(vae.decoder, network["decoder"])(hierarchy.reparameterise(q, eps))
+        return hierarchy.log_likelihood(vae.likelihood, data[:60], decoded)
+
+    of_nodes = log_likelihood(params["network"], jnp.float32(nodes[:, None]))
     exact = -weights @ np.asarray(of_nodes) / weights.sum()
     error = float(terms.reconstruction.std()) / np.sqrt(draws)
     assert 0 < error < 0.02 * exact
@@ -141,18 +150,19 @@ def test_bound_is_that_of_the_vdm_when_encoder_and_decoder_are_the_identity():
     with jax.enable_x64(True):
         model = Identity(Linear(-6.0, 5.0), Denoiser(), Discretised(5), DIMS, latent_dim=4)
         plain = vdm.model.VDM(Linear(-6.0, 5.0), Denoiser(), Discretised(5), DIMS)
-        params = plain.init(jax.random.key(0))
+        params = jax.jit(plain.init)(jax.random.key(0))
         fused = params | {"network": {"denoiser": params["network"]}}
         drawn = jax.tree.map(lambda a: a.astype(jnp.float64), draws(jax.random.key(3), 6, DIMS))
         for num_steps in (0, 10):
-            ours = model.elbo(fused, CODES, drawn, num_steps).terms
-            for nats, expected in zip(
-                ours, plain.elbo(params, CODES, drawn, num_steps).terms, strict=True
-            ):
+            ours, theirs = (
+                jax.jit(m.elbo, static_argnums=3)(p, CODES, drawn, num_steps).terms
+                for m, p in ((model, fused), (plain, params))
+            )
+            for nats, expected in zip(ours, theirs, strict=True):
                 np.testing.assert_allclose(nats, expected, rtol=1e-9)
     keys, omegas = jax.random.split(jax.random.key(4), 6), jnp.linspace(-6.0, 5.0, 9)
     samples = [
-        m.sample(p, keys, omegas, ancestral(), m.denoiser(p)).data
+        jax.jit(lambda p, m=m: m.sample(p, keys, omegas, ancestral(), m.denoiser(p)).data)(p)
         for m, p in ((model, fused), (plain, params))
     ]
     np.testing.assert_array_equal(*samples)
@@ -192,7 +202,7 @@ def test_a_learned_latent_leaves_every_prediction_as_it_was(erratum_number):
 
 def test_gradient_of_the_fused_bound_reaches_encoder_decoder_denoiser_and_ends():
     model = dataclasses.replace(latent_vdm(), schedule=Linear(-6.0, 5.0, learn_ends=True))
-    params = jiggled(model.init(jax.random.key(0)))
+    params = random_params(model)
     drawn = draws(jax.random.key(3), 6, (4,))
 
     def bound(params):
@@ -201,11 +211,13 @@ def test_gradient_of_the_fused_bound_reaches_encoder_decoder_denoiser_and_ends()
     def norms(tree):
         return {k: float(sum(jnp.sum(jnp.abs(g)) for g in jax.tree.leaves(v))) for k, v in tree}
 
-    gradient = jax.grad(bound)(params)
+    gradient = jax.jit(jax.grad(bound))(params)
     found = norms([*gradient["network"].items(), ("schedule", gradient["schedule"])])
     assert min(found.values()) > 1e-3, found
     # the denoising term alone: through z_t
-    denoising = jax.grad(lambda p: model.elbo(p, CODES, drawn).terms.denoising_matching.sum())
+    denoising = jax.jit(
+        jax.grad(lambda p: model.elbo(p, CODES, drawn).terms.denoising_matching.sum())
+    )
     by_encoder = denoising(params)["network"]["encoder"]["dense_in"]["kernel"]
     assert float(jnp.abs(by_encoder).sum()) > 1e-3
 
@@ -218,15 +230,16 @@ def test_latent_vdm_refuses_what_its_latents_are_not():
 def test_networks_start_at_the_standard_normal_and_drop_out_in_training_only():
     inputs = jax.random.normal(jax.random.key(0), (5, 3, 2))
     network = GaussianMLP((2, 2), width=8, num_blocks=1, dropout=0.5)
-    params = network.init(jax.random.key(1), inputs)
-    mean, log_variance = network.apply(params, inputs)
+    params, apply = network.init(jax.random.key(1), inputs), jax.jit(network.apply)
+    mean, log_variance = apply(params, inputs)
     np.testing.assert_array_equal(mean, jnp.zeros((5, 2, 2)))
     np.testing.assert_allclose(log_variance, 0, atol=1e-4)
     low = jax.tree.map(lambda p: p - 100.0, params)
-    assert float(network.apply(low, inputs)[1].min()) >= LEAST_LOG_VARIANCE
-    params, rngs = jiggled(params), {"dropout": jax.random.key(2)}
+    assert float(apply(low, inputs)[1].min()) >= LEAST_LOG_VARIANCE
+    params = jax.tree.map(lambda p: p + 0.3, params)
+    rngs = {"dropout": jax.random.key(2)}
     trained = network.apply(params, inputs, train=True, rngs=rngs)[0]
-    assert float(jnp.abs(trained - network.apply(params, inputs)[0]).max()) > 1e-3
+    assert float(jnp.abs(trained - apply(params, inputs)[0]).max()) > 1e-3
     outputs = ResidualMLP((7,), width=8).init_with_output(jax.random.key(0), inputs)[0]
     assert outputs.shape == (5, 7)
     assert float(jnp.abs(outputs).min()) > 0
@@ -239,7 +252,7 @@ RUNGS = {
 KWARGS = {"width": 8, "num_blocks": 0, "latent_dim": 2}
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("rung", ["vae", pytest.param("hvae", marks=pytest.mark.slow)])
 def test_rung_trains_evaluates_and_samples_through_the_loops(rung, make_tiny_config, tmp_path):
     config = make_tiny_config(**RUNGS[rung], train__num_steps=4, train__eval_every=0)
     config.model.kwargs = KWARGS
@@ -280,6 +293,7 @@ def test_what_needs_noise_levels_is_refused(field, value, make_tiny_config, tmp_
         build_run(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_latent_vdm_runs_with_a_learned_schedule_and_importance_weights(make_tiny_config, tmp_path):
     config = make_tiny_config(
         model__name="experiments.ladder.latent_vdm:LatentVDM",
