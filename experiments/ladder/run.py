@@ -1,5 +1,6 @@
 """Every latent-variable model of the sources on the same digits: bits/dim of each."""
 
+import json
 import math
 import statistics
 from pathlib import Path
@@ -53,15 +54,18 @@ def trained_runs(config: ConfigDict, name: str, scale: str, outdir: Path) -> lis
 
 
 def row(name: str, runs: list[Run]) -> Row:
-    """Means over the seeds; seconds: of the training of one."""
+    """Means over the seeds; seconds: of the training of one. Its commit is that of the code which
+    trained: finished runs are not trained again."""
     results = [Result(run.workdir) for run in runs]
     noise = [result.report["stderr_monte_carlo"] for result in results]
     first = results[0].report
     steps = f"T = {first['num_steps'] + 1}" if first["num_steps"] else "continuous time"
     if "num_levels" in first:
         steps = f"{first['num_levels']} levels" if first["num_levels"] > 1 else "1 level"
+    environment = json.loads((runs[0].workdir / "environment.json").read_text())
     return {
         "name": name,
+        "commit": environment["commit"],
         "bound": f"elbo, {steps}",
         "bpd": statistics.fmean(result.report["bpd"] for result in results),
         "stderr": math.hypot(*noise) / len(noise),
@@ -118,9 +122,7 @@ def main() -> None:
     }
     plot(flags.outdir / "samples.png", samples, 17)
     found = list(checks({name: of_rung[0] for name, of_rung in runs.items()}))
-    write_results(
-        flags.outdir, [identified | r for r in [*rows, *({"seconds": 0.0} | c for c in found)]]
-    )
+    write_results(flags.outdir, [identified | {"seconds": 0.0} | r for r in [*rows, *found]])
     print(format_table(rows, COLUMNS))
     print(format_table(found, ("name", "value", "limit", "holds")))
 

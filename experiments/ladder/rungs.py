@@ -12,7 +12,7 @@ from experiments.ladder import ddpm, vdm
 
 Changes = dict[str, Any]
 
-MLP_STEPS = 3000
+MLP_STEPS = 2000
 OF_VAE = {
     "train.num_steps": MLP_STEPS,
     "optim.kwargs.learning_rate": 2e-3,
@@ -40,7 +40,7 @@ LATENT_VDM = {
     "model.prediction": "eps",
     "network.name": "mlp",
     "network.kwargs": {"width": 128, "num_blocks": 3, "dropout": 0.1, "fourier": False},
-    "train.num_steps": 2000,
+    "train.num_steps": 1500,
 }
 
 RUNGS: dict[str, Changes] = {
