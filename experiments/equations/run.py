@@ -48,7 +48,8 @@ def _outcomes(cases: Sequence[ElementTree.Element]) -> Iterator[tuple[Test, Outc
 
 
 def rows_of(marks: Sequence[Mark], ran: dict[Test, Outcome], identified: Row) -> Iterator[Row]:
-    """One row for each equation and each erratum. `passed` is None where a test did not run."""
+    """One row for each equation, each erratum, and all. `test` and `function` are the first of
+    `tests` and `functions`."""
 
     def tested(name: str, own: Sequence[Mark]) -> Row:
         tests = sorted({(mark.path, mark.test) for mark in own})
@@ -57,6 +58,7 @@ def rows_of(marks: Sequence[Mark], ran: dict[Test, Outcome], identified: Row) ->
             "name": name,
             **identified,
             "seconds": sum(seconds for _, seconds in results),
+            "test": "::".join(tests[0]),
             "tests": [f"{path}::{test}" for path, test in tests],
             "passed": sum(result == "passed" for result, _ in results),
             "failed": sum(result == "failed" for result, _ in results),
@@ -67,11 +69,12 @@ def rows_of(marks: Sequence[Mark], ran: dict[Test, Outcome], identified: Row) ->
     for id in sorted({mark.id for mark in equations}, key=number_key):
         own = [mark for mark in equations if mark.id == id]
         functions = sorted({mark.function for mark in own})
-        yield tested(id, own) | {"states": STATEMENTS.get(id), "implemented_by": functions}
+        named = {"equation": id, "function": functions[0], "functions": functions}
+        yield tested(id, own) | named | {"states": STATEMENTS.get(id)}
     for mark in marks:
         if mark.kind == "erratum":
             row = tested(f"erratum {mark.id}, {mark.test}", [mark])
-            yield row | {"what": mark.what, "number": mark.number}
+            yield row | {"erratum": mark.id, "what": mark.what, "number": mark.number}
     yield tested("all", marks)
 
 
