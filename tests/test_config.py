@@ -14,6 +14,7 @@ from vdm import options, sharding
 from vdm.api import load_config
 from vdm.config_changes import differing_fields
 from vdm.diffusion import weightings
+from vdm.evaluation.bounds import build_estimator
 from vdm.evaluation.estimators import Elbo
 from vdm.evaluation.samples import check_options
 from vdm.nn.schedules import Cosine, Linear, Monotone
@@ -234,7 +235,7 @@ def check_and_build(config):
     num_classes = model.num_classes or guidance.num_classes
     check_options(read.sample, configs.build_sampler(config), num_classes)
     configs.check_shapes(config, model)
-    configs.build_estimator(read.eval, model)
+    build_estimator(read.eval, model)
 
 
 def test_a_parameter_that_no_component_has_is_refused():
@@ -338,11 +339,11 @@ def test_bounds_are_built_by_name():
     config = load("digits")
     model = configs.build_model(config, configs.build_source(config))
     evaluation = dataclasses.replace(options.read(config).eval, num_steps=10)
-    assert configs.build_estimator(evaluation, model) == Elbo(10)
-    weighted = configs.build_estimator(dataclasses.replace(evaluation, bound="iw-64"), model)
+    assert build_estimator(evaluation, model) == Elbo(10)
+    weighted = build_estimator(dataclasses.replace(evaluation, bound="iw-64"), model)
     assert (weighted.name, weighted.num_steps, weighted.facts) == ("iw-64", 10, {"K": 64})
     for kind in ("decoder", "uniform", "truncated-normal"):
-        flow = configs.build_estimator(
+        flow = build_estimator(
             dataclasses.replace(evaluation, bound=f"ode-{kind}", num_steps=0), model
         )
         assert flow.name == f"ode-{kind}"
@@ -351,6 +352,6 @@ def test_bounds_are_built_by_name():
     toy = load("toy_mixture")
     model = configs.build_model(toy, configs.build_source(toy))
     evaluation = dataclasses.replace(options.read(toy).eval, bound="ode-decoder")
-    assert configs.build_estimator(evaluation, model).facts["divergence"] == "exact"
+    assert build_estimator(evaluation, model).facts["divergence"] == "exact"
     with pytest.raises(ValueError, match="is for integer codes: choose 'ode-decoder'"):
-        configs.build_estimator(dataclasses.replace(evaluation, bound="ode-uniform"), model)
+        build_estimator(dataclasses.replace(evaluation, bound="ode-uniform"), model)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdm.config import build_estimator
 from vdm.config_files import find_config_file
 from vdm.data.sources import Split
 from vdm.diffusion.samplers import Sampler
+from vdm.evaluation.bounds import build_estimator
 from vdm.evaluation.guided import Guidance
 from vdm.evaluation.likelihood import evaluate
 from vdm.evaluation.samples import draw_samples
@@ -108,6 +108,8 @@ class Model:
     ) -> np.ndarray:
         """[num_samples, *dims]; sampler (of `vdm.diffusion.samplers`), num_steps and guidance
         (of `vdm.evaluation.guided`) default to the config's, labels to the classes in turn."""
+        if not isinstance(self.model, VDM) and (sampler or num_steps or guidance):
+            raise ValueError("this model has no steps: leave out sampler, num_steps and guidance")
         guidance = self.run.guidance if guidance is None else guidance
         if isinstance(self.model, VDM):
             guidance.check(self.model)

@@ -9,8 +9,6 @@ that only another component of the table has are left out.
 
 import importlib
 import inspect
-import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,11 +20,10 @@ from ml_collections import ConfigDict
 from vdm.classifier import NoisyClassifier
 from vdm.data import sources
 from vdm.diffusion import flow, grids, langevin, likelihood, samplers, weightings
-from vdm.diffusion.ode import Solver
-from vdm.evaluation import estimators, guided
-from vdm.model import VDM, AnyModel
+from vdm.evaluation import guided
+from vdm.model import VDM, AnyModel, check_methods
 from vdm.nn import classifiers, mlp, published_schedules, schedules, unet
-from vdm.options import EvalOptions, check_choice, count, suggest
+from vdm.options import count, suggest
 from vdm.training import optim
 from vdm.training import schedule as train_schedule
 
@@ -85,7 +82,6 @@ CLASSIFIERS: Mapping[str, Callable] = {
     "convnet": classifiers.ConvNet,
     "perceptron": classifiers.Perceptron,
 }
-EXACT_DIVERGENCE = 16  # dimensions up to which eval.ode.divergence = "auto" is exact
 
 
 def build(what: str, component: ConfigDict, table: Mapping[str, Callable], **facts: Any) -> Any:
@@ -140,9 +136,6 @@ def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:
 FACTS = ("dims", "num_codes", "num_classes", "outputs_per_dim")
 """What the data set says of itself to a schedule, network or likelihood that asks for it."""
 
-PARTS = ("schedule", "network", "likelihood", "prediction", "label_dropout", "num_steps")
-"""What a model is told beside these, if it asks for it: other components, fields of its group."""
-
 
 def build_source(config: ConfigDict) -> sources.Source:
     """The data set: its facts; nothing is read yet."""
@@ -185,7 +178,13 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
         "label_dropout": config.model.label_dropout,
         "num_steps": config.model.num_steps,
     }
-    assert set(parts) == set(PARTS)
+    for name in facts | parts:
+        if name in config.model.kwargs:
+            group = "model" if name in config.model else "data"
+            raise ValueError(
+                f"model.kwargs.{name}: the model is told this by the {group} group of the config; "
+                "set it there"
+            )
     model = build("model", config.model, MODELS, **facts, **parts)
     if not isinstance(model, VDM):
         check_without_schedule(config)
@@ -196,8 +195,10 @@ def check_without_schedule(config: ConfigDict) -> None:
     """ValueError for a field that asks for noise levels, or labels, of a model that has none."""
     defaults = {
         "model.class_conditional": False,
+        "model.num_steps": 0,
         "weighting.name": "bound",
         "eval.bound": "elbo",
+        "eval.num_steps": 0,
         "sample.guidance.name": "none",
         "sample.interpolate": 0,
         "sample.num_frames": 0,
@@ -209,7 +210,7 @@ def check_without_schedule(config: ConfigDict) -> None:
         if value != needed:
             raise ValueError(
                 f"{field} = {value!r} is nothing for model.name = {config.model.name!r}, which has "
-                f"no schedule of noise: set it to {needed!r}, or choose model.name = 'vdm'"
+                f"no schedule of noise and no labels: set it to {needed!r}, or choose 'vdm'"
             )
 
 
@@ -217,9 +218,15 @@ def check_shapes(config: ConfigDict, model: AnyModel) -> None:
     """Runs the networks on shapes alone, so that a slip in one of the user's own is one line before
     anything is written."""
     try:
-        jax.eval_shape(model.init, jax.random.key(0))
+        params = jax.eval_shape(model.init, jax.random.key(0))
         if not isinstance(model, VDM):
+            check_methods(model, params)
             return
+        if model.multivariate and not model.latents_are_data:
+            raise ValueError(
+                f"schedule.name = {config.schedule.name!r} has an omega for each dimension of the "
+                "data, and the latents of this model are none: choose one omega for all"
+            )
         train_schedule.check(config.schedule.train, model.schedule, config.model.num_steps)
         if model.prediction == "next_mean":
             train_schedule.check_next_mean(
@@ -285,51 +292,3 @@ def build_guidance(
     if isinstance(model, VDM):  # else there is none
         guidance.check(model)
     return guidance
-
-
-def build_estimator(options: EvalOptions, model: AnyModel) -> estimators.Estimator:
-    """The bound that options.bound names, for that model."""
-    if not isinstance(model, VDM):
-        if options.bound != "elbo":
-            raise ValueError(
-                f"eval.bound = {options.bound!r}: a model without a schedule of noise has 'elbo'"
-            )
-        return estimators.PathElbo(model.num_levels)
-    weights = re.fullmatch(r"iw-([1-9]\d*)", options.bound)
-    if options.bound == "elbo":
-        return estimators.Elbo(options.num_steps)
-    if weights:
-        return estimators.ImportanceWeighted(options.num_steps, int(weights[1]))
-    if options.bound.startswith("iw"):
-        raise ValueError(
-            f"eval.bound = {options.bound!r}: iw-K takes a positive number of paths for K, such as "
-            "iw-64"
-        )
-    check_choice("eval.bound", options.bound, estimators.BOUNDS)
-    if model.multivariate:
-        raise ValueError(
-            f"eval.bound = {options.bound!r}: the flow is solved in one omega for all dimensions, "
-            "and each has its own in this schedule: choose 'elbo' or 'iw-K'"
-        )
-    kind, ode = options.bound.removeprefix("ode-"), options.ode
-    if options.num_steps:
-        raise ValueError(
-            f"eval.bound = {options.bound!r} is of continuous time: set eval.num_steps = 0 (the "
-            "steps of its solver are eval.ode.num_steps)"
-        )
-    if kind != "decoder" and not model.latents_are_data:
-        raise ValueError(
-            f"eval.bound = {options.bound!r}: the flow of this model is of latents, not of the "
-            "data: choose 'ode-decoder'"
-        )
-    if kind != "decoder" and not hasattr(model.likelihood, "num_codes"):
-        raise ValueError(
-            f"eval.bound = {options.bound!r} is for integer codes: choose 'ode-decoder' for "
-            "real-valued data"
-        )
-    divergence = ode.divergence
-    if divergence == "auto":
-        exact = math.prod(model.latent_dims) <= EXACT_DIVERGENCE
-        divergence = "exact" if exact else "hutchinson"
-    solver = Solver(ode.num_steps, ode.tolerance, ode.tolerance, divergence, ode.probes)
-    return estimators.ProbabilityFlow(kind, solver)

@@ -108,6 +108,8 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
     options, classifier = run.options.classifier, run.classifier
     if classifier is None:
         raise ValueError(f"--mode=classifier: data set {run.source.name!r} has no labels")
+    if not run.vdm.latents_are_data:
+        raise ValueError("--mode=classifier takes noisy data, and this model's latents are none")
     sharding.check_batch(options.batch_size, run.mesh)
     _, params = run.trained_params(init_from)
     run.keep_classifier_config()
@@ -135,6 +137,7 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
             with jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch)
             pending.append(metrics)
+            limit_run_ahead(pending)
             stop = bool(signals)
             progress.update(step)
             if stop or step == options.num_steps or step % run.options.train.save_every == 0:
@@ -176,6 +179,12 @@ RUN_AHEAD = 16
 threads, and XLA aborts: seen once, at 500 steps of a few milliseconds between log lines."""
 
 
+def limit_run_ahead(pending: list[Metrics]) -> None:
+    """Waits for the step RUN_AHEAD before the last one, if it is still pending."""
+    if len(pending) > RUN_AHEAD:
+        jax.block_until_ready(pending[-1 - RUN_AHEAD])
+
+
 def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     """Steps until train.num_steps, with logs, evaluations and checkpoints on the way."""
     options, first = run.options.train, int(state.step)
@@ -201,8 +210,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
             with jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch)
             pending.append(metrics)
-            if len(pending) > RUN_AHEAD:
-                jax.block_until_ready(pending[-1 - RUN_AHEAD])
+            limit_run_ahead(pending)
             if step == first + 1:  # its compilation counts as time, not as speed
                 jax.block_until_ready(metrics)
                 watch.leave_out(options.batch_size)

@@ -198,7 +198,8 @@ class VDM:
 
 class LatentVariableModel(Protocol):
     """A model without a schedule, such as a VAE: all that training, evaluation and sampling ask of
-    one of the user's own (config.model.name)."""
+    one of the user's own (config.model.name). A frozen dataclass: compiled evaluations are kept by
+    its hash, and an evaluation goes on only where its repr is the same."""
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -229,8 +230,11 @@ class LatentVariableModel(Protocol):
         """One estimate of the negative bound for each example, nats, from its own key alone."""
         ...
 
-    def sample(self, params: Params, keys: Key[Array, " batch"]) -> Shaped[Array, "batch *dims"]:
-        """Data, one example for each key."""
+    def sample(
+        self, params: Params, keys: Key[Array, " batch"]
+    ) -> tuple[Shaped[Array, "batch *dims"], Bool[Array, " batch"]]:
+        """Data, one example for each key, and whether the numbers that they were made of were
+        finite (`finite`), which codes do not tell."""
         ...
 
 
@@ -240,6 +244,27 @@ AnyModel = VDM | LatentVariableModel
 def finite(values: Shaped[Array, "batch *dims"]) -> Bool[Array, " batch"]:
     """Whether all numbers of an example are finite."""
     return jnp.all(jnp.isfinite(values), axis=tuple(range(1, values.ndim)))
+
+
+def check_methods(model: LatentVariableModel, params: Params) -> None:
+    """ValueError where a model without a schedule gives other shapes than it should; params: their
+    shapes."""
+    dtype = jnp.int32 if hasattr(model.likelihood, "num_codes") else jnp.float32
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    data = jax.ShapeDtypeStruct((2, *model.dims), dtype)
+    found = {
+        "elbo": [term.shape for term in jax.eval_shape(model.elbo, params, data, keys)],
+        "sample": [part.shape for part in jax.eval_shape(model.sample, params, keys)],
+    }
+    asked = {"elbo": [(2,)] * 3, "sample": [(2, *model.dims), (2,)]}
+    for method, shapes in found.items():
+        if shapes != asked[method]:
+            raise ValueError(
+                f"{method} of two examples of {type(model).__name__} gives shapes {shapes}, not "
+                f"{asked[method]}, as vdm.model.LatentVariableModel says"
+            )
+    if not isinstance(model.num_levels, int):
+        raise ValueError(f"{type(model).__name__}.num_levels = {model.num_levels!r}: an integer")
 
 
 def count_parameters(params: Params) -> int:

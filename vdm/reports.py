@@ -236,7 +236,10 @@ def report_samples(run: Run, step: int, params: Params, init_from: str | None = 
     if are_images and len(drawn.frames):
         images.save_animation(workdir / "samples.gif", drawn.frames, source.num_codes, columns)
         written.append("samples.gif")
-    report = run.resolved["sample"] | {
+    settings = run.resolved["sample"]
+    if not isinstance(run.model, VDM):  # no step of these was taken
+        settings = {key: settings[key] for key in ("num_images", "batch_size", "seed", "features")}
+    report = settings | {
         "network_evaluations": drawn.network_evaluations,
         "step": step,
         "params": run.options.eval.params,

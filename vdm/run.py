@@ -18,6 +18,7 @@ from vdm.data.sources import Source
 from vdm.diffusion.grids import Grid
 from vdm.diffusion.samplers import Sampler
 from vdm.diffusion.weightings import Weighting
+from vdm.evaluation.bounds import build_estimator
 from vdm.evaluation.estimators import Estimator
 from vdm.evaluation.guided import Guidance
 from vdm.evaluation.samples import check_options
@@ -270,6 +271,6 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
         grid=configs.build_grid(config),
         guidance=guidance,
         classifier=classifier,
-        estimator=configs.build_estimator(options.eval, model),
+        estimator=build_estimator(options.eval, model),
         mesh=sharding.build_mesh(options.train.num_devices),
     )

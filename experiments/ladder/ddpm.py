@@ -65,15 +65,17 @@ def log_weight(
     latents: Sequence[Float[Array, "batch *dims"]],
     omegas: Float[Array, " levels"],
     denoiser: Denoiser,
-    log_likelihood: Float[Array, " batch"],
+    log_p_x: Float[Array, " batch"],
 ) -> Float[Array, " batch"]:
     """log p(x, z) - log q(z | x) along a path, nats, with q factored from the top as the DDPM's
     bound is (S1 1.62): q(z_1 | x) prod q(z_s | z_t, x). `vdm.diffusion.hierarchy.log_weight` of
     `as_hierarchy` has the factors the other way round."""
     omega_1, z_1 = omegas[-1], latents[-1]
     first = Normal(alpha(omega_1) * x, _log_variance(sigma(omega_1) ** 2, x))
-    weight = log_likelihood + log_standard(z_1) - log_density(first, z_1)
-    for z_s, z_t, omega_s, omega_t in zip(latents, latents[1:], omegas, omegas[1:], strict=False):
+    weight = log_p_x + log_standard(z_1) - log_density(first, z_1)
+    for z_s, z_t, omega_s, omega_t in zip(
+        latents[:-1], latents[1:], omegas[:-1], omegas[1:], strict=True
+    ):
         true_eps = (z_t - alpha(omega_t) * x) / sigma(omega_t)
         eps_hat = denoiser(z_t, jnp.broadcast_to(omega_t, z_t.shape[:1]))
         for sign, eps in ((1, eps_hat), (-1, true_eps)):

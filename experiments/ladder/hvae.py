@@ -10,11 +10,20 @@ have the size of the first one; the DDPM's have that of the data, and its encode
 import dataclasses
 
 import jax
-from jaxtyping import Array, Key, Shaped
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
-from experiments.ladder.kernels import data_encoder, init, kernel, noise, residual
+from experiments.ladder.kernels import (
+    check_sizes,
+    data_encoder,
+    init_params,
+    kernel,
+    residual,
+)
 from vdm.diffusion import hierarchy
 from vdm.diffusion.elbo import ElboTerms
+from vdm.diffusion.noise import fresh_noise
+from vdm.model import finite
 from vdm.nn.encoders import GaussianMLP
 from vdm.typing import Likelihood, Params, PRNGKey
 
@@ -31,6 +40,9 @@ class HierarchicalVAE:
     width: int = 256
     num_blocks: int = 2
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "num_levels", "latent_dim", "width")
 
     def encoder(self, level: int) -> GaussianMLP:
         """z_level -> q(z_{level+1} | z_level), level 0 the data."""
@@ -53,8 +65,8 @@ class HierarchicalVAE:
         )
         encoders, decoders = [], []
         for level, (up, down) in enumerate(keys):
-            encoders.append(init(self.encoder(level), up, below[level]))
-            decoders.append(init(self.decoder(level), down, (self.latent_dim,)))
+            encoders.append(init_params(self.encoder(level), up, below[level]))
+            decoders.append(init_params(self.decoder(level), down, (self.latent_dim,)))
         return {"network": {"encoder": encoders, "decoder": decoders}}
 
     def elbo(
@@ -65,27 +77,33 @@ class HierarchicalVAE:
         dropout_key: PRNGKey | None = None,
     ) -> ElboTerms:
         """One estimate of the negative bound, nats, by one path from q."""
-        eps = [noise(keys, (self.latent_dim,), level) for level in range(self.num_levels)]
         from_data, *encoders = [
             kernel(self.encoder(level), of_level, dropout_key, 2 * level)
             for level, of_level in enumerate(params["network"]["encoder"])
         ]
         to_data, *decoders = self._decoders(params, dropout_key)
         x = self.likelihood.encode(data)
-        path = hierarchy.encode_path(x, [from_data, *map(residual, encoders)], eps)
+        path = hierarchy.encode_path(x, [from_data, *map(residual, encoders)], self._noise(keys))
         decoded = to_data(path.latents[0])
         log_likelihood = hierarchy.log_likelihood(self.likelihood, data, decoded)
         return hierarchy.negative_elbo(path, decoders, log_likelihood)
 
-    def sample(self, params: Params, keys: Key[Array, " batch"]) -> Shaped[Array, "batch *dims"]:
-        """z_T ~ N(0, I), then down to z_1, and the most likely data."""
-
+    def sample(
+        self, params: Params, keys: Key[Array, " batch"]
+    ) -> tuple[Shaped[Array, "batch *dims"], Bool[Array, " batch"]]:
+        """z_T ~ N(0, I), then down to z_1, and the most likely data; whether the last decoder's
+        mean was finite."""
         to_data, *decoders = self._decoders(params, None)
-        z = noise(keys, (self.latent_dim,), self.num_levels - 1)
-        for level in reversed(range(self.num_levels - 1)):
-            eps = noise(keys, (self.latent_dim,), level)
-            z = hierarchy.reparameterise(decoders[level](z), eps)
-        return hierarchy.most_likely(self.likelihood, to_data(z))
+        *eps, z = self._noise(keys)
+        for decoder, eps_of_level in zip(reversed(decoders), reversed(eps), strict=True):
+            z = hierarchy.reparameterise(decoder(z), eps_of_level)
+        decoded = to_data(z)
+        return hierarchy.most_likely(self.likelihood, decoded), finite(decoded.mean)
+
+    def _noise(self, keys: Key[Array, " batch"]) -> list[Float[Array, "batch latent"]]:
+        """For each level, from the data up."""
+        noise_at = fresh_noise(keys, (self.latent_dim,))
+        return [noise_at(jnp.int32(level)) for level in range(self.num_levels)]
 
     def _decoders(self, params: Params, dropout_key: PRNGKey | None) -> list[hierarchy.Kernel]:
         to_data, *decoders = [

@@ -8,14 +8,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array
 
 from vdm.diffusion.hierarchy import Kernel, Normal
 from vdm.nn.encoders import GaussianMLP, ResidualMLP
 from vdm.typing import Params, PRNGKey
 
 
-def function(
+def with_params(
     network: ResidualMLP | GaussianMLP, params: Params, dropout_key: PRNGKey | None, place: int
 ) -> Callable[[Array], Any]:
     """Inputs -> what the network gives. With a dropout_key it is in training mode; networks at
@@ -28,7 +28,7 @@ def kernel(
     network: GaussianMLP, params: Params, dropout_key: PRNGKey | None = None, place: int = 0
 ) -> Kernel:
     """What is conditioned on -> the network's Gaussian."""
-    gaussian = function(network, params, dropout_key, place)
+    gaussian = with_params(network, params, dropout_key, place)
     return lambda inputs: Normal(*gaussian(inputs))
 
 
@@ -50,17 +50,16 @@ def residual(kernel: Kernel) -> Kernel:
     return shifted
 
 
-def init(network: nn.Module, key: PRNGKey, dims: tuple[int, ...]) -> Params:
+def init_params(network: nn.Module, key: PRNGKey, dims: tuple[int, ...]) -> Params:
     """Parameters for inputs of shape dims."""
     return network.init(key, jnp.zeros((1, *dims), jnp.float32))["params"]
 
 
-def noise(
-    keys: Key[Array, " batch"], dims: tuple[int, ...], level: int = 0
-) -> Float[Array, "batch *dims"]:
-    """Standard normal noise of a level, each example's from its own key."""
-
-    def of_example(key: PRNGKey) -> Array:
-        return jax.random.normal(jax.random.fold_in(key, level), dims, jnp.float32)
-
-    return jax.vmap(of_example)(keys)
+def check_sizes(model: Any, *names: str) -> None:
+    """ValueError where a field of the model that counts something is below 1, or its dropout is no
+    share."""
+    for name in names:
+        if getattr(model, name) < 1:
+            raise ValueError(f"model.kwargs.{name} = {getattr(model, name)}: it must be at least 1")
+    if not 0 <= model.dropout < 1:
+        raise ValueError(f"model.kwargs.dropout = {model.dropout}: it must be in [0, 1)")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Float, Int, Shaped
 
-from experiments.ladder.kernels import function, init, kernel
+from experiments.ladder.kernels import check_sizes, init_params, kernel, with_params
 from vdm.diffusion import hierarchy
 from vdm.diffusion.hierarchy import Normal
 from vdm.diffusion.noise import alpha, diffuse
@@ -77,6 +77,7 @@ class LatentVDM(VDM):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_sizes(self, "latent_dim", "width")
         if self.prediction == "codes":
             raise ValueError(
                 "model.prediction = 'codes' is for codes with noise, and the latents of a "
@@ -110,8 +111,8 @@ class LatentVDM(VDM):
         key_encoder, key_decoder = jax.random.split(jax.random.fold_in(key, 2))
         network = {
             "denoiser": of_vdm["network"],
-            "encoder": init(self.encoder, key_encoder, self.dims),
-            "decoder": init(self.decoder, key_decoder, self.latent_dims),
+            "encoder": init_params(self.encoder, key_encoder, self.dims),
+            "decoder": init_params(self.decoder, key_decoder, self.latent_dims),
         }
         return of_vdm | {"network": network}
 
@@ -129,6 +130,6 @@ class LatentVDM(VDM):
         """With the encoder and decoder of these parameters."""
         network = params["network"]
         # 1 and 2: the denoiser has the dropout_key itself
-        encoder = function(self.encoder, network["encoder"], dropout_key, 1)
+        encoder = with_params(self.encoder, network["encoder"], dropout_key, 1)
         decoder = kernel(self.decoder, network["decoder"], dropout_key, 2)
         return LatentLikelihood(self.likelihood, encoder, lambda z, omega_0: decoder(z))

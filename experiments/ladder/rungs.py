@@ -60,5 +60,7 @@ def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
         group = copy
         for part in groups:
             group = group[part]
+        if field not in group:
+            raise ValueError(f"the config has no field {name}")
         group[field] = ConfigDict(value) if isinstance(value, dict) else value
     return copy

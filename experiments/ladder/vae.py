@@ -10,11 +10,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, Shaped
+from jaxtyping import Array, Bool, Key, Shaped
 
-from experiments.ladder.kernels import data_encoder, init, kernel, noise
+from experiments.ladder.kernels import check_sizes, data_encoder, init_params, kernel
 from vdm.diffusion import hierarchy
 from vdm.diffusion.elbo import ElboTerms
+from vdm.diffusion.noise import fresh_noise
+from vdm.model import finite
 from vdm.nn.encoders import GaussianMLP
 from vdm.typing import Likelihood, Params, PRNGKey
 
@@ -32,6 +34,9 @@ class VAE:
     dropout: float = 0.0
     num_levels = 1
 
+    def __post_init__(self) -> None:
+        check_sizes(self, "latent_dim", "width")
+
     @property
     def encoder(self) -> GaussianMLP:
         """x -> q(z | x)."""
@@ -45,8 +50,8 @@ class VAE:
     def init(self, key: PRNGKey) -> Params:
         """{"network": {"encoder": .., "decoder": ..}}."""
         key_encoder, key_decoder = jax.random.split(key)
-        encoder = init(self.encoder, key_encoder, self.dims)
-        decoder = init(self.decoder, key_decoder, (self.latent_dim,))
+        encoder = init_params(self.encoder, key_encoder, self.dims)
+        decoder = init_params(self.decoder, key_decoder, (self.latent_dim,))
         return {"network": {"encoder": encoder, "decoder": decoder}}
 
     def elbo(
@@ -61,12 +66,15 @@ class VAE:
         encoder = kernel(self.encoder, network["encoder"], dropout_key, 0)
         decoder = kernel(self.decoder, network["decoder"], dropout_key, 1)
         q = encoder(self.likelihood.encode(data))
-        z = hierarchy.reparameterise(q, noise(keys, (self.latent_dim,)))
+        z = hierarchy.reparameterise(q, fresh_noise(keys, (self.latent_dim,))(jnp.int32(0)))
         reconstruction = -hierarchy.log_likelihood(self.likelihood, data, decoder(z))
         none = jnp.zeros_like(reconstruction)  # there is one level, and nothing to denoise
         return ElboTerms(reconstruction, hierarchy.kl_to_standard(q), none)
 
-    def sample(self, params: Params, keys: Key[Array, " batch"]) -> Shaped[Array, "batch *dims"]:
-        """The most likely data for z ~ N(0, I)."""
+    def sample(
+        self, params: Params, keys: Key[Array, " batch"]
+    ) -> tuple[Shaped[Array, "batch *dims"], Bool[Array, " batch"]]:
+        """The most likely data for z ~ N(0, I); whether the decoder's mean was finite."""
         decoder = kernel(self.decoder, params["network"]["decoder"])
-        return hierarchy.most_likely(self.likelihood, decoder(noise(keys, (self.latent_dim,))))
+        decoded = decoder(fresh_noise(keys, (self.latent_dim,))(jnp.int32(0)))
+        return hierarchy.most_likely(self.likelihood, decoded), finite(decoded.mean)

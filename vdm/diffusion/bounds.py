@@ -125,7 +125,7 @@ def probability_flow_bound(
     num_codes = _num_codes(dequantisation, likelihood)
     key_noise, key_probes = jax.random.split(key)
     omega_0 = omegas[0]
-    x = likelihood.encode(data).astype(omegas.dtype)
+    x = likelihood.encode(data[None])[0].astype(omegas.dtype)
     noise, log_q = _dequantise(key_noise, dequantisation, x.shape, omega_0, num_codes)
     # the density of z_0: D log sigma_0 less
     log_q = jnp.sum(log_q + 0.5 * jax.nn.softplus(-omega_0))

@@ -97,39 +97,41 @@ def most_likely(likelihood: Likelihood, decoded: Normal) -> Shaped[Array, "batch
 
 
 def log_weight(
-    path: Path, decoders: Sequence[Kernel], log_likelihood: Float[Array, " batch"]
+    path: Path, decoders: Sequence[Kernel], log_p_x: Float[Array, " batch"]
 ) -> Float[Array, " batch"]:
     """log p(x, z_1 .. z_T) - log q(z_1 .. z_T | x) along the path, nats (S1 1.32).
 
-    decoders[t] gives p(z_{t+1} | z_{t+2}): T - 1 of them. log_likelihood: log p(x | z_1). Its mean
+    decoders[t] gives p(z_{t+1} | z_{t+2}): T - 1 of them. log_p_x: log p(x | z_1). Its mean
     over paths is the bound, and E exp of it is p(x).
     """
-    joint = log_likelihood + log_standard(path.latents[-1])
-    for decoder, z, above in zip(decoders, path.latents, path.latents[1:], strict=False):
+    joint = log_p_x + log_standard(path.latents[-1])
+    for decoder, z, above in zip(decoders, path.latents[:-1], path.latents[1:], strict=True):
         joint += log_density(decoder(above), z)
     return joint - sum(map(log_density, path.encoded, path.latents))
 
 
 def negative_elbo(
-    path: Path, decoders: Sequence[Kernel], log_likelihood: Float[Array, " batch"]
+    path: Path, decoders: Sequence[Kernel], log_p_x: Float[Array, " batch"]
 ) -> ElboTerms:
-    """The negative bound by one path, nats; in expectation -`log_weight`.
+    """The negative bound by one path, nats; in expectation -`log_weight`, and its gradient that of
+    -`log_weight`: not path by path, as a part of mean 0 is left out of it.
 
     prior_matching = KL(q(z_T | z_{T-1}) || N(0, I)) in closed form, so with T = 1 it is the bound
     of the VAE (S1 1.20). denoising_matching holds the consistency terms, the sum over t < T of
     log q(z_t | z_{t-1}) - log p(z_t | z_{t+1}) (S1 1.46): the denoising form needs
     q(z_t | z_{t+1}, x), which is known of a linear encoder alone.
     """
-    consistency = jnp.zeros_like(log_likelihood)
-    levels = zip(decoders, path.encoded, path.latents, path.latents[1:], strict=False)
+    consistency = jnp.zeros_like(log_p_x)
+    levels = zip(decoders, path.encoded[:-1], path.latents[:-1], path.latents[1:], strict=True)
     for decoder, encoded, z, above in levels:
         # Unlike a KL in closed form, log q - log p of one draw has a noisy gradient: with T = 2 on
         # the digits it never left q = p = N(0, I). Without the part that comes through log q's own
-        # parameters, whose mean is 0, it has none where q = p (Roeder et al., arXiv:1703.09194).
+        # parameters, whose mean is 0, the encoder's has none where q = p (Roeder et al.,
+        # arXiv:1703.09194).
         of_q = log_density(jax.lax.stop_gradient(encoded), z)
         consistency += of_q - log_density(decoder(above), z)
     return ElboTerms(
-        reconstruction=-log_likelihood,
+        reconstruction=-log_p_x,
         prior_matching=kl_to_standard(path.encoded[-1]),
         denoising_matching=consistency,
     )

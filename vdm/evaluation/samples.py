@@ -13,7 +13,7 @@ from vdm import sharding
 from vdm.diffusion.grids import Grid, equal_times
 from vdm.diffusion.samplers import Sampler, first_latent
 from vdm.evaluation.guided import Guidance, Unguided
-from vdm.model import VDM, AnyModel, Drawn, finite
+from vdm.model import VDM, AnyModel, Drawn
 from vdm.options import SampleOptions
 from vdm.typing import Params
 
@@ -118,9 +118,9 @@ def draw_samples(
             return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
         if not isinstance(model, VDM):
-            data = model.sample(params, keys_of(index))
+            data, is_finite = model.sample(params, keys_of(index))
             frames = jnp.zeros((0, *data.shape), data.dtype)
-            return Drawn(data, finite(data), jnp.ones_like(index), frames)
+            return Drawn(data, is_finite, jnp.ones_like(index), frames)
         z_1, dims = None, model.latent_dims
         if interpolate:
             row, place = index // interpolate, index % interpolate
@@ -139,10 +139,13 @@ def draw_samples(
         batch = sharding.put_batch({"index": index.astype(np.int32), "labels": labels[index]}, mesh)
         drawn.append(jax.device_get(draw(params, batch["index"], batch["labels"])))
         if not drawn[-1].finite.all():
-            raise ValueError(
-                "samples are no numbers: with sample.name = 'flow' raise sample.kwargs.tolerance, "
-                "else take more steps or less guidance"
+            remedy = (
+                "with sample.name = 'flow' raise sample.kwargs.tolerance, else take more "
+                "steps or less guidance"
+                if isinstance(model, VDM)
+                else "the parameters are, or the decoder overflows"
             )
+            raise ValueError(f"samples are no numbers: {remedy}")
         on_batch(min(start + batch_size, num_samples), num_samples)
     evaluations = np.concatenate([d.evaluations for d in drawn])[:num_samples]
     return Samples(
