@@ -58,6 +58,7 @@ def test_hierarchical_vae_of_one_level_is_the_vae():
     np.testing.assert_array_equal(*samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [VAE, HierarchicalVAE])
 def test_untrained_vae_codes_by_chance_and_draws_depend_on_their_own_key(kind):
     # At the start the decoder is N(0, I) whatever it sees: codes as a softmax of -x^2 / 2. Made to
@@ -148,6 +149,7 @@ def test_bound_is_that_of_the_vdm_when_encoder_and_decoder_are_the_identity():
             )
             for nats, expected in zip(ours, theirs, strict=True):
                 np.testing.assert_allclose(nats, expected, rtol=1e-9)
+    params, fused = jax.tree.map(jnp.float32, (params, fused))
     keys, omegas = jax.random.split(jax.random.key(4), 6), jnp.linspace(-6.0, 5.0, 9)
     samples = [
         jax.jit(lambda p, m=m: m.sample(p, keys, omegas, ancestral(), m.denoiser(p)).data)(p)
@@ -194,7 +196,7 @@ def test_a_learned_latent_leaves_every_prediction_as_it_was(erratum_number):
         found = {}
         for prediction in ("eps", "x", "v", "score"):
             model = Doubling(
-                Linear(*ends), Ideal(prediction), Gaussian(), (1,), latent_dim=1,
+                Linear(*ends, learn_ends=False), Ideal(prediction), Gaussian(), (1,), latent_dim=1,
                 prediction=prediction,
             )  # fmt: skip
             params = {"network": {"denoiser": {}}, "schedule": {}}
