@@ -15,11 +15,15 @@ omegas = st.floats(-14, 12)
 @pytest.mark.equation("S2 68", "vdm.diffusion.noise:snr")
 @pytest.mark.equation("S2 69", "vdm.diffusion.noise:alpha")
 @pytest.mark.equation("S2 70", "vdm.diffusion.noise:sigma")
-def test_noise_levels_agree_with_snr_and_unit_variance():
+def test_noise_levels_are_sigmoids_of_minus_log_snr():
     omega = jnp.linspace(-20, 20, 401)
-    a, s = noise.alpha(omega), noise.sigma(omega)
+    a, s, snr = (np.asarray(f(omega)) for f in (noise.alpha, noise.sigma, noise.snr))
+    exp = np.exp(np.float64(omega))
+    np.testing.assert_allclose(snr, 1 / exp, rtol=1e-5)
+    np.testing.assert_allclose(a**2, 1 / (1 + exp), rtol=1e-5)
+    np.testing.assert_allclose(s**2, exp / (1 + exp), rtol=1e-5)
+    np.testing.assert_allclose(a**2 / s**2, snr, rtol=1e-5)
     np.testing.assert_allclose(a**2 + s**2, 1, rtol=1e-6)
-    np.testing.assert_allclose(a**2 / s**2, noise.snr(omega), rtol=1e-5)
 
 
 @given(omega_s=omegas, gap_1=st.floats(0.01, 5), gap_2=st.floats(0.01, 5))
