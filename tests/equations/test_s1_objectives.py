@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vdm.diffusion import elbo, noise, samplers, weightings
-from vdm.diffusion.exact import GaussianData
+from vdm.diffusion.exact import GaussianData, MixtureData
 from vdm.diffusion.likelihood import Gaussian
 from vdm.diffusion.predictions import convert
 
@@ -53,10 +53,10 @@ def kl_of_normals(mean, covariance, mean_p, covariance_p):
     return 0.5 * (logs - len(mean) + np.trace(inverse @ covariance) + shift @ inverse @ shift)
 
 
-def denoising_term(t):
-    """The library's: one step's nats for the noise of X_0 and of X_HAT."""
+def denoising_term(t, x_0=X_0, x_hat=X_HAT):
+    """The library's: one step's nats for the noise of x_0 and of x_hat."""
     weight = jnp.expm1(jnp.asarray(OMEGA[t] - OMEGA[t - 1]))[None]
-    eps, eps_hat = (jnp.asarray(eps_of(x, t))[None] for x in (X_0, X_HAT))
+    eps, eps_hat = (jnp.asarray(eps_of(x, t))[None] for x in (x_0, x_hat))
     return float(elbo.denoising_matching(eps, eps_hat, weight)[0][0])
 
 
@@ -149,6 +149,29 @@ def test_weights_of_errors_of_eps_and_of_the_score(t):
     of_score = (1 - a) ** 2 / a / (2 * variance)
     got = of_score * np.sum((of_x_hat - of_x_0) ** 2)
     np.testing.assert_allclose(got, denoising_term(t), rtol=1e-11)
+
+
+@pytest.mark.parametrize("t", LEVELS)
+@pytest.mark.equation("S1 1.140", "vdm.diffusion.exact:MixtureData.score")
+@pytest.mark.equation("S2 84", "vdm.diffusion.exact:MixtureData.score")
+def test_term_by_the_marginal_score_lacks_a_constant(t):
+    # Three points of data: what is known of x_0 at X_T are three weights. Their mean of the terms
+    # is that of the marginal score and what no network can take away, the spread of eps.
+    points, prior = np.array([X_0, [-0.5, 0.4, 0.2], [0.1, -0.9, 0.6]]), np.array([0.5, 0.2, 0.3])
+    data = MixtureData(*map(jnp.asarray, (prior, points, np.zeros(3))))
+    bar, omega = BAR[t], jnp.asarray(OMEGA[t])
+    given = prior * np.exp(-np.sum((X_T - np.sqrt(bar) * points) ** 2, axis=1) / (2 * (1 - bar)))
+    given /= given.sum()
+    of_score = (1 - STEP[t - 1]) ** 2 / STEP[t - 1] / (2 * posterior_variance(t))
+    marginal = np.asarray(data.score(jnp.asarray(X_T)[None], omega))[0]
+    scores = -np.array([eps_of(x, t) for x in points]) / np.sqrt(1 - bar)
+    constant = of_score * (given @ np.sum((scores - marginal) ** 2, axis=1))
+    assert constant > 0.04
+    for x_hat in (X_HAT, np.zeros(3)):
+        network = -eps_of(x_hat, t) / np.sqrt(1 - bar)
+        got = given @ [denoising_term(t, x, x_hat) for x in points]
+        by_score = of_score * np.sum((network - marginal) ** 2)
+        np.testing.assert_allclose(got, by_score + constant, rtol=1e-10)
 
 
 @pytest.mark.equation("S1 1.152", "vdm.diffusion.elbo:estimate_elbo")

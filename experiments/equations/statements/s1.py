@@ -63,7 +63,8 @@ STATEMENTS = {
     "S1 1.123": "E[α_t x|z_t] = z_t + σ_t² ∇log q(z_t)",
     "S1 1.134": "the posterior mean from the score (in the mean given z_t)",
     "S1 1.135": "μ_θ from the network's score, printed with a wrong factor",
-    "S1 1.140": "the term's weight of the squared error of the score",
+    "S1 1.140": "the term's weight of the squared error of the conditional score; of the marginal "
+    "one it is that up to a constant, in the mean given z_t",
     "S1 1.143": "score = −ε / σ_t: of q(z_t|x), not of q(z_t)",
     "S1 1.144": "one step of noise, as (1.63)",
     "S1 1.145": "all steps at once, as (1.72)",

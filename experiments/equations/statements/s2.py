@@ -1,7 +1,8 @@
 """S2: a translation of Luo 2022 with a section on the learned SNR, scores and guidance.
 
 S2 prints no numbers. These are those that its own references count by ("formula 54", "(64)"): every
-line of a displayed formula, from the first on. What S1 has too is tested there.
+line that LaTeX would number, so none of a bare $$ or of align*, none with \\nonumber, and an inner
+`aligned` as one. What S1 has too is tested there.
 """
 
 from experiments.equations.index import spread
@@ -22,7 +23,8 @@ STATEMENTS = {
     "S2 77": "Tweedie: E[α_t x|z_t] = z_t + σ_t² ∇log q(z_t)",
     "S2 81": "the posterior mean from the score (in the mean given z_t)",
     "S2 82": "μ_θ from the network's score",
-    "S2 84": "a term's weight of the squared error of the score",
+    "S2 84": "a term's weight of the squared error of the conditional score; of the marginal one "
+    "it is that up to a constant, in the mean given z_t",
     "S2 95": "score = −ε / σ_t: of q(z_t|x), not of q(z_t)",
     "S2 99": "the score of exp(−f) / Z is −∇f, whatever Z",
     "S2 101": "Fisher divergence E ‖s_θ − ∇log p‖² (half of it here)",
