@@ -140,7 +140,6 @@ def test_density_of_a_sampled_path_is_the_product_of_its_steps(sampled_covarianc
 
 
 @pytest.mark.equation("S4 60", "vdm.diffusion.samplers:ancestral")
-@pytest.mark.equation("S4 63", "vdm.diffusion.samplers:run_chain")
 @pytest.mark.equation("S4 64", "vdm.diffusion.samplers:run_chain")
 def test_a_sampled_step_is_a_gaussian_that_depends_on_the_latent_before_it_alone(
     sampled_covariance, model_covariance
@@ -153,6 +152,24 @@ def test_a_sampled_step_is_a_gaussian_that_depends_on_the_latent_before_it_alone
     gain, variance = given(model_covariance, [0], [1, 2, 3, 4])
     np.testing.assert_allclose(gain[0], [1 / np.sqrt(BAR[0]), 0, 0, 0], atol=1e-12)
     np.testing.assert_allclose(variance[0, 0], np.exp(OMEGAS[0]), rtol=1e-10)
+
+
+@pytest.mark.equation("S4 63", "vdm.diffusion.samplers:run_chain")
+def test_joint_is_the_product_of_conditionals_given_all_higher_levels(model_covariance):
+    path, product = np.array([X, 0.9, -0.4, 0.2, 1.1]), 0.0
+    for i in range(5):  # x, z_0 .. z_3; nothing is above z_3
+        higher = list(range(i + 1, 5))
+        gain, variance = given(model_covariance, [i], higher)
+        product += log_joint_normal(path[[i]], gain @ path[higher], variance)
+    joint = log_joint_normal(path, np.zeros(5), model_covariance)
+    np.testing.assert_allclose(product, joint, rtol=1e-10)
+    # and, the chain being Markovian, that of (62)
+    markov = log_normal(X, path[1] / np.sqrt(BAR[0]), np.exp(OMEGAS[0]))
+    markov += log_normal(path[4], 0.0, 1.0)
+    for i in (3, 2, 1):
+        gain, variance = step_of_model(i)
+        markov += log_normal(path[i], gain * path[i + 1], variance)
+    np.testing.assert_allclose(product, markov, rtol=1e-10)
 
 
 @pytest.mark.equation("S4 57", "vdm.diffusion.exact:GaussianData.variance_of_steps")
