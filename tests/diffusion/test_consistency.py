@@ -108,7 +108,6 @@ def four_level_paths():
 
 
 @pytest.mark.equation("S1 1.23", "vdm.diffusion.consistency:level_terms")
-@pytest.mark.equation("S1 1.47", "vdm.diffusion.consistency:PathTerms.printed_sum")
 @pytest.mark.equation("S1 1.49", "vdm.diffusion.consistency:last_step_prior")
 @pytest.mark.equation("S1 1.46", "vdm.diffusion.consistency:level_terms")
 @pytest.mark.equation("S1 1.95", "vdm.diffusion.consistency:level_terms")
@@ -123,6 +122,7 @@ def test_every_term_equals_its_log_densities_along_every_path(four_level_paths):
 @pytest.mark.equation("S4 87", "vdm.diffusion.consistency:path_terms")
 @pytest.mark.equation("S4 88", "vdm.diffusion.consistency:path_terms")
 @pytest.mark.equation("S1 1.46", "vdm.diffusion.consistency:PathTerms.consistency_bound")
+@pytest.mark.equation("S1 1.47", "vdm.diffusion.consistency:PathTerms.printed_sum")
 @pytest.mark.equation("S1 1.62", "vdm.diffusion.consistency:PathTerms.denoising_bound")
 @pytest.mark.erratum("S2 35", "as S1 (1.47)", -2.8179)
 @pytest.mark.erratum(

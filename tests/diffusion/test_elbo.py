@@ -162,12 +162,13 @@ def test_terms_are_sums_per_example_in_nats():
 
 
 @pytest.mark.erratum(
-    "S2 67", "minimising the denoising term alone over η has the trivial minimum ω_0 = ω_1: going "
-    "there from (−8, 5) it falls to 0, and the whole bound rises by so many nats", 0.85109
+    "S2 67", "minimising the denoising term alone over η has the trivial minimum ω_0 = ω_1: from "
+    "(−8, 5) to ends that meet at ω = 0 it falls to 0, and for x ~ N(0, 1/4) the whole bound rises "
+    "by so many nats", 0.85109
 )  # fmt: skip
 def test_denoising_alone_would_let_the_ends_meet(erratum_number):
-    # As omega_0 -> omega_1 the denoising term vanishes, while prior and reconstruction grow; their
-    # sum does not fall.
+    # As omega_0 -> omega_1, here both to 0, the denoising term vanishes, while prior and
+    # reconstruction grow; their sum does not fall.
     with jax.enable_x64(True):
         x, data = jnp.array([[0.5], [-0.5]]), GaussianData(0.5)
         eps = jnp.array([[1.0], [1.0]])
