@@ -53,7 +53,7 @@ STATEMENTS = {
     "S4 53": "z = μ(x) + σ(x) ε",
     "S4 54": "the reconstruction as a mean over ε",
     "S4 55": "the reconstruction as a mean over K draws of ε",
-    "S4 56": "with fixed variance the reconstruction is −‖x − μ(z)‖² / 2σ² and a constant",
+    "S4 56": "the reconstruction at ε = 0 alone: −‖x − μ_θ(μ_φ(x))‖² / 2σ² and a constant",
     # 3.3.1, the model
     "S4 57": "p(x) of two levels: ∫∫ p(x\\|z_0) p(z_0\\|z_1) p(z_1)",
     "S4 58": "p(x) of three levels, integrated in any order",
