@@ -1,10 +1,9 @@
 """Slips of S4 in its probability and its noise: what is printed, the number that shows it, and
-the corrected statement. Those of the bound are in test_s4_errata_bound.py.
+the corrected statement. Those of the bound are in test_s4_errata_bound.py and
+test_s4_errata_reconstruction.py.
 
 The four levels of the other files: alpha of a step 0.9, 0.8, 0.6, 0.3, their products BAR.
 """
-
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -48,24 +47,26 @@ def test_covariance_of_a_scaled_gaussian(erratum_number):
     assert float(scaled) == pytest.approx(0.08) == 1 - bar - (1 - a)
 
 
+# f = N(0.3, 0.5^2), g = N(-0.2, 1), and f g on a grid
+VARIANCE_F, VARIANCE_G, GRID = 0.25, 1.0, np.linspace(-9, 9, 4001)
+PRODUCT = np.exp(log_normal(GRID, 0.3, VARIANCE_F) + log_normal(GRID, -0.2, VARIANCE_G))
+
+
 @pytest.mark.equation("S4 20", "vdm.diffusion.noise:posterior")
 @pytest.mark.erratum(
-    "S4 20", "the factor S has its root over 2π alone; and σ_fg as printed is the variance", 0.8944
-)
+    "S4 20", "the factor S has its root over 2π alone: for variances 0.25 and 1 it is S times this",
+    0.8944,
+)  # fmt: skip
 def test_product_of_gaussians(erratum_number):
-    # f = N(0.3, 0.5^2), g = N(-0.2, 1)
-    grid = np.linspace(-9, 9, 4001)
-    variance_f, variance_g, shift = 0.25, 1.0, 0.5
-    total = variance_f + variance_g
-    product = np.exp(log_normal(grid, 0.3, variance_f) + log_normal(grid, -0.2, variance_g))
-    integral = np.sum(product) * 18 / 4000
-    exponential = np.exp(-(shift**2) / (2 * total))
+    total = VARIANCE_F + VARIANCE_G
+    integral = np.sum(PRODUCT) * (GRID[1] - GRID[0])
+    exponential = np.exp(-(0.5**2) / (2 * total))
     printed = exponential / (np.sqrt(2 * np.pi) * total)
     np.testing.assert_allclose(printed / integral, erratum_number, rtol=1e-4)
     scale = exponential / np.sqrt(2 * np.pi * total)
-    mean = (0.3 * variance_g - 0.2 * variance_f) / total
-    variance = variance_f * variance_g / total
-    np.testing.assert_allclose(product, scale * np.exp(log_normal(grid, mean, variance)))
+    mean = (0.3 * VARIANCE_G - 0.2 * VARIANCE_F) / total
+    variance = VARIANCE_F * VARIANCE_G / total
+    np.testing.assert_allclose(PRODUCT, scale * np.exp(log_normal(GRID, mean, variance)))
     # so in the library: q(z_s|x) times q(z_t|z_s), as functions of z_s
     a, bar, before = STEP_2
     total = 1 - before + (1 - a) / a
@@ -75,6 +76,19 @@ def test_product_of_gaussians(erratum_number):
     want = (np.sqrt(before) * X * (1 - a) / a + 0.4 / np.sqrt(a) * (1 - before)) / total
     np.testing.assert_allclose(mean[0, 0], want, rtol=1e-10)
     np.testing.assert_allclose(variance, (1 - before) * (1 - a) / a / total, rtol=1e-10)
+
+
+@pytest.mark.erratum(
+    "S4 20", "σ_fg as printed is the variance of the product: for variances 0.25 and 1 this, where "
+    "the standard deviation is 0.4472", 0.2,
+)  # fmt: skip
+def test_width_of_a_product_of_gaussians(erratum_number):
+    printed = VARIANCE_F * VARIANCE_G / (VARIANCE_F + VARIANCE_G)
+    np.testing.assert_allclose(printed, erratum_number, rtol=1e-9)
+    weights = PRODUCT / np.sum(PRODUCT)
+    deviation = np.sqrt(weights @ np.square(GRID - weights @ GRID))
+    np.testing.assert_allclose(deviation, 0.4472, rtol=1e-4)
+    np.testing.assert_allclose(deviation, np.sqrt(printed), rtol=1e-9)
 
 
 @pytest.mark.erratum("S4 24", "a mean of N + 1 terms, i = 0 to N, is divided by N", 1.25)
@@ -163,24 +177,6 @@ def test_conditional_expansion_has_x_in_every_factor(erratum_number):
 
     right = mean_given(1.0, 0.0) * with_z_2 + mean_given(0.0, 1.0) * variance
     np.testing.assert_allclose(right, np.sqrt(BAR[0]) * variance, rtol=1e-10)
-
-
-@pytest.mark.erratum(
-    "S4 §3.4.5", "α_l = 1 - Σ(1 - α_j) is only near the product: 0.98 five times, said to be 0.9",
-    0.9039,
-)  # fmt: skip
-def test_steps_compose_by_the_product_of_their_alphas(erratum_number):
-    bars = 0.98 ** np.arange(1, 8)
-    omegas = [jnp.float64(np.log((1 - b) / b)) for b in bars]
-    scales, variances = np.array(
-        [noise.transition(*pair) for pair in itertools.pairwise(omegas[:6])]
-    ).T
-    np.testing.assert_allclose(scales**2, 0.98, rtol=1e-10)
-    np.testing.assert_allclose(np.prod(scales**2), erratum_number, rtol=1e-4)
-    scale, variance = noise.transition(omegas[0], omegas[5])
-    np.testing.assert_allclose(scale**2, np.prod(scales**2), rtol=1e-10)
-    np.testing.assert_allclose(variance, 1 - np.prod(1 - variances), rtol=1e-9)
-    assert float(scale**2) > 1 - variances.sum() == pytest.approx(0.9)
 
 
 @pytest.mark.erratum(
