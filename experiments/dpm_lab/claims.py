@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 from experiments.results import Row
 
 TABLE = ("section", "claim of the source", "what we find", "verdict")
 HOLDS, CONDITION, FALSE = "holds", "holds with a condition", "false"
+UNDECIDED = "not decided by these numbers"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,11 @@ def between(low_high: tuple[float, float], digits: int = 3) -> str:
     """`low to high`, with so many digits, one of them where they agree."""
     low, high = (f"{value:.{digits}g}" for value in low_high)
     return low if low == high else f"{low} to {high}"
+
+
+def within(error: float) -> str:
+    """The power of ten from 1e-12 on that an error stays below: rounding differs by machine."""
+    return f"{10.0 ** math.ceil(math.log10(max(error, 1e-12))):.0e}"
 
 
 def listed(values: Sequence[float], form: str = ".2g") -> str:

@@ -38,19 +38,27 @@ def band_noise(rng: np.random.Generator, grid: Grid, cutoff: float) -> Array:
     return noise / grid.integrate(np.abs(noise))
 
 
-def gains(
-    grid: Grid, log_q: Array, alpha: float, cutoff: float, rng: np.random.Generator, num: int
-) -> tuple[float, float]:
-    """By how much the absolute integral of such noise in q(z_t) grows on both ways back, geometric
-    mean of `num` draws: deconvolution, reverse kernel (at most 1). Both are linear."""
+def band_noises(grid: Grid, cutoff: float, rng: np.random.Generator, num: int) -> Array:
+    """[num, n] of `band_noise`."""
+    return np.array([band_noise(rng, grid, cutoff) for _ in range(num)])
+
+
+def gain_deconvolution(grid: Grid, noises: Array, alpha: float, cutoff: float) -> float:
+    """By how much the absolute integral of noise in q(z_t) up to `cutoff` grows by deconvolution,
+    whatever q; geometric mean over [num, n]."""
+    back = [deconvolve(grid, noise, alpha, 1.2 * cutoff) for noise in noises]
+    return _gain(grid, noises, np.array(back))
+
+
+def gain_kernel(grid: Grid, log_q: Array, noises: Array, alpha: float) -> float:
+    """The same by the reverse kernel of q, which is linear too; at most 1."""
     kernel = kernels.reverse(grid, log_q, alpha)
-    noises = [band_noise(rng, grid, cutoff) for _ in range(num)]
-    size = [
-        [grid.integrate(np.abs(deconvolve(grid, noise, alpha, 1.2 * cutoff))) for noise in noises],
-        [grid.integrate(np.abs(kernels.push(grid, kernel, noise))) for noise in noises],
-    ]
-    by_deconvolution, by_kernel = np.exp(np.mean(np.log(size), axis=1))
-    return float(by_deconvolution), float(by_kernel)
+    return _gain(grid, noises, kernels.push(grid, kernel, noises))
+
+
+def _gain(grid: Grid, before: Array, after: Array) -> float:
+    ratios = grid.integrate(np.abs(after)) / grid.integrate(np.abs(before))
+    return float(np.exp(np.mean(np.log(ratios))))
 
 
 def condition_number(grid: Grid, alpha: float) -> float:

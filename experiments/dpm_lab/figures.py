@@ -104,7 +104,7 @@ def draw_contraction(path: Path, scale: Scale, rows: Rows) -> None:
             axes.plot(z, exact, color=BLUE, linewidth=1.2, label=name)
             distance = js(grid, disturbed, exact)
             axes.plot(
-                z, disturbed, color=ORANGE, linewidth=1.0, label=f"disturbed: JS {distance:.2f}"
+                z, disturbed, color=ORANGE, linewidth=1.0, label=f"one draw: JS {distance:.2f}"
             )
             axes.set_xlim(-3, 3)
             axes.set_ylim(0, 1.5 * max(exact.max(), disturbed.max()))
@@ -119,6 +119,7 @@ def draw_contraction(path: Path, scale: Scale, rows: Rows) -> None:
             axes.plot(alphas, [row[key] for row in found], marker=marker, color=colour,
                       linewidth=1.0, markersize=3.5, label=name)  # fmt: skip
         axes.set_xscale("log")
+        axes.set_xlim(0.115, 0.0087)
         axes.set_xticks([0.1, 0.05, 0.02, 0.01], ["0.90", "0.95", "0.98", "0.99"])
         axes.minorticks_off()
         axes.set_xlabel("$\\alpha$")
@@ -129,7 +130,7 @@ def draw_contraction(path: Path, scale: Scale, rows: Rows) -> None:
     panels[0, 2].set_ylabel("second singular value $\\sigma_2$")
     panels[0, 2].legend(frameon=False, loc="lower left", handles=panels[0, 2].lines[-1:])
     panels[1, 2].set_ylim(0, 1)
-    panels[1, 2].legend(frameon=False, loc="lower left")
+    panels[1, 2].legend(frameon=False, loc="lower left", ncols=2, fontsize=6)
     panels[1, 2].set_ylabel("JS after / before, random pairs")
     save_figure(figure, path)
 

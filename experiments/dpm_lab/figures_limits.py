@@ -9,7 +9,7 @@ from experiments.dpm_lab import deconvolution, fixed_points, gaussian_fits, kern
 from experiments.dpm_lab.claims import Rows
 from experiments.dpm_lab.densities import mixture, on_grid
 from experiments.dpm_lab.figures import FINE, GREEN, ORANGE, STYLES, draw_chart, make_panels
-from experiments.dpm_lab.scale import WAVELENGTH, Scale
+from experiments.dpm_lab.scale import WAVELENGTHS, Scale
 from vdm.io.plots import BLUE, GREY, VERMILLION, save_figure
 
 
@@ -51,16 +51,19 @@ def draw_fits(path: Path, scale: Scale, rows: Rows) -> None:
 
 def draw_fixed_points(path: Path, scale: Scale, rows: Rows) -> None:
     """Iterates of one kernel; the artefact where there is no fixed point; chains."""
+    import matplotlib
+
     figure, panels = make_panels(7.6, 4.4, 2, 3)
+    colours = matplotlib.colormaps["viridis"]
     grid, z = scale.grid, scale.grid.points
     start = np.exp(grid.normalise(mixture([1.0], [1.6], [0.35])(z)))
     cases = (("triangular", 0.9, (0, 1, 5, 20, 100)), ("mixture", 0.9, (0, 1, 30, 1000, 10000)))
     for line, (name, alpha, counts) in zip(panels, cases, strict=True):
         log_q = on_grid(name, grid)
         matrix = kernels.reverse(grid, log_q, alpha) * grid.spacing
-        for shade, count in zip(np.linspace(0.75, 0.0, len(counts)), counts, strict=True):
+        for shade, count in zip(np.linspace(0.92, 0.0, len(counts)), counts, strict=True):
             p = np.linalg.matrix_power(matrix, count) @ start
-            line[0].plot(z, p, color=str(shade), linewidth=1.0, label=f"{count}")
+            line[0].plot(z, p, color=colours(shade), linewidth=1.1, label=f"{count}")
         limit = fixed_points.closed_form(grid, log_q, alpha)
         line[1].plot(z, np.exp(log_q), color=BLUE, linewidth=1.2, label="$q(z_{t-1})$")
         line[1].plot(z, limit, color=VERMILLION, linewidth=1.2, label="fixed point")
@@ -71,19 +74,21 @@ def draw_fixed_points(path: Path, scale: Scale, rows: Rows) -> None:
         line[1].legend(frameon=False, loc=where)
         for axes in line[:2]:
             axes.set_xlim(-2.6, 2.6)
-            axes.set_ylim(0, 1.6 if name == "triangular" else 2.8)
+            axes.set_ylim(0, 3.2)
     for axes in panels[1, :2]:
         axes.set_xlabel("$z_{t-1}$")
     for each, style in ((grid, "-"), (grid.twice_as_wide(), "--")):
         log_q = each.normalise(mixture([1.0], [0.0], [2.0])(each.points))
         limit = fixed_points.invariant(each, kernels.reverse(each, log_q, 0.9))
         panels[0, 2].plot(each.points, limit, style, color=VERMILLION, linewidth=1.1,
-                          label=f"grid to ±{each.half_width:g}")  # fmt: skip
+                          label=f"grid ±{each.half_width:g}")  # fmt: skip
     wide = grid.twice_as_wide().points
     q = np.exp(mixture([1.0], [0.0], [2.0])(wide))
     panels[0, 2].plot(wide, q, color=BLUE, linewidth=1.2, label="$q$ = N(0, 4)")
-    panels[0, 2].set_title("$\\alpha$ = 0.9: none")
-    panels[0, 2].legend(frameon=False, loc="upper center")
+    panels[0, 2].set_title("N(0, 4), $\\alpha$ = 0.9: no fixed point")
+    panels[0, 2].set_xlabel("$z_{t-1}$")
+    panels[0, 2].set_ylim(0, 0.5)
+    panels[0, 2].legend(frameon=False, loc="upper center", fontsize=6, handlelength=1.6)
     for row in rows.of("chained"):
         colour, marker = STYLES[row["density"]]
         panels[1, 2].loglog(row["kernels"], row["js_to_q"], marker=marker, color=colour,
@@ -100,21 +105,19 @@ def draw_deconvolution(path: Path, scale: Scale, rows: Rows) -> None:
     """A little noise on q(z_1) by both ways back, and its gain against alpha."""
     figure, panels = make_panels(7.6, 2.5, 1, 3)
     left, middle, right = panels[0]
-    grid, z, alpha, cutoff = FINE, FINE.points, 0.98, 2 * math.pi / WAVELENGTH
+    grid, z, alpha, cutoff = FINE, FINE.points, 0.98, 2 * math.pi / min(WAVELENGTHS)
     log_q = on_grid("mixture", grid)
     q_1 = np.exp(kernels.diffuse(grid, log_q, alpha))
     noisy = q_1 + 0.005 * deconvolution.band_noise(np.random.default_rng(2), grid, cutoff)
     left.plot(z, q_1, color=BLUE, linewidth=1.2, label="$q(z_1)$")
-    left.plot(z, noisy, color=ORANGE, linewidth=0.8, label="with 0.5 % of noise")
-    y = math.sqrt(alpha) * z
-    q_y = np.interp(y, z, np.exp(log_q))
+    left.plot(z, 20 * (noisy - q_1), color=ORANGE, linewidth=0.7, label="0.5 % of noise, × 20")
     by_fourier = deconvolution.deconvolve(grid, noisy, alpha, 1.2 * cutoff) * math.sqrt(alpha)
     by_kernel = kernels.push(grid, kernels.reverse(grid, log_q, alpha), noisy)
     middle.plot(z / math.sqrt(alpha), by_fourier, color=ORANGE, linewidth=0.7,
                 label="by deconvolution")  # fmt: skip
-    middle.plot(y, q_y, color=BLUE, linewidth=1.2, label="$q(x)$")
+    middle.plot(z, np.exp(log_q), color=BLUE, linewidth=1.2, label="$q(x)$")
     middle.plot(z, by_kernel, "--", color=VERMILLION, linewidth=1.2, label="by the kernel")
-    left.set_ylim(0, 1.45)
+    left.set_ylim(-0.5, 1.45)
     middle.set_ylim(-0.7, 2.6)
     for axes, label in ((left, "$z_1$"), (middle, "$x$")):
         axes.set_xlim(-3, 3)
@@ -125,11 +128,14 @@ def draw_deconvolution(path: Path, scale: Scale, rows: Rows) -> None:
     noise = [1 - row["alpha"] for row in found]
     fine = np.geomspace(0.005, 0.1, 50)
     highest = [deconvolution.amplification(1 - beta, cutoff) for beta in fine]
-    right.loglog(noise, [row["gain_deconvolution"] for row in found], "o-", color=ORANGE,
-                 markersize=3.5, linewidth=1.0, label="deconvolution")  # fmt: skip
     right.loglog(fine, highest, ":", color=GREY, label="$e^{(1-\\alpha)w^2/2}$, $w = 2\\pi/0.25$")
-    right.loglog(noise, [row["gain_kernel_largest"] for row in found], "s-", color=VERMILLION,
-                 markersize=3.5, linewidth=1.0, label="reverse kernel")  # fmt: skip
+    for index in range(len(WAVELENGTHS))[::-1]:
+        shown = {"linewidth": 1.0, "alpha": (0.35, 0.6, 1.0)[index], "markersize": 3.5}
+        right.loglog(noise, [row["gains_deconvolution"][index] for row in found], "o-",
+                     color=ORANGE, label=f"from {WAVELENGTHS[index]:g}", **shown)  # fmt: skip
+    kept = [max(row["gains_kernel_largest"]) for row in found]
+    right.loglog(noise, kept, "s-", color=VERMILLION, markersize=3.5, linewidth=1.0,
+                 label="reverse kernel")  # fmt: skip
     right.set_xlabel("$1 - \\alpha$")
     right.set_ylabel("gain of noise")
     right.grid(visible=True, color="0.9", linewidth=0.5)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from experiments.dpm_lab import kernels
-from experiments.dpm_lab.divergences import js, kl
+from experiments.dpm_lab.divergences import kl
 from experiments.dpm_lab.grid import Array, Grid
 
 
@@ -31,8 +31,10 @@ def shape(grid: Grid, log_q: Array, alpha: float) -> dict[str, float]:
         nongaussian_worst: the largest of these.
         bend: 1 - R^2 of E[z_{t-1} | z_t] as a straight line in z_t.
         variance_ratio: E_{q(z_t)} of the conditional's variance, over GF's of S4 (127).
-        variance_ratio_worst: the largest one.
-        loss_kl, loss_js: from q(z_{t-1}) to what the Gaussians make of q(z_t), nats.
+        variance_ratio_worst, worst_at: the largest one, and its z_t.
+        variance_ratio_smooth: the largest one where log q(z_{t-1}) is concave within three standard
+            deviations of GF around its mean, that is where q has no second mode to reach.
+        loss_kl: from q(z_{t-1}) to what the Gaussians make of q(z_t), nats.
     """
     z, kernel = grid.points, kernels.reverse(grid, log_q, alpha)
     q, q_t = np.exp(log_q), np.exp(kernels.diffuse(grid, log_q, alpha))
@@ -43,15 +45,29 @@ def shape(grid: Grid, log_q: Array, alpha: float) -> dict[str, float]:
     inside = _highest(grid, q_t, 0.999)
     restored = kernels.push(grid, np.exp(log_gaussian_columns(grid, mean, variance)), q_t)
     factor_variance = (1 - alpha) / alpha
+    spread = np.where(inside, variance, 0.0)
+    smooth = inside & _concave(grid, log_q, z / np.sqrt(alpha), 3 * np.sqrt(factor_variance))
     return {
         "nongaussian": float(grid.integrate(q_t * divergence)),
         "nongaussian_worst": float(np.max(divergence[inside])),
         "bend": 1 - _correlation(grid, q_t, z, mean) ** 2,
         "variance_ratio": float(grid.integrate(q_t * variance)) / factor_variance,
-        "variance_ratio_worst": float(np.max(variance[inside])) / factor_variance,
+        "variance_ratio_worst": float(np.max(spread)) / factor_variance,
+        "worst_at": float(z[np.argmax(spread)]),
+        "variance_ratio_smooth": float(np.max(variance[smooth], initial=0.0)) / factor_variance,
         "loss_kl": float(kl(grid, q, restored)),
-        "loss_js": float(js(grid, q, restored)),
     }
+
+
+def _concave(grid: Grid, log_q: Array, centres: Array, half_width: float) -> Array:
+    """Whether log q is concave within `half_width` of each centre, [n] of bool: what is finite has
+    no gap and no second difference above 0."""
+    supported, found = np.isfinite(log_q), np.zeros(centres.size, bool)
+    for index, centre in enumerate(centres):
+        (near,) = np.nonzero((np.abs(grid.points - centre) <= half_width) & supported)
+        connected = near.size == 0 or near[-1] - near[0] + 1 == near.size
+        found[index] = connected and np.max(np.diff(log_q[near], 2), initial=0.0) < 1e-9
+    return found
 
 
 def _floored(grid: Grid, variance: Array) -> Array:

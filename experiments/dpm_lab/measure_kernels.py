@@ -16,7 +16,15 @@ from experiments.dpm_lab.densities import (
 )
 from experiments.dpm_lab.divergences import DIVERGENCES, js
 from experiments.dpm_lab.grid import Array, Grid
-from experiments.dpm_lab.scale import CHAINS, INTERVAL, NOISE_LENGTH, SHAPES, STRENGTHS, Scale
+from experiments.dpm_lab.scale import (
+    CHAINS,
+    DECAYED,
+    INTERVAL,
+    NOISE_LENGTH,
+    SHAPES,
+    STRENGTHS,
+    Scale,
+)
 from experiments.results import Row
 
 
@@ -63,11 +71,12 @@ def contraction_rows(scale: Scale) -> Iterator[Row]:
             q, q_t = np.exp(log_q), np.exp(kernels.diffuse(grid, log_q, alpha))
             values, functions = contraction.singular_values(grid, log_q, alpha)
             row: Row = {"name": f"contraction/{name}/{alpha}", "density": name, "alpha": alpha}
-            row |= {"second_singular": float(values[1]), "chi_squared_ratio": float(values[1] ** 2)}
+            row["second_singular"] = float(values[1])
             if name == "gaussian":
                 row["second_singular_exact"] = contraction.gaussian_singular_value(0.25, alpha)
             row["js_ratio_local"] = contraction.local_js_ratio(grid, kernel, q_t, functions[1])
             row |= _pairs(grid, kernel, random_densities(rng, 2 * scale.pairs, grid))
+            row["js_ratio_smooth"] = _smooth(grid, kernel, q_t)
             row["dobrushin_interval"] = contraction.dobrushin(grid, kernel, INTERVAL)
             noises = smooth_noise(rng, scale.noises, grid, NOISE_LENGTH)
             row["js_after_0.20"] = _after(grid, kernel, q_t, q, noises, 0.20)
@@ -89,28 +98,66 @@ def _pairs(grid: Grid, kernel: Array, densities: Array) -> Row:
     }
 
 
+def _smooth(grid: Grid, kernel: Array, q_t: Array) -> float:
+    """JS after over before of q_t e^z and q_t e^-z, as smooth as q_t itself for every alpha."""
+    pair = [q_t * np.exp(sign * grid.points) for sign in (1, -1)]
+    p, r = (density / grid.integrate(density) for density in pair)
+    after = js(grid, kernels.push(grid, kernel, p), kernels.push(grid, kernel, r))
+    return float(after / js(grid, p, r))
+
+
 def _after(grid: Grid, kernel: Array, q_t: Array, q: Array, noises: Array, before: float) -> float:
     """JS to q behind the kernel, mean over noises that take q_t to the JS `before`."""
     disturbed = np.array([contraction.disturb(grid, q_t, noise, before) for noise in noises])
     return float(np.mean(js(grid, kernels.push(grid, kernel, disturbed), q)))
 
 
-def far_row(scale: Scale) -> Row:
-    """JS after over before of narrow densities at +-c, for the Gaussian and alpha = 0.9."""
+def far_rows(scale: Scale) -> Iterator[Row]:
+    """JS after over before of narrow densities at +-c, by the first kernel and by the second one,
+    alpha = 0.9; where q has bounded support, `overlap` on it, 1 - Dobrushin's coefficient."""
+    grid, centres = scale.grid, (0.5, 1.0, 2.0, 4.0)
+    for name in DENSITIES:
+        log_q = on_grid(name, grid)
+        kernel = kernels.reverse(grid, log_q, 0.9)
+        row: Row = {"name": f"far/{name}/0.9", "density": name, "centres": list(centres)}
+        ratios = np.array([_two_steps(grid, kernel, c) for c in centres])
+        row["js_ratios_first"], row["js_ratios_second"] = ratios.T.tolist()
+        if name not in MIXTURES:
+            row["overlap"] = contraction.overlap(grid, kernel, np.isfinite(log_q))
+        yield row
+
+
+def _two_steps(grid: Grid, kernel: Array, c: float) -> tuple[float, float]:
+    pair = [np.exp(grid.normalise(mixture([1.0], [m], [0.1])(grid.points))) for m in (-c, c)]
+    distances = [float(js(grid, *pair))]
+    for _ in range(2):
+        pair = [kernels.push(grid, kernel, p) for p in pair]
+        distances.append(float(js(grid, *pair)))
+    return distances[1] / distances[0], distances[2] / distances[1]
+
+
+def decay_rows(scale: Scale) -> Iterator[Row]:
+    """JS to q(x) behind n kernels of 0.9 of a JS of 0.20 at z_n, the same noise for every n."""
     grid = scale.grid
-    kernel = kernels.reverse(grid, on_grid("gaussian", grid), 0.9)
-    centres = (0.5, 1.0, 2.0, 4.0)
-    ratios = []
-    for c in centres:
-        p, r = (np.exp(grid.normalise(mixture([1.0], [m], [0.1])(grid.points))) for m in (-c, c))
-        after = js(grid, kernels.push(grid, kernel, p), kernels.push(grid, kernel, r))
-        ratios.append(float(after / js(grid, p, r)))
-    return {"name": "far/gaussian/0.9", "centres": list(centres), "js_ratios": ratios}
+    for name in DENSITIES:
+        log_q = on_grid(name, grid)
+        noises = smooth_noise(np.random.default_rng(1), scale.noises, grid, NOISE_LENGTH)
+        row: Row = {"name": f"decay/{name}", "density": name, "kernels": list(DECAYED)}
+        row["js_after"] = [
+            _after(grid, kernels.reverse(grid, log_q, 0.9**n),
+                   np.exp(kernels.diffuse(grid, log_q, 0.9**n)), np.exp(log_q), noises, 0.20)
+            for n in DECAYED
+        ]  # fmt: skip
+        # By which factor each further kernel multiplies it, between these counts and on a straight
+        # line through the logarithms.
+        logs = np.log(row["js_after"])
+        row["factors"] = np.exp(np.diff(logs) / np.diff(DECAYED)).tolist()
+        row["factor_fitted"] = float(np.exp(np.polyfit(DECAYED, logs, 1)[0]))
+        yield row
 
 
 def composition_rows(scale: Scale) -> Iterator[Row]:
-    """Five kernels of 0.98 against one of 0.90, which S4 takes for the same, and of 0.98^5; and
-    the second singular value of chains of 0.9."""
+    """Five kernels of 0.98 against one of 0.90, which S4 takes for the same, and of 0.98^5."""
     grid, product = scale.grid, 0.98**5
     for name in DENSITIES:
         rng = np.random.default_rng(1)
@@ -126,9 +173,4 @@ def composition_rows(scale: Scale) -> Iterator[Row]:
             row[f"js_after_{label}"] = _after(grid, kernel, q_t, np.exp(log_q), noises, 0.19)
         q_5 = np.exp(kernels.chain(grid, log_q, [0.98] * 5)[-1])
         row["js_after_five"] = _after(grid, five, q_5, np.exp(log_q), noises, 0.19)
-        squares = [
-            float(contraction.singular_values(grid, log_q, 0.9**n)[0][1] ** 2)
-            for n in (1, 2, 40, 41)
-        ]
-        row["decay_first"], row["decay_last"] = squares[1] / squares[0], squares[3] / squares[2]
         yield row

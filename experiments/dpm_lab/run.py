@@ -21,7 +21,7 @@ from experiments.dpm_lab.scale import (
     SCALES,
     SHAPES,
     STRENGTHS,
-    WAVELENGTH,
+    WAVELENGTHS,
     Scale,
 )
 from experiments.results import Row, format_table, parse_flags, row_identity, write_results
@@ -31,9 +31,11 @@ PARTS: list[Part] = [
     measure_kernels.chain_rows,
     measure_kernels.shape_rows,
     measure_kernels.contraction_rows,
-    lambda scale: [measure_kernels.far_row(scale)],
+    measure_kernels.far_rows,
+    measure_kernels.decay_rows,
     measure_kernels.composition_rows,
     measure_limits.halving_rows,
+    measure_limits.spacing_rows,
     measure_limits.fixed_rows,
     measure_limits.chained_rows,
     measure_limits.deconvolution_rows,
@@ -67,7 +69,7 @@ def main() -> None:
     flags = parse_flags(__file__)
     scale = SCALES[flags.scale]
     settings = dataclasses.asdict(scale) | {
-        "shapes": SHAPES, "strengths": STRENGTHS, "fixed": FIXED, "wavelength": WAVELENGTH,
+        "shapes": SHAPES, "strengths": STRENGTHS, "fixed": FIXED, "wavelengths": WAVELENGTHS,
         "noise_length": NOISE_LENGTH, "interval": INTERVAL, "mixtures": MIXTURES,
     }  # fmt: skip
     identified = row_identity(settings, "experiments.dpm_lab.run", flags.scale)

@@ -11,7 +11,8 @@ FIXED = (0.90, 0.99)
 CHAINED = (1, 2, 4, 8, 16, 32, 64)  # kernels of alpha = 0.9
 HALVINGS = (1, 2, 4, 8, 16, 32, 64)  # steps whose alphas have the product 1/2
 DECONVOLVED = (0.90, 0.95, 0.98, 0.99, 0.995)
-WAVELENGTH = 0.25
+WAVELENGTHS = (1.0, 0.5, 0.25)
+DECAYED = (1, 2, 4, 8, 16, 32, 64)  # kernels of alpha = 0.9
 NOISE_LENGTH = 0.2
 INTERVAL = 0.5
 
@@ -21,7 +22,7 @@ class Scale:
     """How much is computed."""
 
     grid: Grid
-    fine: Grid  # for fits: at an edge of q a kernel of 0.07 on points 0.05 apart is off by 30 %
+    fine: Grid  # for fits, which feel the edges of q; spacing_rows says how much
     pairs: int  # random densities against each other, for each kernel
     noises: int
 
