@@ -247,6 +247,11 @@ def test_where_a_log_density_is_concave():
     assert np.all(gaussian_fits._concave(GRID, on_grid("triangular", GRID), z, 3.0))
     assert np.all(gaussian_fits._concave(GRID, normal(), z, 3.0))
     assert not np.any(gaussian_fits._concave(GRID, on_grid("mixture", GRID), z, 8.0))
+    # Two points with nothing between them have no second difference.
+    points = np.where(np.isclose(np.abs(z), 1.0), 0.0, -np.inf)
+    found = gaussian_fits._concave(GRID, points, z, 1.5)
+    assert not found[np.isclose(z, 0.0)]
+    assert found[np.isclose(z, 1.0)]
 
 
 def test_disturbed_density_has_the_wanted_distance():

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.dpm_lab import contraction, kernels, measure_kernels, measure_limits, run
+from experiments.dpm_lab import kernels, measure_kernels, measure_limits, run
 from experiments.dpm_lab.claims import CLAIMS, Rows, judge, within
-from experiments.dpm_lab.densities import on_grid
+from experiments.dpm_lab.densities import mixture, on_grid
+from experiments.dpm_lab.divergences import js
 from experiments.dpm_lab.grid import Grid
 from experiments.dpm_lab.scale import Scale
 
@@ -148,17 +149,21 @@ def test_what_is_left_of_noise_on_the_gaussian_falls_by_alpha_in_the_end():
     assert row["js_after"][0] < 0.2
 
 
-def test_smooth_pairs_of_the_gaussian_lose_what_their_closed_form_says():
-    # q_t e^(+-z) is N(+-V, V): the distance in standard deviations falls by rho, and JS of less
-    # than one of them nearly by rho^2.
+def test_smooth_pairs_of_the_gaussian_have_their_closed_form():
     grid = Grid(7.0, 0.05)
+
+    def js_of(mean, variance):
+        pair = [mixture([1.0], [sign * mean], [math.sqrt(variance)]) for sign in (1, -1)]
+        return js(grid, *(np.exp(each(grid.points)) for each in pair))
+
     for alpha in (0.9, 0.99):
         log_q = on_grid("gaussian", grid)
         q_t = np.exp(kernels.diffuse(grid, log_q, alpha))
         ratio = measure_kernels._smooth(grid, kernels.reverse(grid, log_q, alpha), q_t)
-        square = contraction.gaussian_singular_value(0.25, alpha) ** 2
-        assert square < ratio < 1
-        np.testing.assert_allclose(ratio, square, rtol=0.06)
+        # q_t e^(+-z) is N(+-V, V), and K of it N(+-sqrt(alpha) s^2, s^2).
+        variance = alpha * 0.25 + 1 - alpha
+        want = js_of(math.sqrt(alpha) * 0.25, 0.25) / js_of(variance, variance)
+        np.testing.assert_allclose(ratio, want, rtol=1e-9)
 
 
 @pytest.mark.slow
