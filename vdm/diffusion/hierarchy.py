@@ -126,8 +126,8 @@ def negative_elbo(
     for decoder, encoded, z, above in levels:
         # Unlike a KL in closed form, log q - log p of one draw has a noisy gradient: with T = 2 on
         # the digits it had not left q = p = N(0, I) after 1,000 steps. Without the part that comes
-        # through log q's own parameters, whose mean is 0, the encoder's has none where q = p (Roeder
-        # et al., arXiv:1703.09194).
+        # through log q's own parameters, whose mean is 0, the encoder's has none where q = p
+        # (Roeder et al., arXiv:1703.09194).
         of_q = log_density(jax.lax.stop_gradient(encoded), z)
         consistency += of_q - log_density(decoder(above), z)
     return ElboTerms(
