@@ -36,7 +36,7 @@ def make_config(scale: str) -> ConfigDict:
     config = load_config(CONFIG)
     config.eval.draws, config.sample.num_images = 20, 12
     if scale == "small":
-        config.train.num_steps = 600
+        config.train.num_steps, config.network.kwargs.num_blocks = 500, 1
     else:  # wider and longer, for an accelerator
         config.network.kwargs.width, config.network.kwargs.num_blocks = 128, 4
         config.network.kwargs.dropout = 0.4

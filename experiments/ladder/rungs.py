@@ -40,7 +40,7 @@ LATENT_VDM = {
     "model.prediction": "eps",
     "network.name": "mlp",
     "network.kwargs": {"width": 128, "num_blocks": 3, "dropout": 0.1, "fourier": False},
-    "train.num_steps": 1500,
+    "train.num_steps": 1000,
 }
 
 RUNGS: dict[str, Changes] = {
