@@ -22,6 +22,8 @@ from vdm.typing import Denoiser
 
 NUM_LEVELS = 1000
 OVERRIDES = {
+    "train.num_steps": 500,
+    "network.kwargs.num_blocks": 1,
     "model.prediction": "eps",
     "model.num_steps": NUM_LEVELS - 1,  # steps between that many levels (mathematics, section 3)
     "schedule.name": "ddpm_linear",

@@ -31,23 +31,20 @@ COLUMNS = ("name", "bound", "bpd", "stderr", "stderr_images", "difference",
            "seconds")  # fmt: skip
 
 
-def make_config(scale: str) -> ConfigDict:
+def make_config() -> ConfigDict:
     """What all rungs share."""
     config = load_config(CONFIG)
     config.eval.draws, config.sample.num_images = 20, 12
-    if scale == "small":
-        config.train.num_steps, config.network.kwargs.num_blocks = 500, 1
-    else:  # wider and longer, for an accelerator
-        config.network.kwargs.width, config.network.kwargs.num_blocks = 128, 4
-        config.network.kwargs.dropout = 0.4
     return config
 
 
 def trained_runs(config: ConfigDict, name: str, scale: str, outdir: Path) -> list[Run]:
     """One training for each seed."""
     config, runs = changed(config, RUNGS[name]), []
-    if scale == "full":
+    if scale == "full":  # longer, and the U-Net wider, for an accelerator
         config.train.num_steps = FULL_STEPS
+        if config.network.name == "unet":
+            config.network.kwargs.update(width=128, num_blocks=4, dropout=0.4)
     config.train.save_every = config.train.num_steps
     for seed in SEEDS[scale]:
         # The same images for every rung, noise of its own for every seed.
@@ -106,7 +103,7 @@ def add_differences(rows: list[Row], of_images: dict[str, np.ndarray]) -> None:
 def main() -> None:
     """Fits and trains, checks, writes results.json, checks.json and samples.png."""
     flags = parse_flags(__file__)
-    config = make_config(flags.scale)
+    config = make_config()
     identified = identity(config, "experiments.ladder.run", flags.scale)
     sources = (digits(config.data.data_dir, holdout) for holdout in (200, 0))
     fitted = mixture_rung(*sources, seeds=SEEDS[flags.scale])

@@ -12,7 +12,7 @@ from experiments.ladder.ddpm import NUM_LEVELS
 FIXED = {"schedule.name": "linear", "schedule.kwargs.learn_ends": False, "schedule.train": "fixed"}
 LEARNED = {"schedule.name": "monotone", "schedule.train": "variance"}
 FINITE = {"model.num_steps": NUM_LEVELS - 1, "eval.num_steps": NUM_LEVELS - 1}
-EPS = {"model.prediction": "eps"}
+EPS = {"train.num_steps": 500, "network.kwargs.num_blocks": 1, "model.prediction": "eps"}
 
 RUNGS = {
     f"vdm, T = {NUM_LEVELS}, fixed SNR": EPS | FINITE | FIXED,
