@@ -71,6 +71,9 @@ def test_every_experiment_has_a_page_with_its_command_and_pictures(results):
                            "largest_difference_in_stderrs")),
         ("snr_ablation", ("name", "bpd", "stderr", "variance", "difference",
                           "difference_stderr_seeds", "omega_0", "omega_1")),
+        ("ladder", ("name", "bound", "bpd", "stderr", "stderr_images", "difference",
+                    "difference_stderr_seeds", "difference_stderr_images", "parameters",
+                    "seconds")),
         ("schedule_cost", ("name", "step_secs", "time_ratio", "gflops", "flops_ratio")),
     ],
 )  # fmt: skip
@@ -109,6 +112,16 @@ def test_pages_hold_the_tables_of_rows_of_several_kinds(experiment, columns):
     page = (folder / "README.md").read_text()
     for row in shown:
         assert format_table([row], columns).splitlines()[-1] in page
+
+
+def test_ladder_page_holds_its_checks_and_all_of_them_hold():
+    folder = ROOT / "experiments" / "ladder"
+    found = json.loads((folder / "checks.json").read_text())
+    assert (
+        format_table(found, ("name", "value", "limit", "holds"))
+        in (folder / "README.md").read_text()
+    )
+    assert all(row["holds"] for row in found)
 
 
 def test_score_based_page_holds_its_tables():
