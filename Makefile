@@ -23,7 +23,7 @@ $(VENV)/%.installed: pyproject.toml constraints.txt
 demo: $(VENV)/core.installed  ## train, evaluate and sample a VDM on handwritten digits (minutes, CPU)
 	$(BIN)/python -m vdm.main --config=configs/digits.py --workdir=runs/digits
 
-test: $(VENV)/test.installed  ## the fast tests, about ten minutes on two slow cores
+test: $(VENV)/test.installed  ## the fast tests, a quarter of an hour on two slow cores
 	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
 
 test-all: $(VENV)/test.installed  ## every test that needs no GPU
