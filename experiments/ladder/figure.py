@@ -13,7 +13,14 @@ def plot_samples(path: Path, samples: dict[str, np.ndarray], num_codes: int) -> 
     lines = [np.concatenate(list(codes[:, :, :, 0]), axis=1) for codes in samples.values()]
     gap = np.zeros((1, lines[0].shape[1]))
     stacked = np.concatenate([part for line in lines for part in (line, gap)][:-1])
-    axes.imshow(stacked / (num_codes - 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(
+        stacked / (num_codes - 1),
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        aspect="auto",
+    )
     height = lines[0].shape[0]
     axes.set_yticks([(height + 1) * i + (height - 1) / 2 for i in range(len(samples))])
     axes.set_yticklabels(list(samples))
