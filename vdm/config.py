@@ -180,7 +180,7 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
     }
     for name in facts | parts:
         if name in config.model.kwargs:
-            group = "model" if name in config.model else "data"
+            group = "model" if name in config.model else name if name in config else "data"
             raise ValueError(
                 f"model.kwargs.{name}: the model is told this by the {group} group of the config; "
                 "set it there"

@@ -120,6 +120,7 @@ class Wrong(VAE):
     ("name", "kwargs", "match"),
     [
         ("vdm", {"num_steps": 10}, r"model\.kwargs\.num_steps: the model is told"),
+        ("vdm", {"schedule": "linear"}, "by the schedule group"),
         ("vdm", {"dims": (2,)}, r"model\.kwargs\.dims: .* by the data group"),
         (f"{__name__}:Wrong", {}, r"elbo of two examples of Wrong gives shapes \[\(\)"),
     ],

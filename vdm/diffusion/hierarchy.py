@@ -6,7 +6,8 @@
 with diagonal Gaussians but for p(x | z_1) (Luo 2022, arXiv:2208.11970, Eq. 23-29). T counts the
 latents, as the sources do: the z_0 .. z_1 of `vdm.diffusion.elbo` in T steps are T + 1 of them.
 T = 1 is the VAE (Kingma & Welling, arXiv:1312.6114); with the encoder fixed to a linear Gaussian
-chain that keeps the dimension and ends at N(0, I) it is the DDPM.
+chain that keeps the dimension and ends at N(0, I) it is the DDPM. S1 numbers Luo's equations anew:
+experiments/equations/README.md says what each states.
 """
 
 import math
