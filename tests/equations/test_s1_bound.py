@@ -22,12 +22,6 @@ STEP = np.array([0.9, 0.8, 0.6, 0.3])  # alpha_1 ... alpha_4 of the chain
 BAR = np.cumprod(np.append(1.0, STEP))
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def log_normal(value, mean, variance):
     return stats.norm.logpdf(value, mean, np.sqrt(variance))
 

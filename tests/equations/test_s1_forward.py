@@ -20,12 +20,6 @@ with np.errstate(divide="ignore"):
 X_0 = 0.7
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def posterior_as_printed(x_t, x_0, t):
     """(1.88) and (1.89)."""
     a, bar, before = STEP[t - 1], BAR[t], BAR[t - 1]

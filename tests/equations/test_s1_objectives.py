@@ -24,12 +24,6 @@ X_0, X_HAT = np.array([0.7, -0.2, 0.1]), np.array([0.4, 0.5, -0.3])
 X_T = np.array([1.1, -0.8, 0.3])
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def posterior_mean(x_0, t):
     """(1.88) at X_T."""
     a, bar, before = STEP[t - 1], BAR[t], BAR[t - 1]

@@ -18,12 +18,6 @@ WEIGHTS, MEANS, STDS = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.
 NORMAL = MixtureData(jnp.ones(1), jnp.zeros((1, 1)), jnp.ones(1))
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def mixture():
     means = jnp.asarray(np.stack([MEANS, [0.1, -0.3]], axis=1))  # in two dimensions
     return MixtureData(jnp.asarray(WEIGHTS), means, jnp.asarray(STDS))

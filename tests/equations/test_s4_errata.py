@@ -5,7 +5,6 @@ test_s4_errata_reconstruction.py.
 The four levels of the other files: alpha of a step 0.9, 0.8, 0.6, 0.3, their products BAR.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,12 +18,6 @@ BAR = np.cumprod(ALPHA)
 OMEGAS = np.log(1 - BAR) - np.log(BAR)
 X = 0.7
 STEP_2 = ALPHA[1], BAR[1], BAR[0]  # alpha_t, alpha-bar_t, alpha-bar_{t-1} at t = 2
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def log_normal(value, mean, variance):

@@ -4,7 +4,6 @@ shows it, and the corrected statement; on the four-step example of experiments/e
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,12 +16,6 @@ BAR = np.cumprod(ALPHA)
 OMEGAS = np.log(1 - BAR) - np.log(BAR)
 X = 0.7
 STEP_2 = ALPHA[1], BAR[1], BAR[0]  # alpha_t, alpha-bar_t, alpha-bar_{t-1} at t = 2
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def log_normal(value, mean, variance):

@@ -5,7 +5,6 @@ experiments/elbo_forms.
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,12 +19,6 @@ BAR = np.append(np.cumprod(ALPHA), 1.0)  # BAR[t - 1] is alpha-bar_t, BAR[-1] al
 OMEGAS = np.log(1 - BAR[:4]) - np.log(BAR[:4])
 X = 0.7
 DECODER_VARIANCE = 0.05
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def log_normal(value, mean, variance):

@@ -21,12 +21,6 @@ OMEGAS = np.log(1 - BAR) - np.log(BAR)
 X, DATA = 0.7, GaussianData(0.6)
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def log_normal(value, mean, variance):
     return -0.5 * np.log(2 * np.pi * variance) - (value - mean) ** 2 / (2 * variance)
 

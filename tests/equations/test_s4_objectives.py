@@ -7,7 +7,6 @@ Levels z_1 .. z_4 there are z_0 .. z_3 here; BAR[t - 1] is their alpha-bar_t.
 import functools
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,12 +21,6 @@ ALPHA = np.array([0.9, 0.8, 0.6, 0.3])
 BAR = np.cumprod(ALPHA)
 OMEGAS = np.log(1 - BAR) - np.log(BAR)
 X = 0.7
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def log_normal(value, mean, variance):

@@ -17,12 +17,6 @@ GRID = np.linspace(-7.0, 7.0, 1401)
 STEP = GRID[1] - GRID[0]
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def log_normal(value, mean, variance):
     return -0.5 * np.log(2 * np.pi * variance) - (value - mean) ** 2 / (2 * variance)
 
