@@ -115,6 +115,7 @@ def paper() -> ConfigDict:
                 "eval_every": 100_000,
                 "eval_draws": 1,
                 "keep_checkpoints": 3,
+                "watchdog_secs": 900,  # without a step until the stacks are printed; 0: never
             },
             "eval": {
                 "bound": "elbo",  # or iw-64, ode-decoder, ode-uniform, ode-truncated-normal

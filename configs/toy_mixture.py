@@ -85,6 +85,7 @@ def get_config() -> ConfigDict:
                 "eval_every": 0,
                 "eval_draws": 4,
                 "keep_checkpoints": 3,
+                "watchdog_secs": 900,  # without a step until the stacks are printed; 0: never
             },
             "eval": {
                 "bound": "elbo",  # or iw-64, ode-decoder, ode-uniform, ode-truncated-normal

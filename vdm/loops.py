@@ -18,6 +18,7 @@ from vdm.io.environment import describe
 from vdm.io.files import read_json, write_json
 from vdm.io.metrics import MetricsWriter
 from vdm.io.signals import stop_signals
+from vdm.io.watchdog import Watchdog
 from vdm.model import VDM, count_parameters
 from vdm.reports import describe_evaluation, report_evaluation, report_samples, run_evaluation
 from vdm.run import Run
@@ -131,9 +132,12 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
     with (
         Progress("classifier", options.num_steps, first, "step") as progress,
         stop_signals() as signals,
+        _watchdog(run) as watchdog,
     ):
         for step in range(first + 1, options.num_steps + 1):
+            watchdog.enter(f"waiting for the data of step {step}")
             batch = sharding.put_batch(next(batches), run.mesh)
+            watchdog.enter(_on_devices(step, first), long=step == first + 1)
             with jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch)
             pending.append(metrics)
@@ -148,6 +152,7 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
                     f"{means['train/accuracy']:.3f} over all noise levels"
                 )
                 pending = []
+                watchdog.enter(f"saving step {step}", long=True)
                 run.classifier_checkpoints.save(step, state)
             if stop:
                 where = run.classifier_checkpoints.path(step)
@@ -185,6 +190,19 @@ def limit_run_ahead(pending: list[Metrics]) -> None:
         jax.block_until_ready(pending[-1 - RUN_AHEAD])
 
 
+def _watchdog(run: Run) -> Watchdog:
+    secs = run.options.train.watchdog_secs
+    return Watchdog(secs, (jax.process_index(), jax.process_count()))
+
+
+def _on_devices(step: int, first: int) -> str:
+    """The phase of a step: what hangs may be an earlier one that is waited for."""
+    if step == first + 1:
+        return f"step {step} on the devices, the first one, which is compiled"
+    oldest = max(step - RUN_AHEAD, first + 1)
+    return f"step {step} on the devices, or one from {oldest} on"
+
+
 def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     """Steps until train.num_steps, with logs, evaluations and checkpoints on the way."""
     options, first = run.options.train, int(state.step)
@@ -204,9 +222,12 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
         MetricsWriter(run.workdir, first) as writer,
         Progress("train", options.num_steps, first, "step") as progress,
         stop_signals() as signals,
+        _watchdog(run) as watchdog,
     ):
         for step in range(first + 1, options.num_steps + 1):
+            watchdog.enter(f"waiting for the data of step {step}")
             batch = next(batches)
+            watchdog.enter(_on_devices(step, first), long=step == first + 1)
             with jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch)
             pending.append(metrics)
@@ -229,8 +250,10 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
             writer.write(step, scalars)
             progress.report(_log_line(step, options.num_steps, scalars))
             if save:
+                watchdog.enter(f"saving step {step}", long=True)
                 run.checkpoints.save(step, state)
             if evaluates and not signals:
+                watchdog.enter(f"evaluating step {step}", long=True)
                 evaluation = run_evaluation(run, run.chosen(state), options.eval_draws)
                 writer.write(step, _eval_scalars(evaluation))
                 progress.report(f"step {step}: eval {evaluation.summary()['bpd']:.4f} bits/dim")

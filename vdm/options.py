@@ -17,7 +17,8 @@ DIVERGENCES = ("auto", "exact", "hutchinson")
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """config.train; intervals are in steps, 0 devices are all there are."""
+    """config.train; intervals are in steps, 0 devices are all there are; watchdog_secs without a
+    step are reported, 0: never."""
 
     num_steps: int
     batch_size: int
@@ -27,6 +28,7 @@ class TrainOptions:
     eval_every: int
     eval_draws: int
     keep_checkpoints: int
+    watchdog_secs: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,7 @@ ADDED_FIELDS = {
     "model.name": "vdm",
     "model.kwargs": {},
     "model.label_dropout": 0.0,
+    "train.watchdog_secs": 900,
     "weighting": {"name": "bound", "kwargs": {}},
     "eval.ode": {"num_steps": 50, "tolerance": 1e-5, "divergence": "auto", "probes": 2},
     "sample.grid": {"name": "equal_times", "kwargs": {}},
@@ -162,7 +165,7 @@ def read(config: ConfigDict) -> Options:
         weighting=config.weighting.name,
         ema_rate=_field(config, "optim.ema_rate"),
         ema_warmup=_field(config, "optim.ema_warmup"),
-        train=_group(config, "train", TrainOptions, num_devices=0, eval_every=0),
+        train=_group(config, "train", TrainOptions, num_devices=0, eval_every=0, watchdog_secs=0),
         eval=_group(config, "eval", EvalOptions, num_steps=0, seed=0, step=-1, ode=ode),
         sample=_group(
             config, "sample", SampleOptions, seed=0, label=-1, interpolate=0, num_frames=0
