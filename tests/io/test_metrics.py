@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import struct
 import time
 from pathlib import Path
@@ -136,3 +137,32 @@ def test_lines_are_json_for_any_parser(tmp_path):
         writer.write(3, {"train/ω": 1e-300, "big": 1e300})
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {"step": 3, "train/ω": 1e-300, "big": 1e300}
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.rename(path.with_name("moved"))])
+def test_a_file_that_is_gone_is_not_written_to_in_silence(tmp_path, harm):
+    with MetricsWriter(tmp_path, 0) as writer:
+        writer.write(1, {"a": 1.0})
+        harm(tmp_path / metrics.FILENAME)
+        with pytest.raises(OSError, match=r"removed or replaced .* the same command goes on"):
+            writer.write(2, {"a": 1.0})
+        (tmp_path / metrics.FILENAME).write_text("")
+        with pytest.raises(OSError, match="removed or replaced"):
+            writer.write(2, {"a": 1.0})
+
+
+def test_a_disk_that_takes_half_a_line_is_full(tmp_path):
+    # A limit on file sizes cuts a write short, as the last free bytes of a disk do.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with MetricsWriter(tmp_path, 0) as writer:
+        writer.write(1, {"a": 1.0})
+        size = (tmp_path / metrics.FILENAME).stat().st_size
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
+            for _ in range(2):  # cut short, and refused
+                with pytest.raises(OSError, match=rf"{metrics.FILENAME}"):
+                    writer.write(2, {"a": 1.0})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    MetricsWriter(tmp_path, 2).close()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1]

@@ -1,5 +1,6 @@
 """Metrics of a run: `metrics.jsonl`, one JSON object a line, and the same for TensorBoard."""
 
+import errno
 import json
 import math
 import os
@@ -36,7 +37,8 @@ class MetricsWriter:
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         _forget_after(workdir / FILENAME, first_step)
-        self._file = (workdir / FILENAME).open("ab", buffering=0)
+        self._path = workdir / FILENAME
+        self._file = self._path.open("ab", buffering=0)
         # Opening an event file empties it: the process id keeps two starts in one second apart.
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._events = RecordWriter(str(workdir / name))
@@ -54,14 +56,28 @@ class MetricsWriter:
 
         Raises:
             ValueError: a value is not a scalar, or is named "step".
+            OSError: it cannot be written; or the file was removed or replaced meanwhile, where
+                the system would go on writing to what nobody sees.
         """
         if "step" in scalars:
             raise ValueError('"step" names the step itself; give the scalar another name')
         values = {name: _to_float(name, value) for name, value in scalars.items()}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         line = {"step": int(step)} | {name: finite.get(name) for name in values}
-        # One unbuffered write: a kill loses the whole line or nothing.
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        if not _is_same_file(self._path, self._file.fileno()):
+            raise OSError(
+                errno.ENOENT,
+                "removed or replaced while the run wrote to it, so the run stops; the same command "
+                "goes on from the checkpoints there are",
+                str(self._path),
+            )
+        content = json.dumps(line, allow_nan=False).encode() + b"\n"
+        try:
+            # One unbuffered write: a kill loses the whole line or nothing.
+            if self._file.write(content) < len(content):  # a full disk takes a part of it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         summary = self._summary_pb2.Summary()
         for name, value in finite.items():
             summary.value.add(tag=name, simple_value=value)
@@ -119,6 +135,13 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except ValueError:  # unfinished, or not even text
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _is_same_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _to_float(name: str, value: Any) -> float:
