@@ -1,10 +1,14 @@
 """Whole runs: the files they leave, resuming, and the faults they must survive."""
 
+import dataclasses
 import itertools
 import json
 import shutil
+import signal
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import serialization
@@ -13,9 +17,10 @@ from vdm import loops, reports
 from vdm.evaluation.estimators import Elbo
 from vdm.evaluation.likelihood import evaluate
 from vdm.io import interop
-from vdm.io.checkpoints import CheckpointError
+from vdm.io.checkpoints import CheckpointError, Checkpoints
 from vdm.io.journal import Journal
 from vdm.io.metrics import read_metrics
+from vdm.io.watchdog import Watchdog
 from vdm.run import open_run
 
 
@@ -208,6 +213,116 @@ def test_a_resumed_run_is_bit_identical(make_tiny_config, finished_run, tmp_path
     assert ours["bpd"] == theirs["bpd"]
     steps = [line["step"] for line in read_metrics(workdir) if "train/bpd" in line]
     assert steps == [10, 20, 30]
+
+
+def rows_of_evaluations(workdir):
+    return [line for line in read_metrics(workdir) if "eval/bpd" in line]
+
+
+def test_an_evaluation_lost_after_its_checkpoint_is_made_up_for(
+    make_tiny_config, finished_run, tmp_path
+):
+    workdir = interrupted_copy(finished_run, tmp_path / "run", 20)
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(lines[:2]))  # none of step 20's evaluation
+    loops.train(open_run(make_tiny_config(), workdir))
+    assert rows_of_evaluations(workdir) == rows_of_evaluations(finished_run)
+
+
+@pytest.mark.parametrize("harm", ["absent", "of another step"])
+def test_a_run_killed_in_its_samples_draws_them_and_logs_nothing_twice(
+    make_tiny_config, finished_run, tmp_path, harm
+):
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    report = workdir / "samples.json"
+    if harm == "absent":  # samples.npz was there already
+        report.unlink()
+    else:
+        report.write_text(report.read_text().replace('"step": 30', '"step": 20'))
+    loops.train(open_run(make_tiny_config(), workdir))
+    assert report.read_text() == (finished_run / "samples.json").read_text()
+    assert read_metrics(workdir) == read_metrics(finished_run)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_last_save_stops_the_run(
+    make_tiny_config, finished_run, tmp_path, monkeypatch, signum
+):
+    workdir, save = interrupted_copy(finished_run, tmp_path / "run", 20), Checkpoints.save
+
+    def signalled(self, step, state):
+        signal.raise_signal(signum)
+        save(self, step, state)
+
+    monkeypatch.setattr(Checkpoints, "save", signalled)
+    with pytest.raises(loops.Interrupted, match="stopped at step 30, saved in") as stop:
+        loops.train(open_run(make_tiny_config(), workdir))
+    assert stop.value.signum == signum
+    assert Checkpoints(workdir / "checkpoints").steps() == [10, 20, 30]
+    assert not (workdir / "eval.json").exists()
+
+
+def test_parameters_that_are_no_numbers_are_not_saved(make_tiny_config, tmp_path, monkeypatch):
+    # The gradient of step 10 is finite and its update is not: the bound will say so at step 11.
+    config = make_tiny_config(train__num_steps=10)
+    run = open_run(config, tmp_path / "run")
+    state = run.initial_state()
+    loops.check_finite(state, 10)
+    broken = jax.tree.map(lambda leaf: leaf, state.params)
+    bias = broken["network"]["conv_in"]["bias"]
+    broken["network"]["conv_in"]["bias"] = bias.at[-1].set(jnp.inf)
+    with pytest.raises(
+        loops.NonFiniteError, match=r"^params/network/conv_in/bias is not finite after step 10$"
+    ):
+        loops.check_finite(dataclasses.replace(state, params=broken), 10)
+    with pytest.raises(loops.NonFiniteError, match=r"^ema_params/network"):
+        loops.check_finite(dataclasses.replace(state, ema_params=broken), 10)
+
+    def make_step(*args):
+        def step(state, batch):
+            metrics = {"bpd": np.float32(1.0)}
+            return dataclasses.replace(state, params=broken), metrics
+
+        return step
+
+    monkeypatch.setattr(loops, "make_train_step", make_step)
+    with pytest.raises(loops.NonFiniteError, match="after step 10"):
+        loops.fit(run, state, iter([None] * 10))
+    assert run.checkpoints.steps() == []
+
+
+def test_fit_names_the_phase_in_which_it_hangs(make_tiny_config, tmp_path, monkeypatch, capfd):
+    run = open_run(make_tiny_config(train__num_steps=4, train__save_every=2), tmp_path / "run")
+    state, entered = run.initial_state(), []
+
+    class Recorder(Watchdog):
+        def enter(self, what, long=False):
+            entered.append((what, long))
+            super().enter(what, long)
+
+    def make_step(*args):
+        def step(state, batch):
+            metrics = {name: np.float32(1.0) for name in ("bpd", "grad_norm")}
+            return state, metrics
+
+        return step
+
+    def batches():
+        yield from (None, None)
+        time.sleep(0.6)
+        yield from (None, None)
+
+    monkeypatch.setattr(loops, "make_train_step", make_step)
+    monkeypatch.setattr(loops, "Watchdog", lambda secs, of: Recorder(0.2, of))
+    loops.fit(run, state, batches())
+    err = capfd.readouterr().err
+    assert "s without progress: waiting for the data of step 3;" in err
+    assert "in batches" in err
+    assert "watchdog" not in err.replace("watchdog:", "", 2).split("Thread")[0]
+    assert [what for what, long in entered if long] == [
+        "step 1 on the devices, the first one, which is compiled", "saving step 2", "saving step 4"
+    ]  # fmt: skip
+    assert ("step 4 on the devices, or one from 1 on", False) in entered
 
 
 def test_a_finished_run_is_left_alone(make_tiny_config, finished_run, capsys):

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,8 @@ from vdm.evaluation.guided import Unguided
 from vdm.evaluation.likelihood import Evaluation
 from vdm.io.console import Progress, say
 from vdm.io.environment import describe
-from vdm.io.files import read_json, write_json
-from vdm.io.metrics import MetricsWriter
+from vdm.io.files import read_json, to_json, write_json
+from vdm.io.metrics import MetricsWriter, read_metrics
 from vdm.io.signals import stop_signals
 from vdm.io.watchdog import Watchdog
 from vdm.model import VDM, count_parameters
@@ -76,8 +77,11 @@ def train(run: Run, init_from: str | None = None) -> None:
     state = fit(run, state, (sharding.put_batch(batch, run.mesh) for batch in batches))
     step, params = int(state.step), run.chosen(state)
     result = report_evaluation(run, step, params)
-    with MetricsWriter(run.workdir, step) as writer:
-        writer.write(step, _eval_scalars(result))
+    scalars = _eval_scalars(result)
+    line = to_json({"step": step} | scalars)
+    if line not in read_metrics(run.workdir):  # a run that was killed in its samples has it
+        with MetricsWriter(run.workdir, step) as writer:
+            writer.write(step, scalars)
     if run.guidance.num_classes and not run.classifier_checkpoints.steps():
         say("no classifier guides these samples: --mode=classifier trains one for --mode=sample")
         unguided = run.resolved["sample"] | {"guidance": {"name": "none", "kwargs": {}}}
@@ -153,8 +157,9 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
                 )
                 pending = []
                 watchdog.enter(f"saving step {step}", long=True)
+                check_finite(state, step)
                 run.classifier_checkpoints.save(step, state)
-            if stop:
+            if stop or (signals and step == options.num_steps):
                 where = run.classifier_checkpoints.path(step)
                 raise Interrupted(
                     f"stopped at step {step}, saved in {where}; the same command goes on",
@@ -171,12 +176,14 @@ def _describe_run(run: Run) -> None:
 def _finished(run: Run) -> str:
     """What eval.json says, if the run is trained to its last step, evaluated and sampled; else
     nothing."""
-    steps, report = run.checkpoints.steps(), run.workdir / "eval.json"
-    done = steps and steps[-1] >= run.options.train.num_steps and report.is_file()
-    if not done or not (run.workdir / "samples.npz").is_file():
+    steps = run.checkpoints.steps()
+    if not steps or steps[-1] < run.options.train.num_steps:
         return ""
-    saved = read_json(report)
-    return describe_evaluation(saved) if saved["step"] == steps[-1] else ""
+    # Each is the last file of its kind, so the others are there, and of this step.
+    reports = [run.workdir / "samples.json", run.workdir / "eval.json"]
+    if not all(report.is_file() and read_json(report)["step"] == steps[-1] for report in reports):
+        return ""
+    return describe_evaluation(read_json(reports[1]))
 
 
 RUN_AHEAD = 16
@@ -217,6 +224,8 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
         run.weighting,
     )
     watch = Stopwatch(run.trained_secs(first))
+    # Its checkpoint came first, so a stop may have cost an evaluation, not a step.
+    owed = _evaluates(run, first) and not _is_evaluated(run, first)
     pending: list[Metrics] = []  # of the steps since the last log line, still on the devices
     with (
         MetricsWriter(run.workdir, first) as writer,
@@ -224,6 +233,10 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
         stop_signals() as signals,
         _watchdog(run) as watchdog,
     ):
+        if owed:
+            watchdog.enter(f"evaluating step {first}", long=True)
+            progress.report(_evaluate(run, state, first, writer))
+            watch.start()
         for step in range(first + 1, options.num_steps + 1):
             watchdog.enter(f"waiting for the data of step {step}")
             batch = next(batches)
@@ -239,7 +252,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
             stop = bool(signals)  # looked at once: a signal may come at any moment
             last = stop or step == options.num_steps
             save = last or step % options.save_every == 0
-            evaluates = options.eval_every > 0 and step % options.eval_every == 0 and not last
+            evaluates = _evaluates(run, step) and not last
             progress.update(step)
             if not (save or evaluates or step % options.log_every == 0):
                 continue
@@ -251,13 +264,13 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
             progress.report(_log_line(step, options.num_steps, scalars))
             if save:
                 watchdog.enter(f"saving step {step}", long=True)
+                check_finite(state, step)
                 run.checkpoints.save(step, state)
             if evaluates and not signals:
                 watchdog.enter(f"evaluating step {step}", long=True)
-                evaluation = run_evaluation(run, run.chosen(state), options.eval_draws)
-                writer.write(step, _eval_scalars(evaluation))
-                progress.report(f"step {step}: eval {evaluation.summary()['bpd']:.4f} bits/dim")
-            if stop:
+                progress.report(_evaluate(run, state, step, writer))
+            # At the last step also for a signal that came since it was looked at: nobody else will.
+            if stop or (signals and step == options.num_steps):
                 where = run.checkpoints.path(step)
                 raise Interrupted(
                     f"stopped at step {step}, saved in {where}; the same command goes on",
@@ -265,6 +278,41 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
                 )
             watch.start()
     return state
+
+
+def _evaluates(run: Run, step: int) -> bool:
+    """Whether there is an evaluation on the way at that step; the last one has its own."""
+    every = run.options.train.eval_every
+    return every > 0 and step % every == 0 and 0 < step < run.options.train.num_steps
+
+
+def _evaluate(run: Run, state: TrainState, step: int, writer: MetricsWriter) -> str:
+    """Logs the bound on the way; the line that says it."""
+    evaluation = run_evaluation(run, run.chosen(state), run.options.train.eval_draws)
+    writer.write(step, _eval_scalars(evaluation))
+    return f"step {step}: eval {evaluation.summary()['bpd']:.4f} bits/dim"
+
+
+def _is_evaluated(run: Run, step: int) -> bool:
+    return any(r["step"] == step and "eval/bpd" in r for r in read_metrics(run.workdir))
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def check_finite(state: TrainState, step: int) -> None:
+    """NonFiniteError naming a parameter that is no number after `step`: an update can overflow
+    though the bound and the gradient, which are of the parameters before it, are numbers."""
+    # Not the optimizer's state: optax.contrib.reduce_on_plateau begins with an infinite best loss.
+    trees = {"ema_params": state.ema_params, "params": state.params}
+    if _all_finite(trees):
+        return
+    leaves = jax.tree.leaves_with_path(trees)
+    path = next(path for path, leaf in leaves if not _all_finite(leaf))
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    raise NonFiniteError(f"{name} is not finite after step {step}")
 
 
 LAST_VALUES = ("omega_0", "omega_1")
