@@ -1,0 +1,466 @@
+"""Kill trainings at random, restart them, and compare what they leave with an undisturbed one.
+
+python tests/faults/kills.py --kills=200 --seed=0 --json=FILE
+
+A training is the program on the digits with a tiny network. Each of its processes is killed by
+SIGKILL or SIGTERM, half of them at an instant that is uniform over an undisturbed run's life, half
+inside a save: when the folder STEP.partial has appeared, after a uniform part of the time that a
+save takes. The same command is then started again, until the training is finished. Then
+
+- the final checkpoint, the evaluation and the samples are those of the undisturbed run, bit for
+  bit (but for how long they took);
+- metrics.jsonl has every line once, with the values of the undisturbed run: a line is a mean over
+  the steps since the line before it, and SIGTERM adds one where it stopped;
+- every start went on from the newest save that was complete, none of which was damaged;
+- SIGTERM lost no step, SIGKILL at most those since the last save.
+
+A start costs the imports, 5 seconds, so each process is forked from one that has them done and has
+started no JAX backend. Fork with threads is safe where none holds a lock: the only ones are
+OpenBLAS's, which it stops for a fork by itself.
+"""
+
+import argparse
+import json
+import mmap
+import os
+import random
+import re
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+NUM_STEPS, SAVE_EVERY, LOG_EVERY, EVAL_EVERY = 120, 20, 5, 40
+MOST_KILLS = 8  # of one training, so that trainings are finished too
+PATIENCE = 900.0  # seconds until a process counts as hanging
+NOT_REPEATABLE = {"time_secs", "images_per_sec", "train_secs", "eval_secs"}
+
+TINY = {
+    "network.kwargs.width": 8, "network.kwargs.num_blocks": 0,
+    "schedule.kwargs.hidden_features": 8, "train.num_devices": 2, "train.batch_size": 32,
+    "train.num_steps": NUM_STEPS, "train.save_every": SAVE_EVERY, "train.log_every": LOG_EVERY,
+    "train.eval_every": EVAL_EVERY, "train.eval_draws": 1, "eval.draws": 2,
+    "sample.num_steps": 3, "sample.num_images": 4,
+}  # fmt: skip
+
+
+def command(workdir: Path, **changes: Any) -> list[str]:
+    """The arguments of a training in a workdir."""
+    fields = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+    return [f"--config={ROOT / 'configs' / 'digits.py'}", f"--workdir={workdir}", *overrides]
+
+
+class Shared:
+    """What a process says of itself that survives its kill: phase, last step begun, last save
+    acknowledged, seconds of that save."""
+
+    _FIELDS = struct.Struct("<16sqqd")
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE)  # shared with forked processes
+        self.set("start-up", 0, 0, 0.0)
+
+    def set(self, phase: str, reached: int, saved: int, secs: float) -> None:
+        self._memory[: self._FIELDS.size] = self._FIELDS.pack(phase.encode(), reached, saved, secs)
+
+    def get(self) -> tuple[str, int, int, float]:
+        phase, *rest = self._FIELDS.unpack(self._memory[: self._FIELDS.size])
+        return phase.rstrip(b"\0").decode(), *rest
+
+    def update(self, **changes: Any) -> None:
+        names = ("phase", "reached", "saved", "secs")
+        self.set(**(dict(zip(names, self.get(), strict=True)) | changes))
+
+
+def preload() -> None:
+    """The imports of a training."""
+    import importlib
+
+    for name in (
+        "vdm.main", "vdm.loops", "vdm.run", "vdm.data.records", "vdm.data.digits",
+        "tensorboardX", "tqdm", "matplotlib.pyplot", "tensorflow_datasets",
+    ):  # fmt: skip
+        importlib.import_module(name)
+
+
+def instrument(shared: Shared) -> None:
+    """Makes this process keep `shared` up to date."""
+    from vdm import loops
+    from vdm.io.checkpoints import Checkpoints
+    from vdm.io.watchdog import Watchdog
+
+    enter, save = Watchdog.enter, Checkpoints.save
+
+    def entered(self: Watchdog, what: str, long: bool = False) -> None:
+        phase = {"saving": "saving", "evaluating": "evaluating"}.get(what.split()[0], "training")
+        step = re.search(r"step (\d+)", what)
+        shared.update(phase=phase, reached=int(step[1]) if step else 0)
+        enter(self, what, long)
+
+    def saved(self: Checkpoints, step: int, state: Any) -> None:
+        start = time.monotonic()
+        save(self, step, state)
+        shared.update(saved=step, secs=time.monotonic() - start)
+
+    def phase(name: str, function: Callable) -> Callable:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            shared.update(phase=name)
+            return function(*args, **kwargs)
+
+        return call
+
+    Watchdog.enter, Checkpoints.save = entered, saved
+    loops.report_evaluation = phase("evaluating", loops.report_evaluation)
+    loops.report_samples = phase("sampling", loops.report_samples)
+
+
+def fork(function: Callable[[], int], log: Path) -> int:
+    """The id of a process that calls `function` with its output in a file."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 99
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        status = function()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def start(arguments: list[str], shared: Shared, log: Path) -> int:
+    """The id of a process of the program."""
+
+    def run() -> int:
+        from vdm.main import main
+
+        instrument(shared)
+        return main(["vdm.main", *arguments])
+
+    shared.set("start-up", 0, 0, 0.0)
+    return fork(run, log)
+
+
+def wait(pid: int, secs: float) -> int | None:
+    """The exit status, minus the number of a signal; None if it has none after that time."""
+    end = time.monotonic() + secs
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= end:
+            return None
+        time.sleep(min(0.002, max(end - time.monotonic(), 0.0)))
+
+
+def finish(pid: int, log: Path) -> None:
+    """Waits for a process that must succeed."""
+    status = wait(pid, PATIENCE)
+    assert status == 0, (status, log.read_text())
+
+
+def rows(workdir: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """The complete ones, as their names say."""
+    folder = workdir / "checkpoints"
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def dump_state(workdir: Path, file: Path) -> int:
+    """Writes the arrays of the newest checkpoint, for a comparison without JAX."""
+    import jax
+    from ml_collections import ConfigDict
+
+    from vdm.run import open_run
+
+    run = open_run(ConfigDict(json.loads((workdir / "config.json").read_text())), workdir)
+    step, state = run.checkpoints.restore(run.abstract_state())
+    assert step == NUM_STEPS, step
+    leaves = {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree.leaves_with_path(state)}
+    np.savez(file, **leaves)
+    return 0
+
+
+def without(found: dict[str, Any]) -> dict[str, Any]:
+    """A record without the times."""
+    return {key: value for key, value in found.items() if key not in NOT_REPEATABLE}
+
+
+def expected_line(each: dict[int, dict[str, Any]], before: int, step: int) -> dict[str, Any]:
+    """The line of `step` after one of `before`, from the values of each single step."""
+    line: dict[str, Any] = {"step": step}
+    for name in each[step]:
+        values = [np.float32(each[s][name]) for s in range(before + 1, step + 1)]
+        last = name in ("train/omega_0", "train/omega_1")
+        line[name] = float(values[-1] if last else np.mean(values))
+    return line
+
+
+def differing_arrays(file: Path, other: Path) -> list[str]:
+    """Names of arrays whose bits differ."""
+    ours, theirs = np.load(file), np.load(other)
+    names = sorted(set(ours) | set(theirs))
+    return [
+        f"{file.name}:{name}"
+        for name in names
+        if name not in ours
+        or name not in theirs
+        or (ours[name].dtype, ours[name].shape, ours[name].tobytes())
+        != (theirs[name].dtype, theirs[name].shape, theirs[name].tobytes())
+    ]
+
+
+@dataclass
+class Reference:
+    """An undisturbed run: its folder, each step's values, how long it and a save take."""
+
+    folder: Path
+    each: dict[int, dict[str, Any]]
+    life: float = 0.0
+    save_secs: float = 0.05
+
+    def wrong(self, workdir: Path, stops: set[int]) -> list[str]:
+        """In what a finished training that SIGTERM stopped at `stops` differs."""
+        found: list[str] = []
+        state = workdir / "state.npz"
+        log = workdir / "dump.log"
+        if wait(fork(lambda: dump_state(workdir, state), log), PATIENCE) != 0:
+            return [f"the final checkpoint is not restored: {log.read_text()}"]
+        for name in ("state.npz", "eval_examples.npz", "samples.npz"):
+            found += differing_arrays(workdir / name, self.folder / name)
+        for name in ("eval.json", "samples.json"):
+            ours, theirs = (json.loads((w / name).read_text()) for w in (workdir, self.folder))
+            if without(ours) != without(theirs):
+                found.append(name)
+        lines = rows(workdir)
+        training = [line for line in lines if "train/bpd" in line]
+        steps = [line["step"] for line in training]
+        regular = set(range(LOG_EVERY, NUM_STEPS + 1, LOG_EVERY))
+        if steps != sorted(regular | (stops - {0})):
+            found.append(f"lines of steps {steps}, stopped at {sorted(stops)}")
+        else:
+            for before, line in zip([0, *steps[:-1]], training, strict=True):
+                if without(line) != expected_line(self.each, before, line["step"]):
+                    found.append(f"line of step {line['step']}")
+        evaluations = [without(line) for line in lines if "eval/bpd" in line]
+        theirs = [without(line) for line in rows(self.folder) if "eval/bpd" in line]
+        if evaluations != theirs:
+            found.append(f"evaluations at {[line['step'] for line in evaluations]}")
+        return found
+
+
+def make_reference(folder: Path, shared: Shared) -> Reference:
+    """Runs it; the second time, with the compilation cache filled, its life is measured."""
+    log = folder / "log"
+    finish(start(command(folder / "each", train__log_every=1), shared, log), log)
+    begin = time.monotonic()
+    finish(start(command(folder / "whole"), shared, log), log)
+    life, save_secs = time.monotonic() - begin, shared.get()[3]
+    whole = folder / "whole"
+    finish(fork(lambda: dump_state(whole, whole / "state.npz"), log), log)
+    each = {
+        line["step"]: {k: v for k, v in without(line).items() if k.startswith("train/")}
+        for line in rows(folder / "each")
+        if "train/bpd" in line
+    }
+    return Reference(whole, each, life, save_secs)
+
+
+@dataclass
+class Tally:
+    """What happened so far."""
+
+    signals: Counter = field(default_factory=Counter)
+    phases: Counter = field(default_factory=Counter)
+    aimed_at_saves: int = 0
+    trainings: int = 0
+    lost_steps_max: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def kills(self) -> int:
+        return sum(self.signals.values())
+
+
+def aim(pid: int, workdir: Path, reference: Reference, rng: random.Random) -> tuple[bool, str]:
+    """Waits for the instant of a kill: (whether the process still runs, how it was chosen)."""
+    if rng.random() < 0.5:
+        end = time.monotonic() + rng.uniform(0.0, reference.life)
+        while time.monotonic() < end:
+            if _ended(pid):
+                return False, "at random"
+            time.sleep(0.002)
+        return True, "at random"
+    seen, skip, folder = False, rng.randrange(3), workdir / "checkpoints"
+    while not _ended(pid):
+        try:
+            partial = any(".partial" in name for name in os.listdir(folder))
+        except OSError:
+            partial = False
+        if partial and not seen:
+            if not skip:
+                time.sleep(rng.uniform(0.0, reference.save_secs))
+                return not _ended(pid), "in a save"
+            skip -= 1
+        seen = partial
+        time.sleep(0.0005)
+    return False, "in a save"
+
+
+def _ended(pid: int) -> bool:
+    # Without reaping it: its status is still wanted.
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def train_with_kills(
+    workdir: Path,
+    reference: Reference,
+    shared: Shared,
+    tally: Tally,
+    kills: int,
+    rng: random.Random,
+) -> None:
+    """One training to its end, killed at most MOST_KILLS times and `kills` times in all."""
+    log, stops = workdir.with_suffix(".log"), set()
+    newest, mine = 0, 0  # step of the save that the next start must go on from; kills here
+    while True:
+        pid = start(command(workdir), shared, log)
+        running, how, wanted = True, "", 0
+        if mine < MOST_KILLS and tally.kills < kills:
+            running, how = aim(pid, workdir, reference, rng)
+            wanted = rng.choice([signal.SIGKILL, signal.SIGTERM]) if running else 0
+        phase = shared.get()[0]
+        if wanted:
+            os.kill(pid, wanted)
+        status = wait(pid, PATIENCE)
+        said = log.read_text()
+        if status is None:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            tally.wrong.append(f"{workdir.name}: hangs after signal {wanted} in {phase}: {said}")
+            return
+        _, reached, acknowledged, _ = shared.get()
+        resumed = re.search(r"resuming .* at step (\d+)", said)
+        begun = int(resumed[1]) if resumed else 0
+        problems = []
+        if resumed and begun != newest:
+            problems.append(f"resumed at step {begun}, saved was {newest}")
+        if "unreadable" in said or "Traceback" in said or "xception ignored" in said:
+            problems.append(f"says {said}")
+        steps = checkpoint_steps(workdir)
+        newest = max(steps, default=0)
+        if newest < acknowledged:
+            problems.append(f"save of step {acknowledged} is lost")
+        lost = max(reached - newest, 0)
+        if wanted:
+            mine += 1
+            tally.signals[signal.Signals(wanted).name] += 1
+            tally.phases[phase] += 1
+            tally.aimed_at_saves += how == "in a save"
+            tally.lost_steps_max = max(tally.lost_steps_max, lost)
+            stopped = re.search(r"stopped at step (\d+)", said)
+            if stopped:
+                stops.add(int(stopped[1]))
+                lost_by_stop = int(stopped[1]) - newest
+                if lost_by_stop:
+                    problems.append(f"stopped at {stopped[1]}, saved {newest}")
+            if lost > SAVE_EVERY:
+                problems.append(f"lost {lost} steps")
+            if status not in ({-9} if wanted == signal.SIGKILL else {143, -15}):
+                problems.append(f"status {status} after {signal.Signals(wanted).name}: {said}")
+            print(
+                f"kill {tally.kills:3d} {signal.Signals(wanted).name} {how:9s} while {phase:10s} "
+                f"at step {reached:3d}: saved {newest:3d}, lost {lost:2d}"
+                f"{''.join('; WRONG: ' + p for p in problems)}",
+                flush=True,
+            )
+        elif status != 0:
+            problems.append(f"status {status}: {said}")
+        tally.wrong += [f"{workdir.name}: {problem}" for problem in problems]
+        if status == 0 or (not wanted and status):
+            break
+    tally.trainings += 1
+    wrong = reference.wrong(workdir, stops) if status == 0 else []
+    tally.wrong += [f"{workdir.name}: {what}" for what in wrong]
+    print(f"{workdir.name} finished after {mine} kills: {wrong or 'as the undisturbed run'}")
+
+
+def run_kills(
+    kills: int, seed: int, secs: float = float("inf"), cache: Path | None = None
+) -> dict[str, Any]:
+    """That many kills, or as many as fit; what is written to the file. `cache`: a folder with
+    compiled programs, else all are compiled once."""
+    begin, tally, rng, shared = time.monotonic(), Tally(), random.Random(seed), Shared()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        folder = Path(temporary)
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str(cache or folder / "cache"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        preload()
+        reference = make_reference(folder, shared)
+        print(
+            f"an undisturbed run takes {reference.life:.1f} s, a save {reference.save_secs:.2f} s",
+            flush=True,
+        )
+        while tally.kills < kills and time.monotonic() - begin < secs:
+            workdir = folder / f"training {tally.trainings}"
+            train_with_kills(workdir, reference, shared, tally, kills, rng)
+            shutil.rmtree(workdir, ignore_errors=True)
+    return {
+        "command": f"python tests/faults/kills.py --kills={kills} --seed={seed}",
+        "kills": tally.kills,
+        "by_signal": dict(sorted(tally.signals.items())),
+        "by_phase": dict(sorted(tally.phases.items())),
+        "aimed_at_saves": tally.aimed_at_saves,
+        "trainings": tally.trainings,
+        "save_every": SAVE_EVERY,
+        "lost_steps_max": tally.lost_steps_max,
+        "wrong": tally.wrong,
+        "secs": round(time.monotonic() - begin),
+    }
+
+
+def main() -> int:
+    """The script; 1 when anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--secs", type=float, default=float("inf"), help="begin no training later")
+    parser.add_argument("--cache", type=Path, help="folder of compiled programs")
+    parser.add_argument("--json", type=Path, help="where the summary goes")
+    options = parser.parse_args()
+    summary = run_kills(options.kills, options.seed, options.secs, options.cache)
+    print(json.dumps(summary, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(summary, indent=2) + "\n")
+    return 1 if summary["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

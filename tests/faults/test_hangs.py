@@ -1,0 +1,77 @@
+"""A run that hangs says where, and goes on when it can.
+
+Tested elsewhere: what the watchdog writes and when (tests/io/test_watchdog.py), the phases of the
+loop (tests/test_loops.py, test_fit_names_the_phase_in_which_it_hangs).
+"""
+
+import re
+
+import pytest
+
+from tests.faults.program import command, run
+
+USERS = """
+import time
+import jax
+import jax.numpy as jnp
+import numpy as np
+from vdm.data import sources
+from vdm.diffusion.likelihood import Discretised
+
+class Slow(np.ndarray):
+    '''Examples whose gathering number 30 takes its time.'''
+    calls = 0
+
+    def __getitem__(self, index):
+        if isinstance(index, np.ndarray) and len(index) == 32:
+            Slow.calls += 1
+            if Slow.calls == 30:
+                time.sleep(5)
+        return np.asarray(super().__getitem__(index))
+
+def slow_digits(data_dir, holdout):
+    source = sources.digits(data_dir, holdout)
+
+    def load(name):
+        split = source.load(name)
+        return sources.Split(split.name, split.examples.view(Slow), split.labels)
+
+    import dataclasses
+    return dataclasses.replace(source, load=load)
+
+class Hang(Discretised):
+    '''A call of the host from the devices, of which one takes its time.'''
+    calls = []
+
+    def encode(self, data):
+        def wait():
+            self.calls.append(0)
+            if len(self.calls) == 30:
+                time.sleep(5)
+            return np.float32(0.0)
+
+        zero = jax.pure_callback(wait, jax.ShapeDtypeStruct((), jnp.float32))
+        return super().encode(data) + zero
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "phase", "function"),
+    [
+        ({"data__name": "users:slow_digits"}, "waiting for the data of step 30", "__getitem__"),
+        (
+            {"likelihood__name": "users:Hang"},
+            r"step \d+ on the devices, or one from \d+ on",
+            "wait",
+        ),
+    ],
+)
+def test_a_hang_is_reported_and_outlasted(tmp_path, changes, phase, function):
+    (tmp_path / "users.py").write_text(USERS)
+    changes = {"train__num_steps": 40, "train__eval_every": 0} | changes
+    status, out, err = run(command(tmp_path / "run", train__watchdog_secs=2, **changes), tmp_path)
+    assert status == 0, err
+    assert re.search(rf"^watchdog: [23] s without progress: {phase};", err, re.MULTILINE)
+    assert re.search(rf'File ".*users.py", line \d+ in {function}', err)
+    assert "step 40/40" in out

@@ -1,0 +1,75 @@
+"""What is no number stops the run with status 1, named by term and step, and is never saved.
+
+Tested elsewhere, in tests/test_loops.py: the name of the first term
+(test_summarise_names_the_first_term_that_is_not_finite), a learning rate that diverges
+(test_a_non_finite_loss_stops_the_run_and_names_term_and_step), the check of what is saved
+(test_parameters_that_are_no_numbers_are_not_saved).
+"""
+
+import numpy as np
+import pytest
+
+from tests.faults.program import command, run
+from vdm.data.pipeline import train_batches
+from vdm.data.sources import digits
+from vdm.io.checkpoints import Checkpoints
+
+USERS = """
+import jax.numpy as jnp
+import optax
+from vdm.diffusion.likelihood import Discretised
+
+class Nan(Discretised):
+    '''Knows one batch by the sum of its codes, and makes NaN of it.'''
+
+    def encode(self, data):
+        bad = jnp.sum(data.astype(jnp.int32)) == {total}
+        return super().encode(data) + jnp.where(bad, jnp.nan, 0.0)
+
+def overflow(num_steps):
+    '''Its update number {step} overflows, of a gradient that is finite.'''
+    def update(updates, state, params=None):
+        scale = jnp.where(state == {step} - 1, jnp.inf, 1.0)
+        return updates, state + 1, scale
+    def apply(grads, state, params=None):
+        _, new, scale = update(grads, state)
+        import jax
+        return jax.tree.map(lambda g: -1e-3 * scale * jnp.sign(g), grads), new
+    return optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), apply)
+"""
+
+
+def total_of_batch(step):
+    """The sum of codes of that step's batch (the first is 1), which no other step near has."""
+    batches = train_batches(digits("", 0).load("train"), 32, 0, 0)
+    totals = [int(next(batches)["examples"].astype(np.int64).sum()) for _ in range(60)]
+    assert totals.count(totals[step - 1]) == 1
+    return totals[step - 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "step", "message"),
+    [
+        # In the midst of the steps since the last save, at a step that is saved, and just after.
+        ({"likelihood__name": "users:Nan"}, 27, "train/bpd_prior is nan at step 27"),
+        ({"likelihood__name": "users:Nan"}, 40, "train/bpd_prior is nan at step 40"),
+        ({"optim__name": "users:overflow"}, 40, "is not finite after step 40"),
+        ({"optim__name": "users:overflow"}, 39, "is nan at step 40"),
+    ],
+)
+def test_nothing_that_is_no_number_is_saved(tmp_path, changes, step, message):
+    (tmp_path / "users.py").write_text(USERS.format(total=total_of_batch(step), step=step))
+    workdir = tmp_path / "run"
+    arguments = command(workdir, train__eval_every=0, **changes)
+    for attempt in range(2):  # the same command again says the same
+        status, _, err = run(arguments, tmp_path)
+        assert status == 1, err
+        (line,) = err.splitlines()
+        assert message in line, attempt
+        assert f"the last good checkpoint is {workdir / 'checkpoints' / '20'}" in line
+        assert Checkpoints(workdir / "checkpoints").steps() == [20]
+    healthy = command(tmp_path / "new", train__num_steps=2, eval__draws=1)
+    status, out, err = run([*healthy, f"--init_from={workdir}"])
+    assert status == 0, err
+    assert f"parameters in {workdir / 'checkpoints' / '20'}" in out
