@@ -262,6 +262,24 @@ def test_a_signal_during_the_last_save_stops_the_run(
     assert not (workdir / "eval.json").exists()
 
 
+def test_a_signal_during_a_save_stops_before_the_evaluation_which_is_made_up_for(
+    make_tiny_config, finished_run, tmp_path, monkeypatch
+):
+    workdir, save = interrupted_copy(finished_run, tmp_path / "run", 10), Checkpoints.save
+
+    def signalled(self, step, state):
+        signal.raise_signal(signal.SIGTERM)
+        save(self, step, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", signalled)
+        with pytest.raises(loops.Interrupted, match="stopped at step 20, saved in"):
+            loops.train(open_run(make_tiny_config(), workdir))
+    assert rows_of_evaluations(workdir) == []
+    loops.train(open_run(make_tiny_config(), workdir))
+    assert rows_of_evaluations(workdir) == rows_of_evaluations(finished_run)
+
+
 def test_parameters_that_are_no_numbers_are_not_saved(make_tiny_config, tmp_path, monkeypatch):
     # The gradient of step 10 is finite and its update is not: the bound will say so at step 11.
     config = make_tiny_config(train__num_steps=10)

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -199,6 +200,37 @@ def test_three_kills_leave_the_same_parameters_to_the_last_bit(make_tiny_config,
     lines = read_metrics(tmp_path / "killed")
     steps = [line["step"] for line in lines if "train/bpd" in line]
     assert steps == list(range(5, 301, 5))
+
+
+@pytest.mark.parametrize("swallow", ["except Exception", "__del__"])
+def test_sigterm_ends_the_program_also_where_its_exception_is_swallowed(swallow):
+    code = """
+        import signal, sys, time
+        from vdm import main
+
+        class Callback:
+            def __del__(self):
+                signal.raise_signal(signal.SIGTERM)
+
+        def run(options):
+            if sys.argv[-1] == "__del__":
+                Callback()
+            else:
+                try:
+                    signal.raise_signal(signal.SIGTERM)
+                except Exception:
+                    pass
+            time.sleep(30)
+
+        main.GRACE_SECS, main.run, main.parse = 1, run, lambda argv: None
+        sys.exit(main.main(sys.argv))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), swallow],
+        cwd=ROOT, capture_output=True, text=True, timeout=25,
+    )  # fmt: skip
+    assert result.returncode == 128 + signal.SIGTERM, result.stderr
+    assert result.stdout == f"{program.STOPPED}\n"
 
 
 @pytest.mark.slow

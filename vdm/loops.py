@@ -249,10 +249,9 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
                 jax.block_until_ready(metrics)
                 watch.leave_out(options.batch_size)
 
-            stop = bool(signals)  # looked at once: a signal may come at any moment
-            last = stop or step == options.num_steps
-            save = last or step % options.save_every == 0
-            evaluates = _evaluates(run, step) and not last
+            stop = bool(signals)
+            save = stop or step == options.num_steps or step % options.save_every == 0
+            evaluates = _evaluates(run, step)
             progress.update(step)
             if not (save or evaluates or step % options.log_every == 0):
                 continue
@@ -266,17 +265,19 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
                 watchdog.enter(f"saving step {step}", long=True)
                 check_finite(state, step)
                 run.checkpoints.save(step, state)
-            if evaluates and not signals:
+                stop = bool(signals)  # again: what came meanwhile stops here, not a step later
+            if stop:  # an evaluation of this step is made up for by the next start
+                break
+            if evaluates:
                 watchdog.enter(f"evaluating step {step}", long=True)
                 progress.report(_evaluate(run, state, step, writer))
-            # At the last step also for a signal that came since it was looked at: nobody else will.
-            if stop or (signals and step == options.num_steps):
-                where = run.checkpoints.path(step)
-                raise Interrupted(
-                    f"stopped at step {step}, saved in {where}; the same command goes on",
-                    signals[0],
-                )
             watch.start()
+    if signals:  # also one that came after the last step: nobody else would look at it
+        step = int(state.step)
+        where = run.checkpoints.path(step)
+        raise Interrupted(
+            f"stopped at step {step}, saved in {where}; the same command goes on", signals[0]
+        )
     return state
 
 

@@ -61,7 +61,7 @@ def total_of_batch(step):
 def test_nothing_that_is_no_number_is_saved(tmp_path, changes, step, message):
     (tmp_path / "users.py").write_text(USERS.format(total=total_of_batch(step), step=step))
     workdir = tmp_path / "run"
-    arguments = command(workdir, train__eval_every=0, **changes)
+    arguments = command(workdir, train__save_every=20, train__eval_every=0, **changes)
     for attempt in range(2):  # the same command again says the same
         status, _, err = run(arguments, tmp_path)
         assert status == 1, err
