@@ -423,6 +423,26 @@ def test_disk_full_is_one_line_and_harms_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["1"]
 
 
+def test_a_folder_that_takes_none_is_one_line_and_the_process_ends(tmp_path):
+    # A file where the folder of checkpoints should be: so it is for root, too.
+    (tmp_path / "file").write_text("")
+    script = """
+        import sys
+        from test_checkpoints import CheckpointError, Checkpoints, make_state
+        try:
+            Checkpoints(sys.argv[1]).save(1, make_state(1))
+        except CheckpointError as error:
+            print(error)
+    """
+    begin = time.monotonic()
+    done = run_python(script, tmp_path / "file" / "checkpoints")
+    assert time.monotonic() - begin < 120  # orbax waits for 10 minutes
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("cannot save checkpoint")
+    assert "Not a directory" in line
+
+
 def test_disk_full_after_orbax_is_done_harms_nothing(tmp_path, monkeypatch):
     run = Checkpoints(tmp_path)
     run.save(1, make_state(1))

@@ -105,6 +105,10 @@ class Checkpoints:
         try:
             if _is_first_process():
                 self._remove_leftovers()
+                # Where orbax cannot make its folder, threads of it wait for that, and keep the
+                # process from ending for minutes after its error.
+                partial.mkdir(parents=True)
+                partial.rmdir()
             ocp.save(str(partial), state)
             if _is_first_process():
                 write_json(partial / LEAVES, _describe(state))
