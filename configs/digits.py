@@ -18,6 +18,15 @@ def get_config() -> ConfigDict:
                 "kwargs": {},
                 "data_dir": "",  # "": $VDM_DATA_DIR or ~/.cache/vdm/data
                 "holdout": 0,  # h > 0: train without the last h examples, evaluate on them
+                "augmentation": {
+                    "name": "none",  # or images: of training images only
+                    "kwargs": {
+                        "flips": True,  # from left to right
+                        "rotations": False,  # by quarter turns; square images only
+                        "permutations": False,  # of the channels
+                        "share": 1.0,  # of the images that are augmented at all
+                    },
+                },
             },
             "model": {
                 "name": "vdm",

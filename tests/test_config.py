@@ -183,6 +183,13 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ({"schedule.name": "json:__name__"}, "not callable"),
         ({"schedule.name": "json:dumps"}, "also needs schedule.kwargs.obj"),
         ({"data.holdout": -1}, "at least 0"),
+        ({"data.augmentation.name": "image"}, "did you mean 'images'"),
+        ({"data.augmentation.name": "json:dumps"}, "also needs data.augmentation.kwargs.obj"),
+        ({"data.augmentation.kwargs": {"flip": 1}}, "flip is no parameter of 'none'"),
+        (
+            {"data.augmentation.name": "images", "data.augmentation.kwargs.permutations": True},
+            "images of one channel have none to permute",
+        ),
         ({"optim.ema_rate": 1.5}, "must be in"),
         ({"weighting.name": "sigmod"}, "unknown weighting.name 'sigmod'; did you mean 'sigmoid'"),
         ({"weighting.name": "json:loads"}, "also needs weighting.kwargs.s"),
@@ -228,6 +235,7 @@ def test_nonsense_is_refused_with_the_remedy(change, message):
 def check_and_build(config):
     read = options.read(config)
     model = configs.build_model(config, configs.build_source(config))
+    configs.build_augmentation(config, configs.build_source(config))
     configs.build_weighting(config)
     configs.build_grid(config)
     classifier = configs.build_classifier(config, configs.build_source(config))
@@ -322,6 +330,45 @@ def test_a_config_from_before_there_were_weightings_trains_on_the_bound():
     new.weighting.name = "sigmoid"
     differing = differing_fields(new.to_dict(), old.to_dict())
     assert "weighting.name: here 'sigmoid', there 'bound'" in differing
+
+
+def test_a_config_from_before_there_were_augmentations_has_none():
+    new = load("digits")
+    old = ConfigDict(new.to_dict())
+    del old.data["augmentation"]
+    assert build_run(old, Path("unused")).augmentation is None
+    new.data.augmentation.kwargs.share = 0.5  # of another augmentation
+    assert differing_fields(new.to_dict(), old.to_dict()) == []
+    assert differing_fields(old.to_dict(), new.to_dict()) == []
+    new.data.augmentation.name = "images"
+    assert "data.augmentation.name: here 'images', there 'none'" in differing_fields(
+        new.to_dict(), old.to_dict()
+    )
+    few = ConfigDict(new.to_dict())
+    few.data.augmentation.kwargs = {"share": 0.5}  # the defaults of the others are those given
+    assert differing_fields(new.to_dict(), few.to_dict()) == []
+
+
+def test_an_augmentation_of_the_users_own(tmp_path, monkeypatch):
+    (tmp_path / "my_augmentations.py").write_text(
+        "import numpy as np\n"
+        "from vdm.data.transforms import Augmentation\n"
+        "def shift(most):\n"
+        "    def draw(generator, size):\n"
+        "        by = generator.integers(0, most, size)\n"
+        "        return {'augmented': by > 0, 'by': by}\n"
+        "    return Augmentation(draw, lambda x, choices: x + choices['by'].astype(x.dtype))\n"
+        "def plain():\n"
+        "    return lambda x: x\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = load("digits")
+    config.data.augmentation = {"name": "my_augmentations:shift", "kwargs": {"most": 3}}
+    found = build_run(config, Path("unused")).augmentation
+    assert found.draw(np.random.default_rng(0), 4).keys() == {"augmented", "by"}
+    config.data.augmentation = {"name": "my_augmentations:plain", "kwargs": {}}
+    with pytest.raises(ValueError, match=r"gives a function: it must give a .*Augmentation"):
+        build_run(config, Path("unused"))
 
 
 def test_next_mean_is_built_for_a_fixed_schedule_of_one_omega():

@@ -14,6 +14,7 @@ import pytest
 from flax import serialization
 
 from vdm import loops, reports
+from vdm.data.pipeline import train_batches
 from vdm.evaluation.estimators import Elbo
 from vdm.evaluation.likelihood import evaluate
 from vdm.io import interop
@@ -513,3 +514,38 @@ def test_a_weighted_training_says_that_it_is_no_bound(make_tiny_config, tmp_path
     assert "trained_on" not in report
     with pytest.raises(ValueError, match=r"weighting.name: here 'bound', there 'sigmoid'"):
         open_run(make_tiny_config(), tmp_path / "run")
+
+
+def test_training_sees_augmented_images_with_their_flags_and_labels(
+    make_tiny_config, tmp_path, monkeypatch
+):
+    config = make_tiny_config(model__class_conditional=True, data__augmentation__name="images")
+    config.data.augmentation.kwargs.rotations = True
+    config.data.augmentation.kwargs.share = 0.5
+    seen = []
+
+    def fit(run, state, batches):
+        seen.append(next(batches))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loops, "fit", fit)
+    run = open_run(config, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        loops.train(run)
+    batch = jax.device_get(seen[0])
+    assert batch.keys() == {"examples", "labels", "augmented"}
+    plain = next(train_batches(run.source.load("train"), len(batch["labels"]), 0, 0))
+    np.testing.assert_array_equal(batch["labels"], plain["labels"])
+    changed = (batch["examples"] != plain["examples"]).any(axis=(1, 2, 3))
+    assert changed.any()
+    assert not changed[~batch["augmented"]].any()
+
+
+@pytest.mark.slow
+def test_an_augmented_conditional_run_resumes_to_the_same_bits(make_tiny_config, tmp_path):
+    config = make_tiny_config(model__class_conditional=True, data__augmentation__name="images")
+    config.train.num_steps, config.train.eval_every, config.eval.draws = 20, 0, 1
+    loops.train(open_run(config, tmp_path / "straight"))
+    interrupted_copy(tmp_path / "straight", tmp_path / "resumed", 10)
+    loops.train(open_run(config, tmp_path / "resumed"))
+    assert_same_state(config, tmp_path / "straight", tmp_path / "resumed")

@@ -18,7 +18,7 @@ import optax
 from ml_collections import ConfigDict
 
 from vdm.classifier import NoisyClassifier
-from vdm.data import sources
+from vdm.data import sources, transforms
 from vdm.diffusion import flow, grids, langevin, likelihood, samplers, weightings
 from vdm.evaluation import guided
 from vdm.model import VDM, AnyModel, check_methods
@@ -34,6 +34,7 @@ SOURCES: Mapping[str, Callable] = {
     "mixture": sources.mixture,
     "synthetic": sources.synthetic,
 }
+AUGMENTATIONS: Mapping[str, Callable] = {"none": lambda: None, "images": transforms.images}
 MODELS: Mapping[str, Callable] = {"vdm": VDM}
 SCHEDULES: Mapping[str, Callable] = {
     "linear": schedules.Linear,
@@ -141,6 +142,21 @@ def build_source(config: ConfigDict) -> sources.Source:
     """The data set: its facts; nothing is read yet."""
     data_dir, holdout = config.data.data_dir, count(config, "data.holdout", 0)
     return build("data", config.data, SOURCES, data_dir=data_dir, holdout=holdout)
+
+
+def build_augmentation(
+    config: ConfigDict, source: sources.Source
+) -> transforms.Augmentation | None:
+    """What is done to training examples of that source; None for nothing. ValueError for one of the
+    user's own that is no Augmentation."""
+    chosen = config.data.augmentation
+    found = build("data.augmentation", chosen, AUGMENTATIONS, dims=source.shape)
+    if found is not None and not isinstance(found, transforms.Augmentation):
+        raise ValueError(
+            f"data.augmentation.name = {chosen.name!r} gives a {type(found).__name__}: it must "
+            "give a vdm.data.transforms.Augmentation, or None"
+        )
+    return found
 
 
 def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:

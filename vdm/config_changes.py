@@ -4,7 +4,16 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from vdm.config import FACTS, LIKELIHOODS, NETWORKS, OPTIMIZERS, SCHEDULES, SOURCES, WEIGHTINGS
+from vdm.config import (
+    AUGMENTATIONS,
+    FACTS,
+    LIKELIHOODS,
+    NETWORKS,
+    OPTIMIZERS,
+    SCHEDULES,
+    SOURCES,
+    WEIGHTINGS,
+)
 from vdm.options import complete
 
 # Fields that shape the trained state: a workdir belongs to one choice of them.
@@ -34,8 +43,13 @@ _ABSENT = object()
 
 def _with_defaults(config: Mapping) -> dict[str, Any]:
     """The config with the defaults of its components among their kwargs."""
+    filled = _fill(config, _COMPONENTS)
+    return filled | {"data": _fill(filled["data"], {"augmentation": AUGMENTATIONS})}
+
+
+def _fill(config: Mapping, components: Mapping[str, Mapping]) -> dict[str, Any]:
     filled = dict(config)
-    for what, table in _COMPONENTS.items():
+    for what, table in components.items():
         component = filled.get(what, {})
         if component.get("name") in table:
             parameters = inspect.signature(table[component["name"]]).parameters.values()

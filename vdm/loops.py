@@ -73,6 +73,7 @@ def train(run: Run, init_from: str | None = None) -> None:
         int(state.step),
         jax.process_index(),
         jax.process_count(),
+        run.augmentation,
     )
     state = fit(run, state, (sharding.put_batch(batch, run.mesh) for batch in batches))
     step, params = int(state.step), run.chosen(state)

@@ -102,7 +102,8 @@ T = TypeVar("T", TrainOptions, EvalOptions, OdeOptions, SampleOptions, Classifie
 
 # The fields that every config has beside those of the options.
 REQUIRED_FIELDS = """
-data.name data.kwargs data.data_dir data.holdout model.name model.kwargs model.prediction
+data.name data.kwargs data.data_dir data.holdout data.augmentation.name data.augmentation.kwargs
+model.name model.kwargs model.prediction
 model.class_conditional schedule.name schedule.kwargs schedule.train network.name network.kwargs
 likelihood.name likelihood.kwargs weighting.name weighting.kwargs optim.name optim.kwargs
 sample.name sample.kwargs
@@ -110,6 +111,7 @@ sample.name sample.kwargs
 
 # Fields that workdirs of earlier versions lack, and what was done then.
 ADDED_FIELDS = {
+    "data.augmentation": {"name": "none", "kwargs": {}},
     "model.name": "vdm",
     "model.kwargs": {},
     "model.label_dropout": 0.0,

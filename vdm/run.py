@@ -15,6 +15,7 @@ from vdm import sharding
 from vdm.classifier import NoisyClassifier
 from vdm.config_changes import differing_fields
 from vdm.data.sources import Source
+from vdm.data.transforms import Augmentation
 from vdm.diffusion.grids import Grid
 from vdm.diffusion.samplers import Sampler
 from vdm.diffusion.weightings import Weighting
@@ -42,6 +43,7 @@ class Run:
     options: Options
     workdir: Path
     source: Source
+    augmentation: Augmentation | None
     model: AnyModel
     weighting: Weighting
     optimizer: optax.GradientTransformation
@@ -264,6 +266,7 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
         options=options,
         workdir=Path(workdir).absolute(),
         source=source,
+        augmentation=configs.build_augmentation(config, source),
         model=model,
         weighting=configs.build_weighting(config),
         optimizer=configs.build_optimizer(config),

@@ -13,6 +13,7 @@ import grain
 import numpy as np
 
 from vdm.data.sources import Split
+from vdm.data.transforms import Augmentation, Choices, choices_of_step
 
 
 def train_batches(
@@ -22,6 +23,7 @@ def train_batches(
     first_step: int,
     process_index: int = 0,
     process_count: int = 1,
+    augmentation: Augmentation | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The endless stream of training batches from `first_step` on, this process's share of each.
 
@@ -34,9 +36,12 @@ def train_batches(
         batch_size: of the global batch.
         seed: 0 or more.
         first_step: 0, or the step at which a run resumes.
+        augmentation: what is done to the examples; it depends on the seed, the step and the place
+            in the global batch alone.
 
     Yields:
-        {"examples": [b, *shape], "labels": int32 [b]}, labels only if the split has them.
+        {"examples": [b, *shape], "labels": int32 [b]}, labels only if the split has them; with an
+        augmentation also "augmented": bool [b], whether the example went through it.
 
     Raises:
         ValueError: an argument is out of range (at the call, not at the first batch).
@@ -68,7 +73,17 @@ def train_batches(
     share = batch_size // process_count
     mine = slice(process_index * share, (process_index + 1) * share)
     # A generator expression, not a generator function: the checks above then run at the call.
-    return (_gather(split, indices[step][mine]) for step in itertools.count(first_step))
+    steps = itertools.count(first_step)
+    if augmentation is None:
+        return (_gather(split, indices[step][mine]) for step in steps)
+    return (
+        _augmented(
+            _gather(split, indices[step][mine]),
+            augmentation,
+            choices_of_step(augmentation, seed, step, batch_size, mine),
+        )
+        for step in steps
+    )
 
 
 def evaluation_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
@@ -93,6 +108,13 @@ def _evaluation_batch(split: Split, places: np.ndarray) -> dict[str, np.ndarray]
     mask = places < len(split.examples)
     index = np.where(mask, places, 0).astype(np.int32)
     return {**_gather(split, index), "index": index, "mask": mask}
+
+
+def _augmented(
+    batch: dict[str, np.ndarray], augmentation: Augmentation, choices: Choices
+) -> dict[str, np.ndarray]:
+    examples = augmentation.apply(batch["examples"], choices)
+    return {**batch, "examples": examples, "augmented": choices["augmented"]}
 
 
 def _gather(split: Split, index: np.ndarray) -> dict[str, np.ndarray]:
