@@ -39,7 +39,10 @@ def paper() -> ConfigDict:
             "seed": 0,
             "data": {
                 "name": "tfds",
-                "kwargs": {"dataset": "cifar10"},
+                "kwargs": {
+                    "dataset": "cifar10",  # tfds
+                    "path": "",  # folder, npy: where the data are
+                },
                 "data_dir": "",  # "": $VDM_DATA_DIR or ~/.cache/vdm/data
                 "holdout": 0,  # h > 0: train without the last h examples, evaluate on them
                 "augmentation": {

@@ -15,7 +15,9 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "data": {
                 "name": "digits",
-                "kwargs": {},
+                "kwargs": {
+                    "path": "",  # folder, npy: where the data are
+                },
                 "data_dir": "",  # "": $VDM_DATA_DIR or ~/.cache/vdm/data
                 "holdout": 0,  # h > 0: train without the last h examples, evaluate on them
                 "augmentation": {

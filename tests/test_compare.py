@@ -19,7 +19,7 @@ def make_run(tmp_path):
             "stderr_monte_carlo": 0.01, "bound": "elbo", "num_steps": 0, "step": 7, "num_dims": 64,
             "num_examples": nats.shape[1], "draws_per_example": nats.shape[0], "eval_seed": 0,
             "strata": 1,
-            "data_fingerprint": "sha256:1",
+            "dataset": "imagenet32_old", "data_fingerprint": "sha256:1",
         } | changes  # fmt: skip
         (run / "eval.json").write_text(json.dumps(report))
         np.savez(run / "eval_examples.npz", total_of_draws=nats)
@@ -68,6 +68,11 @@ def test_noise_is_shared_only_under_the_same_settings(make_run, key):
     [
         ({"data_fingerprint": "sha256:2"}, "differ in data_fingerprint"),
         ({"bound": "iw-8"}, "differ in bound"),
+        ({"dataset": "imagenet32_new"}, "differ in dataset (imagenet32_old and imagenet32_new)"),
+        (
+            {"dataset": "imagenet32_old", "data_fingerprint": "sha256:2"},
+            "differ in data_fingerprint",
+        ),
         ({"bpd": NATS.mean() / 64 / np.log(2) * 1.0001}, "of two evaluations"),
         ({"draws_per_example": 5}, "of two evaluations"),
     ],

@@ -98,10 +98,11 @@ def compare(results: Sequence[Result]) -> list[Row]:
     first = results[0]
     for other in results[1:]:
         for key, remedy in (
+            ("dataset", "bits/dim on two data sets cannot be compared"),
             ("data_fingerprint", "evaluate them on the same data"),
             ("bound", "evaluate them with the same eval.bound"),
         ):
-            ours, theirs = first.report[key], other.report[key]
+            ours, theirs = first.report.get(key), other.report.get(key)
             if ours != theirs:
                 raise ValueError(
                     f"{first.run} and {other.run} differ in {key} ({ours} and {theirs}): {remedy}"

@@ -10,6 +10,7 @@ that only another component of the table has are left out.
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ import optax
 from ml_collections import ConfigDict
 
 from vdm.classifier import NoisyClassifier
-from vdm.data import sources, transforms
+from vdm.data import files, sources, transforms
 from vdm.diffusion import flow, grids, langevin, likelihood, samplers, weightings
 from vdm.evaluation import guided
 from vdm.model import VDM, AnyModel, check_methods
@@ -30,6 +31,10 @@ from vdm.training import schedule as train_schedule
 SOURCES: Mapping[str, Callable] = {
     "digits": sources.digits,
     "tfds": sources.tfds_images,
+    **{name: partial(sources.named_tfds, name) for name in sources.TFDS_FACTS},
+    **{name: partial(files.imagenet, name) for name in files.IMAGENETS},
+    "folder": files.folder,
+    "npy": files.npy,
     "swirl": sources.swirl,
     "mixture": sources.mixture,
     "synthetic": sources.synthetic,

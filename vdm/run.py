@@ -247,7 +247,8 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
 
 
 def build_run(config: ConfigDict, workdir: str | Path) -> Run:
-    """Checks the config and builds everything that it names; looks at no file."""
+    """Checks the config and builds everything that it names; of files, it reads at most a header of
+    the user's data."""
     config = all_options.complete(config)
     options = all_options.read(config)
     sharding.split_host(options.train.num_devices)

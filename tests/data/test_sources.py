@@ -297,7 +297,9 @@ def test_unprepared_set_is_answered_at_once_in_one_line(tmp_path, monkeypatch):
     temporary.mkdir()
     (temporary / "dataset_info.json").write_text("{}")
     start = time.perf_counter()
-    with pytest.raises(ValueError, match=r"'cifar10' is not prepared.*tfds build") as caught:
+    with pytest.raises(
+        ValueError, match=r"'cifar10' is not prepared.*vdm\.data\.prepare cifar10 --data_dir="
+    ) as caught:
         sources.tfds_images(str(tmp_path), 0, dataset="cifar10").load("train")
     assert time.perf_counter() - start < 1.0
     assert str(tmp_path) in str(caught.value)

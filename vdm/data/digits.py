@@ -5,15 +5,13 @@ and the other 297 "test". TFDS shuffles on writing, so each record carries its i
 """
 
 import pathlib
-import shutil
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vdm.data.records import first_line, is_prepared, quiet_tfds
+from vdm.data.tfds_writer import write
 
 DIGITS_VERSION = "1.0.0"
 NUM_TRAIN = 1500
@@ -54,29 +52,10 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 def prepare(data_dir: pathlib.Path) -> None:
     """Write the set to `<data_dir>/digits/1.0.0` unless it is there.
 
-    Killed midway it leaves a folder named `incomplete.*`, which nothing reads. Of several
-    processes at once the first to finish wins and the others take its files.
-
     Raises:
         ValueError: the folder cannot be written.
     """
-    folder = data_dir / "digits" / DIGITS_VERSION
-    if is_prepared(folder):
-        return
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        if folder.exists():
-            # Somebody's partial copy: TFDS itself never leaves one. Moved before it is deleted,
-            # so that no other process sees it shrink.
-            partial = folder.with_name(f"incomplete.{uuid.uuid4().hex}_{DIGITS_VERSION}")
-            folder.rename(partial)
-            shutil.rmtree(partial)
-        with quiet_tfds():
-            Digits(data_dir=str(data_dir), file_format="array_record").download_and_prepare()
-    except (OSError, RuntimeError) as error:  # array_record reports a full disk as the latter
-        if is_prepared(folder):
-            return  # another process renamed its complete folder here before ours
-        raise ValueError(
-            f"cannot write the data folder {data_dir}: {first_line(error)}; "
-            "set --config.data.data_dir to a writable folder with some free space"
-        ) from error
+    write(
+        lambda: Digits(data_dir=str(data_dir), file_format="array_record"),
+        data_dir / "digits" / DIGITS_VERSION,
+    )

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from vdm.data.downloads import ORIGINALS
+
 # Records are decoded this many at a time: TFDS returns a list of dicts, and one list of a whole
 # set would take several times the memory of the array that it fills.
 _CHUNK = 1024
@@ -49,9 +51,15 @@ def find_version(data_dir: pathlib.Path, dataset: str, version: str) -> str:
     raise ValueError(
         f"data set {dataset!r} is not prepared: no file "
         f"{parent / (version or '<version>') / 'dataset_info.json'}{found}; prepare it once with "
-        f"`tfds build {dataset} --data_dir={data_dir} --file_format=array_record`, or point "
+        f"`{_command(dataset, data_dir)}`, or point "
         "--config.data.data_dir at a folder that has it"
     )
+
+
+def _command(dataset: str, data_dir: pathlib.Path) -> str:
+    if dataset in ORIGINALS:
+        return f"python -m vdm.data.prepare {dataset} --data_dir={data_dir}"
+    return f"tfds build {dataset} --data_dir={data_dir} --file_format=array_record"
 
 
 def read_records(

@@ -1,8 +1,9 @@
 """Data sources by name: each states its facts at once and reads its splits when asked.
 
-A constructor is called as `fn(data_dir, holdout, **kwargs)` and touches no disk; `Source.load`
-does. Splits are "train", "test" and, for holdout = h > 0, "holdout": the last h examples of the
-training split, which "train" then lacks. Choices are tuned on "holdout", "test" is for the end.
+A constructor is called as `fn(data_dir, holdout, **kwargs)` and touches no disk, but that those of
+`vdm.data.files` read one header where they are not told the shape; `Source.load` reads. Splits are
+"train", "test" and, for holdout = h > 0, "holdout": the last h examples of the training split,
+which "train" then lacks. Choices are tuned on "holdout", "test" is for the end.
 
 `data_dir` is where prepared sets live; "" means $VDM_DATA_DIR, or ~/.cache/vdm/data without it.
 """
@@ -10,11 +11,11 @@ training split, which "train" then lacks. Choices are tuned on "holdout", "test"
 import dataclasses
 import difflib
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from vdm.data import arrays
 from vdm.data.records import find_version, read_records, resolve_data_dir
 
 # Shape and number of classes of the TFDS sets that need no kwargs; all have 256 codes.
@@ -36,29 +37,30 @@ _GENERATION_SEED = 20210701
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """A fixed, ordered set of examples in memory.
+    """A fixed, ordered set of examples, in memory or mapped into it.
 
     Attributes:
         name: "train", "holdout" or "test".
         examples: uint8 codes [N, *shape], or float32 [N, D] for continuous data.
         labels: int32 [N], or None.
+        stored_fingerprint: what was computed when the set was prepared, of sets too large to hash
+            at each start; "" for none.
     """
 
     name: str
     examples: np.ndarray
     labels: np.ndarray | None
+    stored_fingerprint: str = ""
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """ "sha256:..." of dtype, shape and bytes of the examples in order."""
-        digest = hashlib.sha256(f"{self.examples.dtype} {self.examples.shape}\n".encode())
-        digest.update(np.ascontiguousarray(self.examples).data)
-        return f"sha256:{digest.hexdigest()}"
+        return self.stored_fingerprint or arrays.fingerprint(self.examples)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a data set is, known without reading it, and how to read it.
+    """What a data set is, known before it is read, and how to read it.
 
     Attributes:
         name: of the data set.
@@ -92,7 +94,7 @@ def digits(data_dir: str, holdout: int) -> Source:
         prepare(root)
         return read_records(root, "digits", DIGITS_VERSION, split, shape, sort_by="index")
 
-    return _build_source("digits", shape, 17, 10, holdout, read)
+    return build_source("digits", shape, 17, 10, holdout, read)
 
 
 def tfds_images(
@@ -131,7 +133,12 @@ def tfds_images(
         found = find_version(root, dataset, version)
         return read_records(root, dataset, found, split, shape)
 
-    return _build_source(dataset, shape, 256, num_classes, holdout, read)
+    return build_source(dataset, shape, 256, num_classes, holdout, read)
+
+
+def named_tfds(dataset: str, data_dir: str, holdout: int, version: str = "") -> Source:
+    """One of `TFDS_FACTS`, under its own name."""
+    return tfds_images(data_dir, holdout, dataset, version)
 
 
 def swirl(
@@ -158,7 +165,7 @@ def swirl(
         points = spiral + noise * rng.standard_normal(spiral.shape)
         return points.astype(np.float32), None
 
-    return _build_source("swirl", (2,), 0, 0, holdout, read)
+    return build_source("swirl", (2,), 0, 0, holdout, read)
 
 
 def mixture(
@@ -197,7 +204,7 @@ def mixture(
         points = points + std * rng.standard_normal(points.shape)
         return points.astype(np.float32), components.astype(np.int32)
 
-    return _build_source("mixture", centres.shape[1:], 0, len(shares), holdout, read)
+    return build_source("mixture", centres.shape[1:], 0, len(shares), holdout, read)
 
 
 def synthetic(
@@ -226,18 +233,20 @@ def synthetic(
         labels = rng.integers(0, num_classes, sizes[split], np.int32) if num_classes else None
         return examples, labels
 
-    return _build_source("synthetic", shape, num_codes, num_classes, holdout, read)
+    return build_source("synthetic", shape, num_codes, num_classes, holdout, read)
 
 
-def _build_source(
+def build_source(
     name: str,
     shape: tuple[int, ...],
     num_codes: int,
     num_classes: int,
     holdout: int,
     read: Callable[[str], tuple[np.ndarray, np.ndarray | None]],
+    stored_fingerprint: Callable[[str], str] = lambda split: "",
 ) -> Source:
-    """A Source over `read`, which gets "train" or "test" and knows nothing of holding out."""
+    """A Source over `read`, which gets "train" or "test" and knows nothing of holding out, as
+    `stored_fingerprint` does of the same splits."""
     if holdout < 0:
         raise ValueError(f"holdout is {holdout}; set --config.data.holdout to 0 or more")
 
@@ -259,7 +268,7 @@ def _build_source(
                 "training examples"
             )
         if split == "test":
-            return Split(split, *read_once("test"))
+            return Split(split, *read_once("test"), stored_fingerprint("test"))
         examples, labels = read_once("train")
         kept = len(examples) - holdout
         if kept <= 0:
@@ -267,6 +276,8 @@ def _build_source(
                 f"holdout is {holdout}, but {name} has {len(examples)} training examples; set "
                 f"--config.data.holdout to less than {len(examples)}"
             )
+        if not holdout:
+            return Split(split, examples, labels, stored_fingerprint("train"))
         part = slice(None, kept) if split == "train" else slice(kept, None)
         return Split(split, examples[part], None if labels is None else labels[part])
 

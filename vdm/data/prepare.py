@@ -1,0 +1,127 @@
+"""Prepare a data set once; training and evaluation then read it by name.
+
+python -m vdm.data.prepare cifar10
+python -m vdm.data.prepare cifar10 --data_dir=DIR --from=cifar-10-binary.tar.gz
+python -m vdm.data.prepare imagenet64_old --data_dir=DIR --from=FOLDER
+
+NAME            digits, mnist, fashion_mnist, cifar10, imagenet32_old, imagenet32_new,
+                imagenet64_old, imagenet64_new
+--data_dir=DIR  where prepared sets live (default: $VDM_DATA_DIR, or ~/.cache/vdm/data)
+--from=PATH     the original files, instead of a download: a folder, for cifar10 also the archive;
+                always for ImageNet, which has no open address
+
+The two ImageNets are different data and their bits/dim cannot be compared. "old" is the one of
+van den Oord et al. (2016): train_32x32 and valid_32x32 (or 64x64), as .tar, .zip or folders of
+PNGs, 49,999 for validation. "new" is the one that took its place: train_data_batch_1 to 10 and
+val_data, as .npz or pickles, 50,000 for validation.
+
+Killed at any moment, the same command goes on; what is half-made is never read.
+"""
+
+# Nothing heavy is imported at the top: --help answers at once.
+import argparse
+import contextlib
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "imagenet32_old", "imagenet32_new",
+         "imagenet64_old", "imagenet64_new")  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+    def format_help(self) -> str:
+        return __doc__ or ""
+
+
+def main(argv: Sequence[str]) -> int:
+    """The program; exit status 0, 2 for a user's mistake, 130 when interrupted."""
+    parser = _Parser(allow_abbrev=False)
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--data_dir", default="", metavar="DIR")
+    parser.add_argument("--from", default="", metavar="PATH", dest="origin")
+    try:
+        flags = parser.parse_args(argv)
+        prepare(flags.name, flags.data_dir, flags.origin)
+    except (ValueError, OSError) as error:
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.strerror}: {error.filename}; set --data_dir to a writable folder"
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+def prepare(name: str, data_dir: str = "", origin: str = "") -> None:
+    """Prepares the data set of that name in `data_dir`; one that is there is left as it is.
+
+    Raises:
+        ValueError: the name is unknown, or the set cannot be prepared; one line with the remedy.
+    """
+    from vdm.data.records import is_prepared, resolve_data_dir
+
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown data set {name!r}; {hint}known: {', '.join(NAMES)}")
+    root = resolve_data_dir(data_dir)
+    path = Path(origin).expanduser().absolute() if origin else None
+    if path is not None and not path.exists():
+        raise ValueError(f"--from={origin} is not there: name the original files of {name}")
+    root.mkdir(parents=True, exist_ok=True)
+    with _alone(root, name):
+        if name.startswith("imagenet"):
+            from vdm.data import arrays, imagenet
+
+            folder = root / name
+            there = (folder / arrays.FACTS).is_file()
+            if not there:
+                imagenet.prepare(name, root, path)
+        elif name == "digits":
+            from vdm.data import digits
+
+            folder = root / name / digits.DIGITS_VERSION
+            there = is_prepared(folder)
+            digits.prepare(root)
+        else:
+            from vdm.data import image_sets
+            from vdm.data.downloads import ORIGINALS
+
+            facts = image_sets.SETS[name]
+            folder = root / name / facts.version
+            there = is_prepared(folder)
+            if not there:
+                image_sets.prepare(facts, root, path, ORIGINALS[name])
+    print(f"{name} is {'there already' if there else 'prepared'}: {folder}", flush=True)
+
+
+@contextlib.contextmanager
+def _alone(root: Path, name: str) -> Iterator[None]:
+    """No other process prepares the same set meanwhile; a killed one's lock is gone with it."""
+    import fcntl
+
+    descriptor = os.open(root / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process prepares {name} in {root}: wait until it is done"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

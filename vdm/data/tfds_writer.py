@@ -1,0 +1,41 @@
+"""Writing TFDS sets: whole or not at all, also when killed or when several processes write one."""
+
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vdm.data.records import first_line, is_prepared, quiet_tfds
+
+
+def write(build: Callable[[], Any], folder: Path) -> None:
+    """Writes the set of a TFDS builder to `folder`, `<data_dir>/<name>/<version>`, if it is not
+    there.
+
+    Killed midway it leaves a folder named `incomplete.*`, which nothing reads. Of several
+    processes at once the first to finish wins and the others take its files.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    data_dir = folder.parent.parent
+    if is_prepared(folder):
+        return
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            # Somebody's partial copy: TFDS itself never leaves one. Moved before it is deleted,
+            # so that no other process sees it shrink.
+            partial = folder.with_name(f"incomplete.{uuid.uuid4().hex}_{folder.name}")
+            folder.rename(partial)
+            shutil.rmtree(partial)
+        with quiet_tfds():
+            build().download_and_prepare()
+    except (OSError, RuntimeError) as error:  # array_record reports a full disk as the latter
+        if is_prepared(folder):
+            return  # another process renamed its complete folder here before ours
+        raise ValueError(
+            f"cannot write the data folder {data_dir}: {first_line(error)}; "
+            "set --config.data.data_dir to a writable folder with some free space"
+        ) from error
