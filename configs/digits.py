@@ -66,6 +66,9 @@ def get_config() -> ConfigDict:
                     "omega_low": -13.3,  # the network reads (omega - omega_low) / omega_range
                     "omega_range": 18.3,
                     "label_as_scalar": False,  # a label is a number beside omega's features
+                    "dtype": "float32",  # or bfloat16: what the blocks are computed in
+                    "remat": "none",  # computed again backward: blocks; dots: but convolutions
+                    "scan": "auto",  # a loop over the blocks: on, off; auto: on accelerators
                 },
             },
             "likelihood": {"name": "discretised", "kwargs": {}},
@@ -97,6 +100,8 @@ def get_config() -> ConfigDict:
                 "num_steps": 2000,
                 "batch_size": 128,
                 "num_devices": 0,  # 0: all; on the CPU one per core
+                "fsdp": 1,  # devices that share each array of parameters, EMA and optimiser
+                "accumulate": 1,  # microbatches that a batch is gone through in
                 "log_every": 50,
                 "save_every": 500,
                 "eval_every": 0,  # n > 0: evaluate every n steps too; then set data.holdout

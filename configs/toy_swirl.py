@@ -89,6 +89,8 @@ def get_config() -> ConfigDict:
                 "num_steps": 2000,
                 "batch_size": 512,
                 "num_devices": 0,  # 0: all; on the CPU one per core
+                "fsdp": 1,  # devices that share each array of parameters, EMA and optimiser
+                "accumulate": 1,  # microbatches that a batch is gone through in
                 "log_every": 500,
                 "save_every": 1000,
                 "eval_every": 0,

@@ -44,7 +44,8 @@ class Interrupted(Exception):
 def train(run: Run, init_from: str | None = None) -> None:
     """Trains from scratch, from `init_from`, or from where the workdir's run stopped; then
     evaluates and samples. A finished run is left as it is."""
-    sharding.check_batch(run.options.train.batch_size, run.mesh)
+    train_options = run.options.train
+    sharding.check_batch(train_options.batch_size, run.mesh, train_options.accumulate)
     finished = _finished(run)
     if finished:
         say(f"{run.workdir} is finished at step {run.checkpoints.steps()[-1]}: {finished}")
@@ -223,6 +224,8 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
         run.options.ema_warmup,
         run.options.train_schedule,
         run.weighting,
+        options.accumulate,
+        run.mesh,
     )
     watch = Stopwatch(run.trained_secs(first))
     # Its checkpoint came first, so a stop may have cost an evaluation, not a step.

@@ -17,12 +17,15 @@ DIVERGENCES = ("auto", "exact", "hutchinson")
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """config.train; intervals are in steps, 0 devices are all there are; watchdog_secs without a
-    step are reported, 0: never."""
+    """config.train; intervals are in steps, 0 devices are all there are; fsdp of them share each
+    array of the state; accumulate microbatches make a batch; after watchdog_secs without a step a
+    report says where it hangs, 0: never."""
 
     num_steps: int
     batch_size: int
     num_devices: int
+    fsdp: int
+    accumulate: int
     log_every: int
     save_every: int
     eval_every: int
@@ -124,6 +127,8 @@ ADDED_FIELDS = {
     "sample.interpolate": 0,
     "sample.num_frames": 0,
     "sample.features": "",
+    "train.fsdp": 1,
+    "train.accumulate": 1,
     "classifier": {
         "name": "convnet", "kwargs": {}, "num_steps": 500, "batch_size": 128, "learning_rate": 2e-3
     },

@@ -84,12 +84,19 @@ class Run:
         return jax.random.split(jax.random.key(self.options.seed))[1]
 
     def initial_state(self) -> TrainState:
-        """The state before the first step, on every device."""
-        return jax.jit(self._init, out_shardings=sharding.replicated(self.mesh))(self.init_key)
+        """The state before the first step, on the devices."""
+        shapes = jax.eval_shape(self._init, self.init_key)
+        places = sharding.split_state(shapes, self.mesh)
+        return jax.jit(self._init, out_shardings=places)(self.init_key)
 
     def abstract_state(self) -> Any:
         """Shapes, dtypes and shardings of the state."""
-        return self._on_every_device(jax.eval_shape(self._init, self.init_key))
+        shapes = jax.eval_shape(self._init, self.init_key)
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            shapes,
+            sharding.split_state(shapes, self.mesh),
+        )
 
     def _on_every_device(self, shapes: Any) -> Any:
         everywhere = sharding.replicated(self.mesh)
@@ -134,8 +141,10 @@ class Run:
         return init_state(self.model, self.optimizer, key)
 
     def chosen(self, state: TrainState) -> Params:
-        """The parameters that are evaluated: options.eval.params, "ema" or "raw"."""
-        return state.ema_params if self.options.eval.params == "ema" else state.params
+        """The parameters that are evaluated: options.eval.params, "ema" or "raw"; on every
+        device."""
+        chosen = state.ema_params if self.options.eval.params == "ema" else state.params
+        return sharding.gather(chosen, self.mesh)
 
     def first_state(self, init_from: str | None) -> TrainState:
         """Where training begins: the newest readable checkpoint, else the parameters of the run
@@ -180,7 +189,7 @@ class Run:
         `init_from` instead in a workdir without checkpoints."""
         wanted = self.options.eval.step
         field = "ema_params" if self.options.eval.params == "ema" else "params"
-        like = {field: getattr(self.abstract_state(), field)}
+        like = {field: self._on_every_device(getattr(self.abstract_state(), field))}
         if init_from is not None:
             if self.checkpoints.steps():
                 raise ValueError(
@@ -276,5 +285,5 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
         guidance=guidance,
         classifier=classifier,
         estimator=build_estimator(options.eval, model),
-        mesh=sharding.build_mesh(options.train.num_devices),
+        mesh=sharding.build_mesh(options.train.num_devices, options.train.fsdp),
     )

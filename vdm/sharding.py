@@ -1,16 +1,29 @@
 """Devices: how many there are, the mesh over them, and where arrays live.
 
-Parallelism is `jax.jit` over arrays with a NamedSharding (pmap is in maintenance mode): the
-batch is split over the axis "data", parameters are on every device.
+Parallelism is `jax.jit` over arrays with a NamedSharding (pmap is in maintenance mode), on a mesh
+with the axes "data" and "fsdp". A batch is split over both. Parameters are on every device with
+fsdp = 1; with more, each array of the state is split over that many devices, and is gathered for
+the pass through the network (ZeRO, arXiv:1910.02054).
 """
 
 import os
+from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vdm.typing import PyTree
+
 MAX_HOST_DEVICES = 16
+
+AXES = ("data", "fsdp")
+
+MIN_SPLIT = 1024
+"""Arrays of fewer numbers are whole on every device: to gather 4 kB takes as long as nothing."""
+
+Tree = TypeVar("Tree")
 
 
 def num_cores() -> int:
@@ -37,8 +50,9 @@ def split_host(num_devices: int = 0) -> None:
         return
 
 
-def build_mesh(num_devices: int = 0) -> Mesh:
-    """A mesh with the one axis "data" over the first `num_devices` devices; 0 takes all."""
+def build_mesh(num_devices: int = 0, fsdp: int = 1) -> Mesh:
+    """A mesh ("data", "fsdp") over the first `num_devices` devices, 0: all; `fsdp` neighbours
+    share each array of the state."""
     devices = jax.devices()
     if num_devices > len(devices):
         raise ValueError(
@@ -46,7 +60,13 @@ def build_mesh(num_devices: int = 0) -> Mesh:
             "0 takes all there are"
         )
     devices = devices[: num_devices or len(devices)]
-    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+    if len(devices) % fsdp:
+        raise ValueError(
+            f"train.fsdp = {fsdp} does not divide the {len(devices)} devices: take a divisor, or "
+            "1, which keeps the parameters whole on each"
+        )
+    shape = (len(devices) // fsdp, fsdp)
+    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 2, devices=devices)
 
 
 def name_devices(mesh: Mesh) -> str:
@@ -61,16 +81,59 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split_batch(mesh: Mesh) -> NamedSharding:
     """The leading axis split over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """A training batch has equally many examples on every device."""
+def is_split(mesh: Mesh | None) -> bool:
+    """Whether several devices share each array of the state."""
+    return mesh is not None and mesh.shape["fsdp"] > 1
+
+
+def split_array(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Where an array of the state lives: its largest axis that the "fsdp" devices divide is split
+    over them (of equals the last); whole where there is none, or below MIN_SPLIT numbers.
+
+    By the shape alone, so that the optimiser's arrays and the EMA lie where their parameters do.
+    """
+    count = mesh.shape["fsdp"]
+    axes = [axis for axis, size in enumerate(shape) if size % count == 0]
+    if count == 1 or not axes or np.prod(shape) < MIN_SPLIT:
+        return replicated(mesh)
+    chosen = max(axes, key=lambda axis: (shape[axis], axis))
+    return NamedSharding(mesh, PartitionSpec(*[None] * chosen, "fsdp"))
+
+
+def split_state(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The sharding of every array, or shape, of a state."""
+    return jax.tree.map(lambda leaf: split_array(leaf.shape, mesh), tree)
+
+
+def split(tree: Tree, mesh: Mesh | None) -> Tree:
+    """In a compiled function: arrays of a state, or its gradient, kept where `split_state` says.
+    Nothing is said where arrays are whole anyway."""
+    if mesh is None or not is_split(mesh):
+        return tree
+    return jax.lax.with_sharding_constraint(tree, split_state(tree, mesh))
+
+
+def gather(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Whole on every device, in a compiled function or outside."""
+    if mesh is None or not is_split(mesh):
+        return tree
+    everywhere = replicated(mesh)
+    return jax.jit(lambda arrays: jax.lax.with_sharding_constraint(arrays, everywhere))(tree)
+
+
+def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """A training batch, and each of its microbatches, has equally many examples on every device."""
     size = mesh.devices.size
-    if batch_size % size:
+    if batch_size % (size * accumulate):
+        parts = f" times train.accumulate = {accumulate}" if accumulate > 1 else ""
+        least = -(-batch_size // (size * accumulate)) * size * accumulate
+        remedy = "train.accumulate" if parts else "train.num_devices"
         raise ValueError(
-            f"train.batch_size = {batch_size} does not divide by the {size} devices: take "
-            f"{round_up(batch_size, mesh)}, or --config.train.num_devices=1"
+            f"train.batch_size = {batch_size} does not divide by the {size} devices{parts}: take "
+            f"{least}, or --config.{remedy}=1"
         )
 
 
@@ -83,3 +146,18 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's share of a global batch, onto the devices, split over its leading axis."""
     sharding = split_batch(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def put_whole_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """`put_batch` of a batch that every process has all of."""
+    sharding = split_batch(mesh)
+    return {
+        k: jax.make_array_from_process_local_data(sharding, v, v.shape) for k, v in batch.items()
+    }
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """Arrays as NumPy arrays, whole, in every process; all of them call it."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
