@@ -21,8 +21,8 @@ STATE_FIELDS = (
     "seed", "model", "schedule", "network", "likelihood", "weighting", "data", "optim",
     "train.batch_size",
 )  # fmt: skip
-# ... but where the data lie does not change what they are.
-NOT_STATE_FIELDS = ("data.data_dir",)
+# ... but where the data lie does not change what they are, nor how the network is compiled.
+NOT_STATE_FIELDS = ("data.data_dir", "network.kwargs.remat", "network.kwargs.scan")
 
 
 def differing_fields(config: Mapping, other: Mapping) -> list[str]:

@@ -5,6 +5,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from vdm.nn.embeddings import OMEGA_LOW, OMEGA_RANGE, omega_embedding
@@ -24,10 +25,14 @@ def num_groups(channels: int) -> int:
     return next(g for g in candidates if channels % g == 0)
 
 
-def group_norm(x: Float[Array, "..."], name: str, groups: int = 0) -> Float[Array, "..."]:
-    """GroupNorm over the last axis of x, called inside a compact module.
+def group_norm(
+    x: Float[Array, "..."], name: str, groups: int = 0, dtype: DTypeLike | None = None
+) -> Float[Array, "..."]:
+    """GroupNorm over the last axis of x, called inside a compact module; its statistics are
+    float32, or what x has beyond it.
 
     groups = 0 chooses as `num_groups` does; the published networks have 32 whatever the width.
+    dtype: of what comes out, None: that of x and the parameters.
     """
     channels = x.shape[-1]
     if groups and channels % groups:
@@ -35,7 +40,7 @@ def group_norm(x: Float[Array, "..."], name: str, groups: int = 0) -> Float[Arra
             f"network.kwargs.num_groups = {groups} does not divide {channels} channels: choose "
             "another width, or 0"
         )
-    return nn.GroupNorm(groups or num_groups(channels), epsilon=1e-6, name=name)(x)
+    return nn.GroupNorm(groups or num_groups(channels), epsilon=1e-6, dtype=dtype, name=name)(x)
 
 
 class Conditioning(nn.Module):
@@ -81,35 +86,40 @@ class ResidualBlock(nn.Module):
 
     The conditioning shifts each channel before the second norm (VDM), or with `film` scales and
     shifts it after that norm, which the norm then cannot undo.
+
+    dtype: what is computed in, but for the statistics of the norms; None: as inputs and parameters.
     """
 
     features: int
     dropout: float
     film: bool = False
     num_groups: int = 0
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], cond: Float[Array, "b cond"], train: bool
     ) -> Float[Array, "b h w features"]:
-        h = nn.swish(group_norm(x, "norm_0", self.num_groups))
-        h = nn.Conv(self.features, (3, 3), name="conv_0")(h)
+        h = nn.swish(group_norm(x, "norm_0", self.num_groups, self.dtype))
+        h = nn.Conv(self.features, (3, 3), dtype=self.dtype, name="conv_0")(h)
         modulation = nn.Dense(
             (2 if self.film else 1) * self.features,
             use_bias=False,
             kernel_init=nn.initializers.zeros,
+            dtype=self.dtype,
             name="cond",
         )(cond)[:, None, None, :]
         if self.film:
             scale, shift = jnp.split(modulation, 2, axis=-1)
-            h = group_norm(h, "norm_1", self.num_groups) * (1 + scale) + shift
+            h = group_norm(h, "norm_1", self.num_groups, self.dtype) * (1 + scale) + shift
         else:
-            h = group_norm(h + modulation, "norm_1", self.num_groups)
+            h = group_norm(h + modulation, "norm_1", self.num_groups, self.dtype)
         h = nn.swish(h)
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = nn.Conv(self.features, (3, 3), kernel_init=nn.initializers.zeros, name="conv_1")(h)
+        zeros = nn.initializers.zeros
+        h = nn.Conv(self.features, (3, 3), kernel_init=zeros, dtype=self.dtype, name="conv_1")(h)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, name="shortcut")(x)
+            x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
         return x + h
 
 
@@ -117,14 +127,18 @@ class Attention(nn.Module):
     """Single-head self-attention over all pixels, residual, zero at first."""
 
     num_groups: int = 0
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
-        normed = group_norm(x, "norm", self.num_groups).reshape(b, h * w, 1, c)
-        q, k, v = (nn.Dense(c, name=name)(normed) for name in ("query", "key", "value"))
+        dtype, zeros = self.dtype, nn.initializers.zeros
+        normed = group_norm(x, "norm", self.num_groups, dtype).reshape(b, h * w, 1, c)
+        q, k, v = (
+            nn.Dense(c, dtype=dtype, name=name)(normed) for name in ("query", "key", "value")
+        )
         out = attend(q, k, v).reshape(b, h, w, c)
-        return x + nn.Dense(c, kernel_init=nn.initializers.zeros, name="out")(out)
+        return x + nn.Dense(c, kernel_init=zeros, dtype=dtype, name="out")(out)
 
 
 def attend(

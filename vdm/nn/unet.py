@@ -5,11 +5,16 @@ blocks up, each fed the concatenated skip of its level, and a last convolution, 
 
 With `outputs_per_dim` = 1 (VDM) z is added to it; with V outputs for each dimension it gives the
 logits of V codes (model.prediction = "codes").
+
+The blocks down are alike, and so are those up: `scan` makes a loop of either, `remat` lets the
+backward pass compute again what lies inside a block, `dtype` has all of it but the ends computed in
+bfloat16. Parameters are the same whichever form is chosen.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
@@ -21,6 +26,8 @@ from vdm.nn.embeddings import (
     fourier_frequencies,
     read_omega,
 )
+from vdm.nn.stacks import Dtype, Remat, Scan, check_form, is_looped, rematerialised, run_stack
+from vdm.typing import Params, PRNGKey
 
 
 class UNet(nn.Module):
@@ -33,6 +40,15 @@ class UNet(nn.Module):
     The published network is num_groups = 32, frequencies = (64, 128) whatever V is,
     label_as_scalar = True and, for other end points than -13.3 and 5, omega_low = omega_0 and
     omega_range = omega_1 - omega_0. 0 groups and () choose by the width and by V.
+
+    dtype: of the blocks and the first convolution, "float32" or "bfloat16". Parameters, the
+    features of omega and z, the statistics of norms, the last norm and convolution, whose rounding
+    would be that of the prediction, and what comes out are float32 with both.
+    remat: what the backward pass computes again, "none", "blocks": all inside of a block, "dots":
+    what is neither a convolution nor a dense layer (`vdm.nn.stacks`).
+    scan: "on": a loop over the blocks down, and up, which compiles in a fraction of the time;
+    "off"; "auto": on accelerators, from 4 blocks on.
+    With remat or scan the masks of dropout are others than with neither.
     """
 
     num_codes: int
@@ -50,6 +66,9 @@ class UNet(nn.Module):
     omega_low: float = OMEGA_LOW
     omega_range: float = OMEGA_RANGE
     label_as_scalar: bool = False
+    dtype: Dtype = "float32"
+    remat: Remat = "none"
+    scan: Scan = "auto"
 
     @nn.compact
     def __call__(
@@ -62,6 +81,9 @@ class UNet(nn.Module):
         check_image(z, "unet")
         if self.attention not in ("middle", "all", "none"):
             raise ValueError(f"attention is 'middle', 'all' or 'none', not {self.attention!r}")
+        check_form(self.dtype, self.remat, self.scan)
+        # None, not float32: in a test in float64 everything is.
+        dtype = jnp.bfloat16 if self.dtype == "bfloat16" else None
         omega, inputs = read_omega(omega, self.omega_range)
         cond = Conditioning(
             self.width,
@@ -73,31 +95,76 @@ class UNet(nn.Module):
             name="conditioning",
         )(omega, labels)
         groups = self.num_groups
+        residual = {"features": self.width, "dropout": self.dropout, "film": self.film}
+        parts = {"num_groups": groups, "dtype": dtype}
 
         def block(h: Array, name: str, attend: bool) -> Array:
-            h = ResidualBlock(self.width, self.dropout, self.film, groups, name=name)(
-                h, cond, train
-            )
-            return Attention(groups, name=f"{name}_attention")(h) if attend else h
+            h = ResidualBlock(**residual, **parts, name=name)(h, cond, train)
+            return Attention(**parts, name=f"{name}_attention")(h) if attend else h
 
         frequencies = self.frequencies or fourier_frequencies(self.num_codes)
         if self.fourier and frequencies:
             inputs.append(fourier_features(z, frequencies))
         h = jnp.concatenate([z, *inputs], axis=-1)
-        h = nn.Conv(self.width, (3, 3), name="conv_in")(h)
+        h = nn.Conv(self.width, (3, 3), dtype=dtype, name="conv_in")(h)
 
-        everywhere = self.attention == "all"
-        skips = [h]
-        for i in range(self.num_blocks):
-            h = block(h, f"down_{i}", everywhere)
-            skips.append(h)
-        h = block(h, "middle_0", self.attention != "none")
-        h = block(h, "middle_1", False)
-        for i in range(self.num_blocks + 1):
-            h = block(jnp.concatenate([h, skips.pop()], axis=-1), f"up_{i}", everywhere)
+        looped = is_looped(self.scan, self.num_blocks)
+        everywhere, in_middle = self.attention == "all", self.attention != "none"
+        if self.is_initializing() or not (looped or self.remat != "none"):
+            skips = [h]
+            for i in range(self.num_blocks):
+                h = block(h, f"down_{i}", everywhere)
+                skips.append(h)
+            h = block(h, "middle_0", in_middle)
+            h = block(h, "middle_1", False)
+            for i in range(self.num_blocks + 1):
+                h = block(jnp.concatenate([h, skips.pop()], axis=-1), f"up_{i}", everywhere)
+        else:
+            h = self._stacks(h, cond, train, looped, residual | parts)
 
-        h = nn.swish(group_norm(h, "norm_out", groups))
+        h = nn.swish(group_norm(h.astype(z.dtype), "norm_out", groups))
         outputs = z.shape[-1] * self.outputs_per_dim
         zeros = nn.initializers.zeros
         h = nn.Conv(outputs, (3, 3), kernel_init=zeros, name="conv_out")(h)
         return z + h if self.outputs_per_dim == 1 else h.reshape(*z.shape, self.outputs_per_dim)
+
+    def _stacks(
+        self,
+        h: Float[Array, "b h w width"],
+        cond: Float[Array, "b cond"],
+        train: bool,
+        looped: bool,
+        settings: dict[str, Any],
+    ) -> Float[Array, "b h w width"]:
+        """All blocks, as functions of their parameters."""
+        residual = ResidualBlock(**settings, parent=None)
+        attention = Attention(settings["num_groups"], settings["dtype"], parent=None)
+
+        def block(of: Params, h: Array, skip: Array | None, key: PRNGKey | None) -> Array:
+            h = h if skip is None else jnp.concatenate([h, skip], axis=-1)
+            rngs = {} if key is None else {"dropout": key}
+            out: Any = residual.apply({"params": of["block"]}, h, cond, train, rngs=rngs)
+            if "attention" in of:
+                out = attention.apply({"params": of["attention"]}, out)
+            return out
+
+        def params_of(name: str, attend: bool) -> Params:
+            params = self.variables["params"]
+            with_attention = {"attention": params[f"{name}_attention"]} if attend else {}
+            return {"block": params[name]} | with_attention
+
+        block = rematerialised(block, self.remat)
+        num, everywhere = self.num_blocks, self.attention == "all"
+        down = [params_of(f"down_{i}", everywhere) for i in range(num)]
+        up = [params_of(f"up_{i}", everywhere) for i in range(num + 1)]
+        down_keys, up_keys, keys = None, None, [None, None, None]
+        if train and self.dropout:
+            every = jax.random.split(self.make_rng("dropout"), 2 * num + 3)
+            down_keys, up_keys, keys = every[:num], every[num : 2 * num], list(every[2 * num :])
+
+        first = h
+        h, skips = run_stack(block, down, h, None, down_keys, looped)
+        h = block(params_of("middle_0", self.attention != "none"), h, None, keys[0])
+        h = block(params_of("middle_1", False), h, None, keys[1])
+        h, _ = run_stack(block, up[:-1], h, skips, up_keys, looped)
+        return block(up[-1], h, first, keys[2])

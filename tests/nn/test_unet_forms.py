@@ -1,0 +1,208 @@
+"""The forms of the U-Net: loops, rematerialised blocks, bfloat16. One network in all of them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm.diffusion.elbo import draw
+from vdm.diffusion.likelihood import Discretised
+from vdm.model import VDM
+from vdm.nn import stacks
+from vdm.nn.schedules import Linear
+from vdm.nn.unet import UNet
+
+SHAPE = (2, 4, 4, 1)
+Z = jax.random.normal(jax.random.key(0), SHAPE)
+OMEGA = jnp.array([-8.0, 3.0])
+
+
+def network(num_blocks=2, **form):
+    return UNet(num_codes=17, width=8, num_blocks=num_blocks, dropout=0.5, **form)
+
+
+@functools.cache
+def params_of(num_blocks, attention="middle"):
+    """Away from zeros, so that every path carries signal."""
+    shapes = jax.eval_shape(
+        network(num_blocks, attention=attention, scan="off").init, jax.random.key(1), Z, OMEGA
+    )
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    return jax.tree.unflatten(
+        tree, [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    )
+
+
+@functools.cache
+def output_and_gradients(num_blocks=2, attention="middle", train=False, **form):
+    def loss(params, z, omega):
+        net = network(num_blocks, attention=attention, **form)
+        rngs = {"dropout": jax.random.key(3)} if train else {}
+        out = net.apply(params, z, omega, train=train, rngs=rngs)
+        return jnp.sum(jnp.sin(out)), out
+
+    grad = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+    grads, out = grad(params_of(num_blocks, attention), Z, OMEGA)
+    return out, grads
+
+
+def assert_close(tree, other, rtol=1e-5):
+    """Leaf by leaf, to rtol of the largest number of the leaf."""
+    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max() + 1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("attention", "form"),
+    [
+        ("middle", {"scan": "on"}),
+        ("middle", {"scan": "on", "remat": "blocks"}),
+        ("middle", {"scan": "off", "remat": "dots"}),
+        ("all", {"scan": "on", "remat": "dots"}),
+    ],
+)
+def test_every_form_is_the_same_function(attention, form):
+    want = output_and_gradients(2, attention, scan="off")
+    assert_close(output_and_gradients(2, attention, **form), want)
+
+
+@pytest.mark.slow
+def test_loops_have_the_outputs_and_parameters_of_blocks_in_a_row():
+    # Three blocks: skips in a wrong order, or off by one, change the output.
+    row, loop = network(3, scan="off"), network(3, scan="on", remat="blocks")
+    params = params_of(3)
+    assert_close(loop.apply(params, Z, OMEGA), row.apply(params, Z, OMEGA))
+    shapes, others = (jax.eval_shape(net.init, jax.random.key(1), Z, OMEGA) for net in (row, loop))
+    assert shapes == others
+    assert {"down_0", "down_2", "up_0", "up_3"} <= set(shapes["params"])
+
+
+@pytest.mark.slow
+def test_initial_values_are_those_of_blocks_in_a_row():
+    forms = ({"scan": "off"}, {"scan": "on", "remat": "dots", "dtype": "bfloat16"})
+    inits = [jax.jit(network(1, **form).init)(jax.random.key(1), Z, OMEGA) for form in forms]
+    jax.tree.map(np.testing.assert_array_equal, *inits)
+
+
+def test_dropout_of_a_loop_is_random_and_differs_between_blocks():
+    seen = []
+
+    def block(of, h, more, key):
+        seen.append(key)
+        return h + of * jax.random.normal(key)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = [jnp.float32(x) for x in (1.0, 2.0, 3.0)]
+    want, passed = stacks.run_stack(block, params, jnp.float32(0.0), None, keys, looped=False)
+    got, in_loop = stacks.run_stack(block, params, jnp.float32(0.0), None, keys, looped=True)
+    np.testing.assert_allclose(in_loop, jnp.stack(passed), rtol=1e-6)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    assert len(set(np.diff([0, *passed]).tolist())) == 3
+
+
+def test_blocks_up_take_the_skips_from_the_last_with_their_own_parameters_and_keys():
+    def block(of, h, skip, key):
+        return of * h + skip + jax.random.uniform(key)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    params, skips = [jnp.float32(x) for x in (1.0, 2.0, 3.0)], jnp.array([5.0, 7.0, 11.0])
+    row, _ = stacks.run_stack(block, params, jnp.float32(1.0), list(skips), keys, looped=False)
+    loop, _ = stacks.run_stack(block, params, jnp.float32(1.0), skips, keys, looped=True)
+    u = [float(jax.random.uniform(key)) for key in keys]
+    want = 3 * (2 * (1 + 11 + u[0]) + 7 + u[1]) + 5 + u[2]
+    np.testing.assert_allclose([row, loop], want, rtol=1e-6)
+
+
+def test_loops_are_for_long_stacks_on_accelerators(monkeypatch):
+    assert not stacks.is_looped("auto", 32)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert stacks.is_looped("auto", 32)
+    assert not stacks.is_looped("auto", 2)
+    assert not stacks.is_looped("off", 32)
+    assert not stacks.is_looped("on", 0)
+
+
+@pytest.mark.parametrize(
+    ("remat", "convolutions", "tanhs"), [("none", 0, 0), ("blocks", 1, 1), ("dots", 0, 1)]
+)
+def test_what_is_computed_again(remat, convolutions, tanhs):
+    def block(of, h, more, key):
+        h = jax.lax.conv_general_dilated(h, of, (1, 1), "SAME", dimension_numbers=FORMAT)
+        h = jnp.tanh(jnp.tanh(h))
+        return jax.lax.conv_general_dilated(h, of, (1, 1), "SAME", dimension_numbers=FORMAT)
+
+    def text(f):
+        return str(jax.make_jaxpr(f)(jnp.ones((3, 3, 1, 1)), Z))
+
+    def grad(block):
+        return jax.grad(lambda of, h: jnp.sum(block(of, h, None, None)))
+
+    plain, again = text(grad(block)), text(grad(stacks.rematerialised(block, remat)))
+    # The last convolution's output is not needed; the first one's is, and both tanh's.
+    for what, count in (("conv_general_dilated[", convolutions), ("= tanh", 2 * tanhs)):
+        assert again.count(what) - plain.count(what) == count
+
+
+FORMAT = ("NHWC", "HWIO", "NHWC")
+
+
+@pytest.mark.slow
+def test_bfloat16_is_near_and_comes_out_in_float32():
+    params = params_of(1)
+    exact, half = (
+        jax.jit(network(1, scan="off", dtype=dtype).apply)(params, Z, OMEGA)
+        for dtype in ("float32", "bfloat16")
+    )
+    assert half.dtype == jnp.float32
+    error = np.linalg.norm(half - exact) / np.linalg.norm(exact - Z)
+    assert 1e-4 < error < 0.05
+
+
+def test_bfloat16_is_in_the_blocks_and_nowhere_else():
+    net = network(1, scan="off", dtype="bfloat16", attention="all")
+    jaxpr = jax.make_jaxpr(net.apply)(params_of(1, "all"), Z, OMEGA)
+    of = {}
+
+    def look(jaxpr):
+        for eqn in jaxpr.eqns:
+            of.setdefault(eqn.primitive.name, []).append(eqn.outvars[0].aval)
+            for value in eqn.params.values():
+                if hasattr(value, "jaxpr"):
+                    look(value.jaxpr)
+
+    look(jaxpr.jaxpr)
+    for name in ("sin", "cos", "rsqrt"):  # features, and statistics of norms
+        assert {aval.dtype for aval in of[name]} == {jnp.dtype("float32")}
+    convolutions = of["conv_general_dilated"]
+    assert [str(aval.dtype) for aval in convolutions if aval.shape[-1] == 1] == ["float32"]
+    assert {str(aval.dtype) for aval in convolutions if aval.shape[-1] > 1} == {"bfloat16"}
+
+
+@pytest.mark.slow
+def test_the_bound_of_a_network_in_bfloat16_is_float32_and_finite():
+    net = network(1, scan="on", remat="blocks", dtype="bfloat16")
+    model = VDM(Linear(-8.0, 5.0), net, Discretised(17), SHAPE[1:])
+    codes = jax.random.randint(jax.random.key(2), SHAPE, 0, 17)
+    draws = draw(jax.random.key(4), jnp.array([0.01, 0.7]), SHAPE[1:])
+    params = {"network": params_of(1)["params"], "schedule": model.init_schedule(jax.random.key(0))}
+    estimate = jax.jit(model.elbo)(params, codes, draws)
+    for leaf in jax.tree.leaves(estimate):
+        assert leaf.dtype == jnp.float32
+        assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"dtype": "float16"}, "dtype is 'float32' or 'bfloat16', not 'float16'"),
+        ({"remat": "all"}, "remat is 'none' or 'blocks' or 'dots', not 'all'"),
+        ({"scan": "yes"}, "scan is 'auto' or 'on' or 'off', not 'yes'"),
+    ],
+)
+def test_forms_that_are_none_are_refused(form, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(network(**form).init, jax.random.key(1), Z, OMEGA)
