@@ -95,23 +95,39 @@ def _normaliser_and_slopes(
     """The log normaliser and its derivatives in to_nearest and spacing, each like to_nearest."""
     spacing_of_codes = spacing[..., None] if spacing.ndim else spacing
 
-    def over(width: int) -> tuple[Array, Array, Array]:
-        first = jnp.clip(nearest - width // 2, 0, num_codes - width) - nearest
-        offsets = first[..., None] + jax.lax.broadcasted_iota(
+    def sums(first: Array, width: int) -> tuple[Array, Array, Array]:
+        """Of the terms of the codes first ... first + width - 1, and of their slopes. The nearest
+        code's term is exp(0) and no other is larger, so that no maximum is taken out first."""
+        codes = first[..., None] + jax.lax.broadcasted_iota(
             first.dtype, (*first.shape, width), first.ndim
         )
+        offsets = codes - nearest[..., None]
         distances = offsets * spacing_of_codes
-        exponents = distances * (to_nearest[..., None] - 0.5 * distances)
-        value = jax.nn.logsumexp(exponents, axis=-1)
-        shares = jnp.exp(exponents - value[..., None])
-        by_spacing = shares * offsets * (to_nearest[..., None] - distances)
-        return value, jnp.sum(shares * distances, axis=-1), jnp.sum(by_spacing, axis=-1)
+        terms = jnp.exp(distances * (to_nearest[..., None] - 0.5 * distances))
+        terms = jnp.where(codes < num_codes, terms, 0.0)
+        by_spacing = terms * offsets * (to_nearest[..., None] - distances)
+        return tuple(jnp.sum(x, axis=-1) for x in (terms, terms * distances, by_spacing))
 
-    # The window is exact to float32 only.
-    if num_codes <= WINDOW or to_nearest.dtype == jnp.float64:
-        return over(num_codes)
-    wide = jnp.all(spacing >= EXACT_SPACING)
-    return jax.lax.cond(wide, lambda: over(WINDOW), lambda: over(num_codes))
+    def over_window() -> tuple[Array, Array, Array]:
+        return sums(jnp.clip(nearest - WINDOW // 2, 0, num_codes - WINDOW), WINDOW)
+
+    def over_all() -> tuple[Array, Array, Array]:
+        # One window after another: the terms of all codes would be the largest arrays of a step.
+        def add(index: Array, so_far: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            first = jnp.full_like(nearest, WINDOW * index)
+            return jax.tree.map(jnp.add, so_far, sums(first, WINDOW))
+
+        zeros = (jnp.zeros_like(to_nearest),) * 3
+        return jax.lax.fori_loop(0, -(-num_codes // WINDOW), add, zeros)
+
+    if num_codes <= WINDOW:
+        found = sums(jnp.zeros_like(nearest), num_codes)
+    elif to_nearest.dtype == jnp.float64:  # the window is exact to float32 only
+        found = over_all()
+    else:
+        found = jax.lax.cond(jnp.all(spacing >= EXACT_SPACING), over_window, over_all)
+    total, by_noise, by_spacing = found
+    return jnp.log(total), by_noise / total, by_spacing / total
 
 
 def expected_eps(

@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from vdm.nn.embeddings import OMEGA_LOW, OMEGA_RANGE, omega_embedding
-from vdm.typing import NO_LABEL
+from vdm.nn.norm_swish import EPSILON, NormSwish
+from vdm.typing import NO_LABEL, PRNGKey
 
 MAX_GROUPS = 32
 MIN_GROUP_SIZE = 4
@@ -34,13 +35,33 @@ def group_norm(
     groups = 0 chooses as `num_groups` does; the published networks have 32 whatever the width.
     dtype: of what comes out, None: that of x and the parameters.
     """
-    channels = x.shape[-1]
+    groups = check_groups(groups, x.shape[-1])
+    return nn.GroupNorm(groups, epsilon=EPSILON, dtype=dtype, name=name)(x)
+
+
+def check_groups(groups: int, channels: int) -> int:
+    """`groups`, or the choice of `num_groups` for 0. ValueError where they do not divide."""
     if groups and channels % groups:
         raise ValueError(
             f"network.kwargs.num_groups = {groups} does not divide {channels} channels: choose "
             "another width, or 0"
         )
-    return nn.GroupNorm(groups or num_groups(channels), epsilon=1e-6, dtype=dtype, name=name)(x)
+    return groups or num_groups(channels)
+
+
+def dropout(
+    x: Float[Array, "*shape channels"], rate: float, key: PRNGKey
+) -> Float[Array, "*shape channels"]:
+    """x / q where a random bit of probability q says so, else 0; q is 1 - rate to 1/65,536.
+
+    Two bits come of one random word: flax's Dropout takes one for each, and XLA keeps it for the
+    backward pass.
+    """
+    words = jax.random.bits(key, (*x.shape[:-1], (x.shape[-1] + 1) // 2), jnp.uint32)
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
+    bits = halves.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+    kept = round((1 - rate) * 65536)
+    return jnp.where(bits < kept, x * (65536 / kept), 0)
 
 
 class Conditioning(nn.Module):
@@ -100,7 +121,7 @@ class ResidualBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], cond: Float[Array, "b cond"], train: bool
     ) -> Float[Array, "b h w features"]:
-        h = nn.swish(group_norm(x, "norm_0", self.num_groups, self.dtype))
+        h = self._norm_swish(x, "norm_0", train)
         h = nn.Conv(self.features, (3, 3), dtype=self.dtype, name="conv_0")(h)
         modulation = nn.Dense(
             (2 if self.film else 1) * self.features,
@@ -111,16 +132,22 @@ class ResidualBlock(nn.Module):
         )(cond)[:, None, None, :]
         if self.film:
             scale, shift = jnp.split(modulation, 2, axis=-1)
-            h = group_norm(h, "norm_1", self.num_groups, self.dtype) * (1 + scale) + shift
+            h = self._norm_swish(h, "norm_1", train, (scale, shift))
         else:
-            h = group_norm(h + modulation, "norm_1", self.num_groups, self.dtype)
-        h = nn.swish(h)
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+            h = self._norm_swish(h + modulation, "norm_1", train)
+        if train and self.dropout:
+            h = dropout(h, self.dropout, self.make_rng("dropout"))
         zeros = nn.initializers.zeros
         h = nn.Conv(self.features, (3, 3), kernel_init=zeros, dtype=self.dtype, name="conv_1")(h)
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
         return x + h
+
+    def _norm_swish(
+        self, x: Array, name: str, train: bool, film: tuple[Array, Array] | None = None
+    ) -> Array:
+        groups = check_groups(self.num_groups, x.shape[-1])
+        return NormSwish(groups, self.dtype, name=name)(x, train, film)
 
 
 class Attention(nn.Module):
@@ -141,10 +168,35 @@ class Attention(nn.Module):
         return x + nn.Dense(c, kernel_init=zeros, dtype=dtype, name="out")(out)
 
 
+QUERIES = 256
+"""Pixels whose attention is computed at a time."""
+
+
 def attend(
     q: Float[Array, "b p heads c"], k: Float[Array, "b p heads c"], v: Float[Array, "b p heads c"]
 ) -> Float[Array, "b p heads c"]:
-    """softmax(q k^T / sqrt(c)) v over the pixels p."""
+    """softmax(q k^T / sqrt(c)) v over the pixels p, for a part of the queries at a time, whose
+    weights the backward pass computes again: all p^2 of them are never in memory together."""
+    b, p, heads, c = q.shape
+    parts = num_parts(p)
+    if parts == 1:
+        return attend_at_once(q, k, v)
+    queries = jnp.moveaxis(q.reshape(b, parts, p // parts, heads, c), 1, 0)
+    out = jax.lax.map(jax.checkpoint(lambda q: attend_at_once(q, k, v)), queries)
+    return jnp.moveaxis(out, 0, 1).reshape(b, p, heads, c)
+
+
+def num_parts(pixels: int) -> int:
+    """The fewest equal parts of at most QUERIES pixels and at least a quarter of that; 1 if there
+    are none."""
+    candidates = range(-(-pixels // QUERIES), 4 * pixels // QUERIES + 1)
+    return next((n for n in candidates if n and pixels % n == 0), 1)
+
+
+def attend_at_once(
+    q: Float[Array, "b n heads c"], k: Float[Array, "b p heads c"], v: Float[Array, "b p heads c"]
+) -> Float[Array, "b n heads c"]:
+    """The same, with the weights of all queries in memory."""
     if q.dtype != jnp.float64:
         return jax.nn.dot_product_attention(q, k, v)
     # jax.nn.dot_product_attention takes every softmax in float32: 2e-8 off in float64.

@@ -1,0 +1,110 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdm.nn.blocks import attend, attend_at_once, dropout, num_parts
+from vdm.nn.norm_swish import NormSwish, norm_swish
+
+
+def arguments(dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = 3.0 + 2.0 * jax.random.normal(keys[0], (2, 3, 5, 8), dtype)
+    params = {"scale": jax.random.normal(keys[1], (8,), dtype), "bias": jnp.linspace(-1, 1, 8)}
+    film = tuple(0.5 * jax.random.normal(k, (2, 1, 1, 8), dtype) for k in keys[2:])
+    return jax.tree.map(lambda a: a.astype(dtype), (params, x, film))
+
+
+def outputs_and_gradients(train, params, x, film):
+    weights = jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+
+    def total(params, x, film):
+        y = NormSwish(2).apply({"params": params}, x, train, film)
+        return jnp.sum(weights * y), y
+
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(params, x, film)
+
+
+@pytest.mark.parametrize("filmed", [False, True])
+def test_norm_swish_is_flax_and_its_backward_pass_the_derivative(filmed):
+    with jax.enable_x64(True):
+        params, x, film = arguments(jnp.float64)
+        film = film if filmed else None
+        plain = outputs_and_gradients(False, params, x, film)
+        ours = outputs_and_gradients(True, params, x, film)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_norm_swish_equals_its_definition():
+    params, x, _ = arguments()
+    y = norm_swish(x, *(jnp.broadcast_to(params[n], (2, 8)) for n in ("scale", "bias")), 2)
+    grouped = np.asarray(x, np.float64).reshape(2, 15, 2, 4)
+    mean, std = (f(grouped, axis=(1, 3), keepdims=True) for f in (np.mean, np.std))
+    normed = ((grouped - mean) / np.sqrt(std**2 + 1e-6)).reshape(x.shape)
+    normed = normed * np.asarray(params["scale"]) + np.asarray(params["bias"])
+    np.testing.assert_allclose(y, normed / (1 + np.exp(-normed)), rtol=1e-5, atol=1e-5)
+
+
+def test_backward_pass_keeps_one_array_of_the_size_of_x():
+    params, x, _ = arguments()
+    scale, shift = (jnp.broadcast_to(params[n], (2, 8)) for n in ("scale", "bias"))
+    _, pull_back = jax.vjp(lambda *a: norm_swish(*a, 2), x, scale, shift)
+    assert sum(leaf.size == x.size for leaf in jax.tree.leaves(pull_back)) == 1
+
+
+def test_statistics_of_bfloat16_are_float32():
+    params, x, _ = arguments()
+    far = (x + 100).astype(jnp.bfloat16)  # E[x^2] - E[x]^2 in bfloat16 would be 0 or noise
+    y = NormSwish(2, jnp.bfloat16).apply({"params": params}, far, True)
+    exact = NormSwish(2).apply({"params": params}, far.astype(jnp.float32), True)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, rtol=0.02, atol=0.02)
+
+
+def test_dropout_keeps_a_share_and_the_mean():
+    x = jnp.ones((400, 251))  # an odd number of channels: half of a word is left over
+    y = dropout(x, 0.1, jax.random.key(0))
+    np.testing.assert_allclose(jnp.unique(y), [0.0, 65536 / 58982], rtol=1e-6)
+    assert abs(float(jnp.mean(y)) - 1) < 5 * np.sqrt(0.1 / 0.9 / x.size)
+    # Neighbours share a word of random bits, not their fate.
+    first, second = np.asarray(y[:, 0:250:2] > 0), np.asarray(y[:, 1:250:2] > 0)
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 5 / np.sqrt(first.size)
+
+
+def test_dropout_differs_between_keys():
+    x = jnp.ones((4, 64))
+    assert np.any(dropout(x, 0.5, jax.random.key(0)) != dropout(x, 0.5, jax.random.key(1)))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "parts"), [(64, 1), (256, 1), (257, 1), (784, 4), (1024, 4), (4096, 16)]
+)
+def test_attention_goes_through_equal_parts(pixels, parts):
+    assert num_parts(pixels) == parts
+
+
+def test_attention_in_parts_is_attention():
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 512, 1, 4))
+
+    def total(attend, q, k, v):
+        return jnp.sum(jnp.sin(attend(q, k, v)))
+
+    whole, parts = (
+        jax.jit(jax.value_and_grad(lambda *a, f=f: total(f, *a), argnums=(0, 1, 2)))(q, k, v)
+        for f in (attend_at_once, attend)
+    )
+    for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    _, pull_back = jax.vjp(attend, q, k, v)
+    assert max(leaf.size for leaf in jax.tree.leaves(pull_back)) < 512 * 512
+
+
+def test_modules_keep_the_parameters_of_flax():
+    x = arguments()[1]
+    ours = NormSwish(2).init(jax.random.key(0), x, False)
+    theirs = nn.GroupNorm(2).init(jax.random.key(0), x)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
