@@ -1,5 +1,6 @@
 """Atomic writes: the old file or the new one, never half of one."""
 
+import errno
 import json
 import os
 import signal
@@ -125,3 +126,14 @@ def test_npz_comes_back_under_its_own_name(tmp_path, name):
         assert sorted(loaded) == ["index", "nats"]
         np.testing.assert_array_equal(loaded["nats"], nats)
         assert loaded["nats"].dtype == np.float32
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "sync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*a\.json") as caught:
+        files.write_json(tmp_path / "a.json", {})
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []

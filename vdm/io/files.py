@@ -32,6 +32,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)  # the rename itself
+    except OSError as error:
+        if error.filename is None and error.errno:  # a full disk names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
