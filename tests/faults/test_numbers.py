@@ -41,7 +41,7 @@ def overflow(num_steps):
 
 
 def total_of_batch(step):
-    """The weighted sum of codes of the batch of a step (the first is 1), which no other near has."""
+    """The weighted sum of codes of the batch of a step, the first of which is 1."""
     batches = train_batches(digits("", 0).load("train"), 32, 0, 0)
     codes = [next(batches)["examples"].ravel().astype(np.int64) for _ in range(60)]
     totals = [int(np.sum(c * (np.arange(c.size) % 97))) for c in codes]
