@@ -186,7 +186,7 @@ def build_writer(facts: ImageSet, arrays: dict[str, Arrays], data_dir: Path) -> 
             for index, (codes, label) in enumerate(zip(*arrays[split], strict=True)):
                 grey = codes.shape[-1] == 1
                 # A PIL image: numpy arrays are encoded through TensorFlow.
-                record = {
+                record: dict[str, Any] = {
                     "image": Image.fromarray(codes[..., 0] if grey else codes),
                     "label": int(label),
                 }

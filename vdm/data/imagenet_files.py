@@ -99,8 +99,9 @@ def _pictures(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
                     yield name, lambda name=name: archive.read(name)
         else:
             with tarfile.open(path) as archive:
+                kept: Any = archive
                 while (member := archive.next()) is not None:
-                    archive.members.clear()  # a million of them would fill a gigabyte
+                    kept.members.clear()  # a million of them would fill a gigabyte
                     if member.isfile() and _is_picture(member.name):
                         yield member.name, lambda member=member: _read(archive, member)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
