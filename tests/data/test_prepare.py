@@ -200,13 +200,22 @@ def test_the_published_files_are_those_that_tfds_records(name):
 # --- sets -------------------------------------------------------------------------------------
 
 
-def test_versions_features_and_shapes_are_those_of_tfds():
+@pytest.mark.parametrize("name", list(image_sets.SETS))
+def test_versions_and_features_are_those_of_tfds(name, tmp_path):
     import tensorflow_datasets as tfds
 
-    for name, facts in image_sets.SETS.items():
-        official = tfds.builder_cls(name)
-        assert (official.name, str(official.VERSION)) == (name, facts.version)
-        assert sources.TFDS_FACTS[name] == (facts.shape, len(facts.classes))
+    facts = image_sets.SETS[name]
+    ours = image_sets.build_writer(facts, {}, tmp_path)
+    theirs = tfds.builder(name, data_dir=tmp_path)
+    assert (ours.name, ours.version) == (theirs.name, theirs.version)
+    assert ours.info.features.to_json() == theirs.info.features.to_json()
+    assert ours.info.supervised_keys == theirs.info.supervised_keys
+    if name != "cifar10":  # TFDS reads its names from the archive
+        assert ours.info.features["label"].names == theirs.info.features["label"].names
+    assert sources.TFDS_FACTS[name] == (facts.shape, len(facts.classes))
+
+
+def test_every_set_has_a_name_and_its_files():
     assert prepare.NAMES[1:4] == tuple(image_sets.SETS) == tuple(downloads.ORIGINALS)
 
 
