@@ -62,6 +62,7 @@ def paper() -> ConfigDict:
                 "prediction": "eps",  # eps, x, v, score, codes; next_mean if num_steps > 0
                 "class_conditional": False,
                 "label_dropout": 0.0,  # share of labels withheld, for sample.guidance
+                "augmented_flag": False,  # whether the network is told which images are augmented
             },
             "schedule": {
                 "name": "monotone",

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vdm import config as configs
 from vdm.diffusion import noise, timesteps
 from vdm.diffusion.elbo import Draws, draw, to_bpd
 from vdm.diffusion.likelihood import Discretised
@@ -14,6 +15,7 @@ from vdm.diffusion.schedule_algebra import next_omega
 from vdm.model import VDM, count_parameters
 from vdm.nn.mlp import MLP
 from vdm.nn.schedules import Cosine, Linear, Monotone, Polynomial
+from vdm.training.step import make_gradient
 
 MODEL = VDM(
     schedule=Monotone(-8.0, 5.0, hidden_features=8),
@@ -206,3 +208,25 @@ def test_samples_are_codes_and_repeat_with_their_key():
     assert 0 <= codes.min() <= codes.max() <= 16
     np.testing.assert_array_equal(codes, draw())
     assert not np.array_equal(codes[0], codes[1])
+
+
+def test_training_tells_the_network_what_is_augmented_and_evaluation_does_not(make_tiny_config):
+    flagged = make_tiny_config(model__augmented_flag=True, data__augmentation__name="images")
+    source = configs.build_source(flagged)
+    model = configs.build_model(flagged, source)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32),
+        model.init(jax.random.key(0)),
+    )
+    codes = jnp.zeros((4, *source.shape), jnp.uint8)
+    gradient = jax.jit(make_gradient(model, 0))
+    key = jax.random.key(1)
+
+    def bpd(flag):
+        batch = {"examples": codes, "augmented": jnp.full(4, flag)}
+        return float(gradient(params, batch, key)[1]["bpd"])
+
+    assert abs(bpd(True) - bpd(False)) > 1e-4
+    with pytest.raises(ValueError, match=r"data\.augmentation\.name"):
+        configs.build_model(make_tiny_config(model__augmented_flag=True), source)

@@ -139,7 +139,7 @@ def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:
     return found
 
 
-FACTS = ("dims", "num_codes", "num_classes", "outputs_per_dim")
+FACTS = ("dims", "num_codes", "num_classes", "outputs_per_dim", "augmented")
 """What the data set says of itself to a schedule, network or likelihood that asks for it."""
 
 
@@ -190,13 +190,20 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
         "num_codes": source.num_codes,
         "num_classes": num_classes,
         "outputs_per_dim": source.num_codes if by_codes else 1,
+        "augmented": config.model.augmented_flag,
     }
+    if config.model.augmented_flag and config.data.augmentation.name == "none":
+        raise ValueError(
+            "model.augmented_flag tells the network which images are augmented, and with "
+            "data.augmentation.name = 'none' no image is: choose 'images', or set it to False"
+        )
     parts = {
         "schedule": build("schedule", config.schedule, SCHEDULES, **facts),
         "network": build("network", config.network, NETWORKS, **facts),
         "likelihood": build("likelihood", config.likelihood, LIKELIHOODS, **facts),
         "prediction": config.model.prediction,
         "label_dropout": config.model.label_dropout,
+        "augmented_flag": config.model.augmented_flag,
         "num_steps": config.model.num_steps,
     }
     for name in facts | parts:
@@ -216,6 +223,7 @@ def check_without_schedule(config: ConfigDict) -> None:
     """ValueError for a field that asks for noise levels, or labels, of a model that has none."""
     defaults = {
         "model.class_conditional": False,
+        "model.augmented_flag": False,
         "model.num_steps": 0,
         "weighting.name": "bound",
         "eval.bound": "elbo",

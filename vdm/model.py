@@ -46,6 +46,8 @@ class VDM:
     prediction: what the network's output means, a name of `diffusion.predictions`, or "codes"
     for logits of the V codes of each dimension (`diffusion.likelihood.expected_eps`).
     label_dropout: the share of labels that training withholds (NO_LABEL).
+    augmented_flag: whether the network is told which examples of a training batch are augmented; of
+    others it is told that they are not.
     num_steps: T of the step s = t - 1/T whose mean a "next_mean" is, also on another grid; that
     needs one schedule for all dimensions, and a schedule that moves would change the meaning.
     """
@@ -58,6 +60,7 @@ class VDM:
     num_classes: int = 0
     prediction: str = "eps"
     label_dropout: float = 0.0
+    augmented_flag: bool = False
     num_steps: int = 0
 
     @property
@@ -82,7 +85,8 @@ class VDM:
         z = jnp.zeros((1, *self.latent_dims), jnp.float32)
         omega = jnp.zeros_like(z) if self.multivariate else jnp.zeros(1, jnp.float32)
         labels = jnp.zeros(1, jnp.int32) if self.num_classes else None
-        network = self.network.init(key_network, z, omega, labels)
+        flag = {"augmented": jnp.zeros(1, bool)} if self.augmented_flag else {}
+        network = self.network.init(key_network, z, omega, labels, **flag)
         return {"network": network.get("params", {}), "schedule": self.init_schedule(key)}
 
     def init_schedule(self, key: PRNGKey) -> Params:
@@ -114,11 +118,13 @@ class VDM:
         params: Params,
         labels: Int[Array, " batch"] | None = None,
         dropout_key: PRNGKey | None = None,
+        augmented: Bool[Array, " batch"] | None = None,
     ) -> Denoiser:
         """(z_t, omega [batch] or [batch, *dims]) -> eps_hat, whatever the network predicts.
 
         With a dropout_key the network is in training mode.
         """
+        flag = {} if augmented is None else {"augmented": augmented}
 
         def eps_hat(z_t: Array, omega: Array) -> Array:
             output: Any = self.network.apply(
@@ -128,6 +134,7 @@ class VDM:
                 labels,
                 train=dropout_key is not None,
                 rngs={} if dropout_key is None else {"dropout": dropout_key},
+                **flag,
             )
             if self.prediction == "codes":
                 return expected_eps(output, z_t, omega)
@@ -166,10 +173,12 @@ class VDM:
         levels: NoiseLevels,
         labels: Int[Array, " batch"] | None = None,
         dropout_key: PRNGKey | None = None,
+        augmented: Bool[Array, " batch"] | None = None,
     ) -> Estimate:
         """`elbo` with the noise levels given, instead of params["schedule"], which only a
         "next_mean" reads then."""
-        denoiser = self.denoiser(params, labels, dropout_key)
+        flag = {} if augmented is None else {"augmented": augmented}
+        denoiser = self.denoiser(params, labels, dropout_key, **flag)
         likelihood = self.likelihood_of(params, dropout_key)
         return estimate_elbo(data, draws, levels, denoiser, likelihood)
 

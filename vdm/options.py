@@ -118,6 +118,7 @@ ADDED_FIELDS = {
     "model.name": "vdm",
     "model.kwargs": {},
     "model.label_dropout": 0.0,
+    "model.augmented_flag": False,
     "train.watchdog_secs": 900,
     "weighting": {"name": "bound", "kwargs": {}},
     "eval.ode": {"num_steps": 50, "tolerance": 1e-5, "divergence": "auto", "probes": 2},

@@ -193,3 +193,35 @@ def test_no_label_has_no_embedding():
     change = np.abs(outputs(labels, 0.0) - outputs(labels, 1.0)).max(axis=1)
     assert change[0] == 0
     assert change[1] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (UNet(num_codes=17, width=8, num_blocks=0, attention="none", augmented=True), (2, 4, 4, 1)),
+        (MLP(width=8, num_blocks=1, augmented=True), (2, 3)),
+    ],
+)
+def test_networks_are_told_which_examples_are_augmented(network, shape):
+    params, z, omega = build(network, shape)
+    params = shaken(params)
+
+    def out(flag):
+        return network.apply(params, z, omega, augmented=flag)
+
+    one, none = out(jnp.array([True, False])), out(None)
+    np.testing.assert_array_equal(out(jnp.zeros(2, bool)), none)  # of data nothing is said
+    assert np.abs(one - none)[0].max() > 1e-3
+    np.testing.assert_array_equal(one[1], none[1])
+
+
+def test_the_flag_as_scalar_is_the_published_conditioning():
+    cond = Conditioning(8, label_as_scalar=True, augmented=True)
+    plain = Conditioning(8, label_as_scalar=True)
+    omega = jnp.linspace(-8.0, 5.0, 3)
+    params = cond.init(jax.random.key(0), omega, None)
+    flag = jnp.array([True, False, True])
+    labels = flag.astype(jnp.float32)
+    np.testing.assert_array_equal(
+        cond.apply(params, omega, None, flag), plain.apply(params, omega, labels)
+    )

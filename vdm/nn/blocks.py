@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Num
 
 from vdm.nn.embeddings import OMEGA_LOW, OMEGA_RANGE, omega_embedding
 from vdm.nn.norm_swish import EPSILON, NormSwish
@@ -69,6 +69,8 @@ class Conditioning(nn.Module):
 
     The label has an embedding of its own, NO_LABEL none; or with label_as_scalar it is one number
     more beside the features of omega, as published: any real number, 0 where no labels are given.
+    With `augmented` the network is told which images are: they have an embedding, or with
+    label_as_scalar that number is 1 for them; where nothing is said, none is.
     """
 
     features: int
@@ -77,10 +79,14 @@ class Conditioning(nn.Module):
     omega_low: float = OMEGA_LOW
     omega_range: float = OMEGA_RANGE
     label_as_scalar: bool = False
+    augmented: bool = False
 
     @nn.compact
     def __call__(
-        self, omega: Float[Array, " batch"], labels: Num[Array, " batch"] | None
+        self,
+        omega: Float[Array, " batch"],
+        labels: Num[Array, " batch"] | None,
+        augmented: Bool[Array, " batch"] | None = None,
     ) -> Float[Array, "batch cond"]:
         cond = omega_embedding(
             omega, self.features, self.omega_scale, self.omega_low, self.omega_range
@@ -91,7 +97,8 @@ class Conditioning(nn.Module):
             )
         # NO_LABEL would be the number -1 here: withheld labels need an embedding.
         if self.label_as_scalar:
-            scalar = jnp.zeros_like(omega) if labels is None else labels.astype(omega.dtype)
+            number = augmented if self.augmented else labels
+            scalar = jnp.zeros_like(omega) if number is None else number.astype(omega.dtype)
             cond = jnp.concatenate([cond, scalar[:, None]], axis=-1)
         cond = nn.swish(nn.Dense(4 * self.features, name="dense_0")(cond))
         cond = nn.Dense(4 * self.features, name="dense_1")(cond)
@@ -99,6 +106,10 @@ class Conditioning(nn.Module):
             embed = nn.Embed(self.num_classes, 4 * self.features, name="label")
             given = jnp.not_equal(labels, NO_LABEL)
             cond += jnp.where(given[:, None], embed(jnp.where(given, labels, 0)), 0.0)
+        if self.augmented and not self.label_as_scalar:
+            shift = self.param("augmented", nn.initializers.normal(1.0), cond.shape[1:])
+            if augmented is not None:
+                cond += jnp.where(augmented[:, None], shift[None], 0.0)
         return nn.swish(cond)
 
 

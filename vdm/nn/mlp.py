@@ -2,23 +2,24 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vdm.nn.blocks import Conditioning
 from vdm.nn.embeddings import fourier_features, fourier_frequencies, read_omega
 
 
 class MLP(nn.Module):
-    """(z_t [batch, dim], omega [batch] or [batch, dim], labels) -> the prediction, of z_t's shape,
-    or with one axis more of `outputs_per_dim` > 1.
+    """(z_t [batch, dim], omega [batch] or [batch, dim], labels, which examples are augmented) ->
+    the prediction, of z_t's shape, or with one axis more of `outputs_per_dim` > 1.
 
-    `num_codes`, `num_classes` (0: unconditional) and `outputs_per_dim` are facts that the config
-    fills in.
+    `num_codes`, `num_classes` (0: unconditional), `augmented` (whether it is told that) and
+    `outputs_per_dim` are facts that the config fills in.
     """
 
     num_codes: int = 0
     num_classes: int = 0
     outputs_per_dim: int = 1
+    augmented: bool = False
     width: int = 128
     num_blocks: int = 3
     dropout: float = 0.0
@@ -32,6 +33,7 @@ class MLP(nn.Module):
         omega: Float[Array, " b"] | Float[Array, "b d"],
         labels: Int[Array, " b"] | None = None,
         train: bool = False,
+        augmented: Bool[Array, " b"] | None = None,
     ) -> Float[Array, "b *d"]:
         if z.ndim != 2:
             raise ValueError(
@@ -39,9 +41,13 @@ class MLP(nn.Module):
                 "choose network.name = 'unet'"
             )
         omega, inputs = read_omega(omega)
-        cond = Conditioning(self.width, self.num_classes, self.omega_scale, name="conditioning")(
-            omega, labels
-        )
+        cond = Conditioning(
+            self.width,
+            self.num_classes,
+            self.omega_scale,
+            augmented=self.augmented,
+            name="conditioning",
+        )(omega, labels, augmented)
         frequencies = fourier_frequencies(self.num_codes) if self.fourier else ()
         if frequencies:
             inputs.append(fourier_features(z, frequencies))

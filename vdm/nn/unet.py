@@ -16,7 +16,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Num
 
 from vdm.nn.blocks import Attention, Conditioning, ResidualBlock, check_image, group_norm
 from vdm.nn.embeddings import (
@@ -31,11 +31,11 @@ from vdm.typing import Params, PRNGKey
 
 
 class UNet(nn.Module):
-    """(z_t [batch, height, width, channels], omega [batch] or of z_t's shape, labels) -> the
-    prediction, of z_t's shape, or with one axis more of `outputs_per_dim` > 1.
+    """(z_t [batch, height, width, channels], omega [batch] or of z_t's shape, labels, which images
+    are augmented) -> the prediction, of z_t's shape, or with one axis more of `outputs_per_dim`.
 
-    `num_codes`, `num_classes` (0: unconditional) and `outputs_per_dim` are facts that the config
-    fills in.
+    `num_codes`, `num_classes` (0: unconditional), `augmented` (whether it is told that) and
+    `outputs_per_dim` are facts that the config fills in.
 
     The published network is num_groups = 32, frequencies = (64, 128) whatever V is,
     label_as_scalar = True and, for other end points than -13.3 and 5, omega_low = omega_0 and
@@ -54,6 +54,7 @@ class UNet(nn.Module):
     num_codes: int
     num_classes: int = 0
     outputs_per_dim: int = 1
+    augmented: bool = False
     width: int = 128
     num_blocks: int = 32
     dropout: float = 0.1
@@ -77,6 +78,7 @@ class UNet(nn.Module):
         omega: Float[Array, " b"] | Float[Array, "b h w c"],
         labels: Num[Array, " b"] | None = None,
         train: bool = False,
+        augmented: Bool[Array, " b"] | None = None,
     ) -> Float[Array, "b h w *c"]:
         check_image(z, "unet")
         if self.attention not in ("middle", "all", "none"):
@@ -92,8 +94,9 @@ class UNet(nn.Module):
             self.omega_low,
             self.omega_range,
             self.label_as_scalar,
+            self.augmented,
             name="conditioning",
-        )(omega, labels)
+        )(omega, labels, augmented)
         groups = self.num_groups
         residual = {"features": self.width, "dropout": self.dropout, "film": self.film}
         parts = {"num_groups": groups, "dtype": dtype}

@@ -47,6 +47,7 @@ class Rows(NamedTuple):
     omega_t: Array
     weight: Array
     labels: Array | None
+    augmented: Array | None
     multiplier: Array
 
 
@@ -108,8 +109,9 @@ def make_gradient(
         def gradient_of(rows: Rows, key: PRNGKey) -> tuple[Means, OfRows]:
             def loss(network: Params, levels: NoiseLevels) -> tuple[Array, Estimate]:
                 estimate = model.elbo_at(
-                    params | {"network": network}, rows.data, rows.draws, levels, rows.labels, key
-                )
+                    params | {"network": network}, rows.data, rows.draws, levels, rows.labels, key,
+                    *(() if rows.augmented is None else (rows.augmented,)),
+                )  # fmt: skip
                 terms = estimate.terms
                 if weighted:
                     denoising = rows.multiplier * terms.denoising_matching
@@ -124,7 +126,8 @@ def make_gradient(
             inner = by_levels.omega_t, by_levels.weight
             return (by_network, ends), (inner, estimate.terms, estimate.loss_density)
 
-        rows = Rows(data, draws, levels.omega_t, levels.weight, labels, multiplier)
+        augmented = batch["augmented"] if model.augmented_flag else None
+        rows = Rows(data, draws, levels.omega_t, levels.weight, labels, augmented, multiplier)
         (by_network, ends), (inner, nats, loss_density) = in_microbatches(
             gradient_of, rows, key_dropout
         )

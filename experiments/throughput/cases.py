@@ -1,0 +1,127 @@
+"""What is measured: three networks, each as we run it and with the choices of the published code.
+
+The published choices are put back into our modules one by one or all together; the mathematics is
+the same, but for the number of groups of a GroupNorm.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
+from ml_collections import ConfigDict
+
+from vdm.api import load_config
+from vdm.diffusion.likelihood import Discretised
+from vdm.nn import blocks
+from vdm.typing import EndPoint
+
+CIFAR10 = Path(__file__).parent.parent.parent / "configs" / "cifar10.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A network of the paper's kind, and a batch."""
+
+    shape: tuple[int, int, int]
+    width: int
+    num_blocks: int
+    batch_size: int
+
+
+CASES = {
+    "A": Case((32, 32, 3), 64, 4, 16),
+    "B": Case((32, 32, 3), 32, 2, 64),
+    "C": Case((8, 8, 3), 32, 2, 128),
+    "cifar10": Case((32, 32, 3), 128, 32, 128),  # the paper's; accelerators
+}
+
+CHOICES = {
+    "one_device": "all cores are one device",
+    "one_hot_decoder": "log p(x | z_0) of all 256 codes, the true one taken by a one-hot product",
+    "whole_attention": "the matrix of attention in memory, kept for the backward pass",
+    "flax_norms": "GroupNorm of 32 groups, swish and Dropout differentiated by JAX",
+}
+"""Choices of the published code."""
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "ours": (),
+    "published": tuple(CHOICES),
+    **{name: (name,) for name in CHOICES},
+    "bfloat16": (),
+}
+
+
+def make_config(case: Case, variant: str) -> ConfigDict:
+    """The paper's configuration with that network, on random images."""
+    choices = VARIANTS[variant]
+    config = load_config(CIFAR10)
+    config.data.name = "synthetic"
+    config.data.kwargs = {
+        "shape": case.shape, "num_codes": 256, "num_train": 50_000, "num_test": 8,
+    }  # fmt: skip
+    config.network.kwargs.width = case.width
+    config.network.kwargs.num_blocks = case.num_blocks
+    config.train.batch_size = case.batch_size
+    if "one_device" in choices:
+        config.train.num_devices = 1
+    if "one_hot_decoder" in choices:
+        config.likelihood.name = "experiments.throughput.cases:OneHot"
+    if "flax_norms" in choices:
+        config.network.kwargs.num_groups = 32
+    if variant == "bfloat16":
+        config.network.kwargs.dtype = "bfloat16"
+    return config
+
+
+def install(variant: str) -> None:
+    """Puts those choices that no field of a config names into this process's vdm."""
+    choices = VARIANTS[variant]
+    if "whole_attention" in choices:
+        blocks.attend = attend_with_matrix
+    if "flax_norms" in choices:
+        blocks.NormSwish = FlaxNormSwish
+        blocks.dropout = flax_dropout
+
+
+@dataclasses.dataclass(frozen=True)
+class OneHot(Discretised):
+    """The published decoder: a softmax over all codes for each dimension."""
+
+    def reconstruction(
+        self,
+        data: Integer[Array, "batch *dims"],
+        eps_0: Float[Array, "batch *dims"],
+        omega_0: EndPoint,
+    ) -> Float[Array, " batch"]:
+        z = self.encode(data) + jnp.exp(0.5 * omega_0) * eps_0
+        codes = self.encode(jnp.arange(self.num_codes)).reshape((1,) * z.ndim + (-1,))
+        logits = -0.5 * jnp.square((z[..., None] - codes) * jnp.exp(-0.5 * omega_0))
+        log_probs = jax.nn.log_softmax(logits)
+        chosen = jax.nn.one_hot(data, self.num_codes) * log_probs
+        return -jnp.sum(chosen, axis=tuple(range(1, chosen.ndim)))
+
+
+def attend_with_matrix(q: Array, k: Array, v: Array) -> Array:
+    """softmax(q k^T / sqrt(c)) v."""
+    logits = jnp.einsum("bqhc,bkhc->bhqk", q, k) / jnp.sqrt(q.shape[-1])
+    return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(logits), v)
+
+
+class FlaxNormSwish(nn.Module):
+    """swish(GroupNorm(x)), differentiated by JAX."""
+
+    groups: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, film: Any = None) -> Array:
+        return nn.swish(nn.GroupNorm(self.groups, epsilon=1e-6)(x))
+
+
+def flax_dropout(x: Array, rate: float, key: Array) -> Array:
+    """flax's Dropout."""
+    return nn.Dropout(rate).apply({}, x, deterministic=False, rng=key)

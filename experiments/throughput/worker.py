@@ -1,0 +1,67 @@
+"""One train step in a process of its own, which has as many devices as its variant: tells what it
+costs to compile, then times a step for each line that it reads."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.throughput.cases import CASES, install, make_config
+from experiments.throughput.flops import forward_flops
+from vdm import sharding
+from vdm.data.pipeline import train_batches
+from vdm.run import build_run
+from vdm.training.step import make_train_step
+
+
+def main() -> None:
+    """Case and variant are the arguments."""
+    name, variant = sys.argv[1:]
+    jax.config.update("jax_enable_compilation_cache", False)
+    install(variant)
+    case = CASES[name]
+    run = build_run(make_config(case, variant), Path("unused"))
+    options = run.options
+    step: Any = make_train_step(
+        run.model, run.optimizer, run.step_key, 0, options.ema_rate, options.ema_warmup,
+        options.train_schedule,
+    )  # fmt: skip
+    batches = train_batches(run.source.load("train"), case.batch_size, 0, 0)
+    batch = sharding.put_batch(next(batches), run.mesh)
+    state = run.initial_state()
+    start = time.perf_counter()
+    compiled = step.lower(state, batch).compile()
+    compile_secs = time.perf_counter() - start
+    devices = run.mesh.devices.size
+    temporaries = compiled.memory_analysis().temp_size_in_bytes * devices
+    tell(
+        {
+            "compile_secs": compile_secs,
+            "temp_mib": temporaries / 2**20,
+            "devices": sharding.name_devices(run.mesh),
+            # Forward, and backward for the inputs and for the parameters.
+            "gflop": 3 * forward_flops(run.vdm, case.batch_size) / 1e9,
+        }
+    )
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        batch = sharding.put_batch(next(batches), run.mesh)
+        got = time.perf_counter()
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready((state, metrics))
+        done = time.perf_counter()
+        assert np.isfinite(metrics["bpd"])
+        tell({"step_secs": done - start, "input_secs": got - start})
+
+
+def tell(facts: dict[str, Any]) -> None:
+    """A line for the parent."""
+    print(json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    main()
