@@ -148,7 +148,7 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
                 state, metrics = train_step(state, batch)
             pending.append(metrics)
             limit_run_ahead(pending)
-            stop = bool(signals)
+            stop = _stop_signal(signals, step)
             progress.update(step)
             if stop or step == options.num_steps or step % run.options.train.save_every == 0:
                 means = summarise(pending, step)
@@ -161,11 +161,12 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
                 watchdog.enter(f"saving step {step}", long=True)
                 check_finite(state, step)
                 run.classifier_checkpoints.save(step, state)
-            if stop or (signals and step == options.num_steps):
+            if step == options.num_steps:
+                stop = _any_signal(signals)
+            if stop:
                 where = run.classifier_checkpoints.path(step)
                 raise Interrupted(
-                    f"stopped at step {step}, saved in {where}; the same command goes on",
-                    signals[0],
+                    f"stopped at step {step}, saved in {where}; the same command goes on", stop
                 )
     say(f"the classifier is in {run.classifier_checkpoints.path(int(state.step))}")
 
@@ -191,6 +192,19 @@ def _finished(run: Run) -> str:
 RUN_AHEAD = 16
 """Steps that may wait on the devices. Without a limit two CPU devices may starve each other of
 threads, and XLA aborts: seen once, at 500 steps of a few milliseconds between log lines."""
+
+
+def _stop_signal(signals: list[int], step: int) -> int:
+    """The signal to stop at after this step, or 0. Several processes ask each other every
+    RUN_AHEAD steps, so that one that only one of them got stops all at the same step."""
+    alone = jax.process_count() == 1
+    return _any_signal(signals) if alone or step % RUN_AHEAD == 0 else 0
+
+
+def _any_signal(signals: list[int]) -> int:
+    """A signal that any of the processes got, or 0; all of them ask together."""
+    mine = signals[0] if signals else 0
+    return mine if jax.process_count() == 1 else sharding.any_of(mine)
 
 
 def limit_run_ahead(pending: list[Metrics]) -> None:
@@ -253,8 +267,8 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
                 jax.block_until_ready(metrics)
                 watch.leave_out(options.batch_size)
 
-            stop = bool(signals)
-            save = stop or step == options.num_steps or step % options.save_every == 0
+            stop = _stop_signal(signals, step)
+            save = bool(stop) or step == options.num_steps or step % options.save_every == 0
             evaluates = _evaluates(run, step)
             progress.update(step)
             if not (save or evaluates or step % options.log_every == 0):
@@ -269,19 +283,18 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
                 watchdog.enter(f"saving step {step}", long=True)
                 check_finite(state, step)
                 run.checkpoints.save(step, state)
-                stop = bool(signals)  # again: what came meanwhile stops here, not a step later
+                stop = _any_signal(signals)  # again: what came meanwhile stops here
             if stop:  # an evaluation of this step is made up for by the next start
                 break
             if evaluates:
                 watchdog.enter(f"evaluating step {step}", long=True)
                 progress.report(_evaluate(run, state, step, writer))
             watch.start()
-    if signals:  # also one that came after the last step: nobody else would look at it
+    stop = _any_signal(signals)  # also one that came after the last step: nobody else would look
+    if stop:
         step = int(state.step)
         where = run.checkpoints.path(step)
-        raise Interrupted(
-            f"stopped at step {step}, saved in {where}; the same command goes on", signals[0]
-        )
+        raise Interrupted(f"stopped at step {step}, saved in {where}; the same command goes on", stop)
     return state
 
 

@@ -65,15 +65,35 @@ def main(argv: list[str]) -> int:
         if any(re.fullmatch(r"--?debug(=(true|1|yes))?", a, re.IGNORECASE) for a in argv):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return leave(2)
     except (KeyboardInterrupt, Terminated) as stop:
         # Nothing half-written stays: every file is written beside its place and renamed.
         print(STOPPED, flush=True)
-        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+        return leave(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
+    except Exception as error:
+        if not is_one_of_several():
+            raise
+        print(
+            f"error: {one_line(error)[:300]}; if another process of this run has ended, start all "
+            "of them again: they go on from the newest checkpoint",
+            file=sys.stderr,
+        )
+        return leave(1)
     finally:
         if listening:
             signal.alarm(0)
             signal.signal(signal.SIGTERM, previous)
+
+
+def is_one_of_several() -> bool:
+    """Whether this process has joined others."""
+    joined = sys.modules.get("vdm.distributed")
+    return joined is not None and joined.has_joined()
+
+
+def leave(status: int) -> int:
+    """The exit status; where there are other processes, this one ends here."""
+    return sys.modules["vdm.distributed"].leave(status) if is_one_of_several() else status
 
 
 def _terminate(signum: int, frame: Any) -> None:
@@ -99,6 +119,10 @@ def run(options: flags.FlagValues) -> int:
         raise UsageError(f"unknown --mode={options.mode}; known: {', '.join(MODES)}")
     if not options.workdir:
         raise UsageError("--workdir is missing: name the folder that the run writes to")
+
+    from vdm import distributed
+
+    distributed.initialize()  # before anything starts a backend
 
     from vdm import loops
     from vdm.run import open_run

@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +19,7 @@ from vdm.evaluation.likelihood import TERMS, Evaluation, evaluate
 from vdm.evaluation.samples import Samples, draw_samples
 from vdm.io import images, plots
 from vdm.io.console import Progress, say
-from vdm.io.files import save_npz, write_json
+from vdm.io.files import remove, save_npz, write_json
 from vdm.io.journal import Journal
 from vdm.model import VDM
 from vdm.run import Run
@@ -53,12 +55,23 @@ def report_evaluation(
     """Evaluates and writes eval.json, eval_examples.npz, omega.png and loss_density.png.
 
     init_from: where the parameters come from, if not from this run's training.
-    What is finished of it survives a kill in `eval.partial`, until all is written.
+    What is finished of it survives a kill in `eval.partial`, until all is written; of an evaluation
+    by several processes nothing does, as each would have to know what is finished.
     """
+    if jax.process_count() > 1:
+        with tempfile.TemporaryDirectory() as folder:
+            return _report_evaluation(run, step, params, init_from, Path(folder))
+    return _report_evaluation(run, step, params, init_from, run.workdir)
+
+
+def _report_evaluation(
+    run: Run, step: int, params: Params, init_from: str | None, partial: Path
+) -> Evaluation:
+    """`report_evaluation` with eval.partial in the folder `partial`."""
     options, start = run.options.eval, time.monotonic()
     split = run.source.load(run.source.evaluation_split)
     try:
-        journal = Journal(run.workdir / "eval.partial", _identity(run, params, split.fingerprint))
+        journal = Journal(partial / "eval.partial", _identity(run, params, split.fingerprint))
     except BlockingIOError:
         raise ValueError(
             f"another process is evaluating {run.workdir}: wait for it, or stop it"
@@ -144,7 +157,7 @@ def _pictures(run: Run, params: Params, result: Evaluation) -> list[str]:
     )
     diagnosis = _diagnosis(run, result)
     if diagnosis is None:
-        (run.workdir / "loss_density.png").unlink(missing_ok=True)  # of another bound
+        remove(run.workdir / "loss_density.png")  # of another bound
         return ["omega.png"]
     omega = run.model.schedule_fn(params)(t).reshape(t.size, -1).mean(axis=1)
     plots.plot_loss_density(run.workdir / "loss_density.png", diagnosis, t, omega)
@@ -232,7 +245,7 @@ def report_samples(run: Run, step: int, params: Params, init_from: str | None = 
     elif are_images:
         images.save_grid(workdir / "samples.png", drawn.data, source.num_codes, columns)
         written.append("samples.png")
-    (workdir / "samples.gif").unlink(missing_ok=True)  # of other samples
+    remove(workdir / "samples.gif")  # of other samples
     if are_images and len(drawn.frames):
         images.save_animation(workdir / "samples.gif", drawn.frames, source.num_codes, columns)
         written.append("samples.gif")

@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vdm import distributed
 from vdm.typing import PyTree
 
 MAX_HOST_DEVICES = 16
@@ -34,7 +35,8 @@ def num_cores() -> int:
 
 
 def split_host(num_devices: int = 0) -> None:
-    """Make the CPU `num_devices` devices; 0: the largest power of two up to its cores.
+    """Make the CPU `num_devices` devices, of several processes each its share; 0: the largest
+    power of two up to its cores.
 
     XLA runs each convolution on one core, so one device per core is 1.2 to 1.5 times faster
     than one device on all cores. A power of two divides the usual batch sizes. Does nothing
@@ -42,6 +44,7 @@ def split_host(num_devices: int = 0) -> None:
     """
     if num_devices > max(MAX_HOST_DEVICES, num_cores()):
         return  # accelerators, or a mistake that `build_mesh` names
+    num_devices //= distributed.num_processes()
     if not num_devices:
         num_devices = min(MAX_HOST_DEVICES, 1 << (num_cores().bit_length() - 1))
     try:
@@ -58,6 +61,11 @@ def build_mesh(num_devices: int = 0, fsdp: int = 1) -> Mesh:
         raise ValueError(
             f"train.num_devices = {num_devices}, but there are {len(devices)} devices; "
             "0 takes all there are"
+        )
+    if 0 < num_devices < len(devices) and jax.process_count() > 1:
+        raise ValueError(
+            f"train.num_devices = {num_devices}: {jax.process_count()} processes use all of their "
+            f"{len(devices)} devices; set it to 0"
         )
     devices = devices[: num_devices or len(devices)]
     if len(devices) % fsdp:
@@ -161,3 +169,10 @@ def fetch(tree: PyTree) -> PyTree:
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def any_of(value: int) -> int:
+    """The largest `value` of all processes; each of them calls this at the same point."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.process_allgather(np.int32(value)).max())

@@ -137,7 +137,7 @@ def evaluate(
 
     def keep(result: jax.Array, mask: np.ndarray) -> None:
         # Contiguous, as parts from a file are: sums over an array depend on its layout.
-        parts.append(np.ascontiguousarray(np.asarray(result)[:, mask]))
+        parts.append(np.ascontiguousarray(sharding.fetch(result)[:, mask]))
         on_part(parts[-1])
         on_batch(len(parts), total)
 
@@ -147,7 +147,7 @@ def evaluate(
         if first >= draws:
             continue
         mask = batch.pop("mask")
-        on_device = sharding.put_batch(batch, mesh)
+        on_device = sharding.put_whole_batch(batch, mesh)
         for k in range(max(0, first), draws):
             result = evaluate_batch(params, on_device, key, jnp.int32(k))
             if running is not None:

@@ -136,8 +136,9 @@ def draw_samples(
     drawn = []
     for start in range(0, num_samples, batch_size):
         index = np.minimum(np.arange(start, start + batch_size), num_samples - 1)
-        batch = sharding.put_batch({"index": index.astype(np.int32), "labels": labels[index]}, mesh)
-        drawn.append(jax.device_get(draw(params, batch["index"], batch["labels"])))
+        columns = {"index": index.astype(np.int32), "labels": labels[index]}
+        batch = sharding.put_whole_batch(columns, mesh)
+        drawn.append(sharding.fetch(draw(params, batch["index"], batch["labels"])))
         if not drawn[-1].finite.all():
             remedy = (
                 "with sample.name = 'flow' raise sample.kwargs.tolerance, else take more "

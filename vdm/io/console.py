@@ -4,10 +4,14 @@ import sys
 from types import TracebackType
 from typing import Self
 
+from vdm import distributed
+
 
 def say(line: str) -> None:
-    """One line on standard output, at once, also when it goes to a file or a pipe."""
-    print(line, flush=True)
+    """One line on standard output, at once, also when it goes to a file or a pipe; of several
+    processes the first speaks."""
+    if distributed.is_first():
+        print(line, flush=True)
 
 
 class Progress:
@@ -23,7 +27,7 @@ class Progress:
             total=total,
             initial=done,
             unit=unit,
-            disable=quiet or not sys.stdout.isatty(),
+            disable=quiet or not sys.stdout.isatty() or not distributed.is_first(),
             file=sys.stdout,
             dynamic_ncols=True,
             leave=False,

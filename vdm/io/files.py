@@ -2,18 +2,22 @@
 
 Every artifact is written beside its final place and renamed over it, so a kill at any instant
 leaves the old file or the new one. A leftover of a killed writer is a hidden `.tmp-*` file.
+Of several processes the first writes; what the others write is thrown away.
 """
 
 import contextlib
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from vdm import distributed
 
 
 @contextlib.contextmanager
@@ -24,6 +28,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     raises, it is removed and `path` is as it was.
     """
     path = Path(path)
+    if not distributed.is_first():
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / path.name
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process id keeps two writers of one file (two evaluations of a run) apart.
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
@@ -38,6 +46,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove(path: str | Path) -> None:
+    """Removes a file, if it is there."""
+    if distributed.is_first():
+        Path(path).unlink(missing_ok=True)
 
 
 def sync(path: str | Path) -> None:

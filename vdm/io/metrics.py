@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsFloat, cast
 
+from vdm import distributed
 from vdm.io.files import write_bytes
 
 FILENAME = "metrics.jsonl"
@@ -21,7 +22,7 @@ class MetricsWriter:
 
     A run resumed from the checkpoint of `first_step` (0: a fresh one) repeats the steps after it,
     so lines of later steps are dropped first, with any line that a kill left unfinished, and
-    TensorBoard is told to forget them. One process of a run writes, not all.
+    TensorBoard is told to forget them. Of several processes the first writes.
     """
 
     def __init__(self, workdir: str | Path, first_step: int) -> None:
@@ -35,12 +36,17 @@ class MetricsWriter:
         self._event_pb2 = cast(Any, event_pb2)
         self._summary_pb2 = cast(Any, summary_pb2)
         workdir = Path(workdir)
+        # Opening an event file empties it: the process id keeps two starts in one second apart.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._events = None
+        if not distributed.is_first():
+            self._path = Path(os.devnull)
+            self._file = self._path.open("ab", buffering=0)
+            return
         workdir.mkdir(parents=True, exist_ok=True)
         _forget_after(workdir / FILENAME, first_step)
         self._path = workdir / FILENAME
         self._file = self._path.open("ab", buffering=0)
-        # Opening an event file empties it: the process id keeps two starts in one second apart.
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._events = RecordWriter(str(workdir / name))
         self._write_event(file_version="brain.Event:2")
         # TensorBoard hides what other event files of the folder hold from this step on.
@@ -86,7 +92,8 @@ class MetricsWriter:
     def close(self) -> None:
         """Closes both files; a second call does nothing."""
         self._file.close()
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +107,8 @@ class MetricsWriter:
         self.close()
 
     def _write_event(self, **fields: Any) -> None:
+        if self._events is None:
+            return
         event = self._event_pb2.Event(wall_time=time.time(), **fields)
         self._events.write(event.SerializeToString())
         self._events.flush()

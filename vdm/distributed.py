@@ -1,0 +1,169 @@
+"""Several processes, of one machine or many, as one run: who they are, and who writes.
+
+Every process runs the same command; the workdir must be a folder that all of them see.
+
+SLURM       srun --nodes=2 --ntasks-per-node=1 python -m vdm.main --config=... --workdir=...
+Open MPI    mpirun -n 2 -x VDM_COORDINATOR=$(hostname):29400 python -m vdm.main ...
+MPICH       VDM_COORDINATOR=$(hostname):29400 mpiexec -n 2 python -m vdm.main ...
+Kubernetes  an Indexed Job with VDM_COORDINATOR=<pod of index 0>:29400 and VDM_NUM_PROCESSES=2
+Cloud TPU   the command on every worker, with VDM_COORDINATOR=auto where the workers' names are not
+            in TPU_WORKER_HOSTNAMES
+by hand     VDM_COORDINATOR=host0:29400 VDM_NUM_PROCESSES=2 VDM_PROCESS_ID=0 python -m vdm.main ...
+
+A process that ends takes the others with it, within VDM_HEARTBEAT_SECS (default 100) of the last
+that was heard of it; started again, all go on from the newest checkpoint.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+import jax
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The processes of a run, and which one this is. coordinator: "host:port" of the first; ""
+    where jax finds all of it by itself. local_device: the accelerator of this process, None: all
+    that it sees."""
+
+    coordinator: str = ""
+    num_processes: int = 0
+    process_id: int = 0
+    local_device: int | None = None
+
+
+def detect(environ: Mapping[str, str]) -> Cluster | None:
+    """The cluster that environment variables tell of; None for a single process.
+
+    ValueError for variables that contradict each other, or that lack one.
+    """
+    coordinator = environ.get("VDM_COORDINATOR", "")
+    if coordinator == "auto":
+        return Cluster()
+    # mpirun inside of a SLURM job shows both; srun shows PMI's variables, too.
+    if "VDM_PROCESS_ID" in environ:
+        return _cluster(environ, coordinator, "VDM_NUM_PROCESSES", "VDM_PROCESS_ID")
+    if "OMPI_COMM_WORLD_SIZE" in environ:
+        sharing = int(environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")) > 1
+        local = "OMPI_COMM_WORLD_LOCAL_RANK" if sharing else ""
+        size, rank = "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"
+        return _cluster(environ, coordinator, size, rank, local)
+    if "SLURM_STEP_NODELIST" in environ:  # not in a batch script outside of srun
+        nodes = expand_nodes(environ["SLURM_STEP_NODELIST"])
+        port = 29400 + int(environ.get("SLURM_JOB_ID", "0")) % 10_000
+        local = "SLURM_LOCALID" if _count(environ, "SLURM_NTASKS") > len(nodes) else ""
+        return _cluster(
+            environ, coordinator or f"{nodes[0]}:{port}", "SLURM_NTASKS", "SLURM_PROCID", local
+        )
+    if "PMI_SIZE" in environ:
+        return _cluster(environ, coordinator, "PMI_SIZE", "PMI_RANK")
+    if "JOB_COMPLETION_INDEX" in environ and coordinator:
+        return _cluster(environ, coordinator, "VDM_NUM_PROCESSES", "JOB_COMPLETION_INDEX")
+    if "," in environ.get("TPU_WORKER_HOSTNAMES", ""):
+        return Cluster()
+    if coordinator or "VDM_NUM_PROCESSES" in environ:
+        raise ValueError(
+            "VDM_COORDINATOR and VDM_NUM_PROCESSES are set, but nothing tells which process this "
+            "is: set VDM_PROCESS_ID, from 0 on"
+        )
+    return None
+
+
+def _cluster(
+    environ: Mapping[str, str], coordinator: str, count: str, index: str, local: str = ""
+) -> Cluster | None:
+    """The cluster of those variables; None for a single process."""
+    num_processes, process_id = _count(environ, count), _count(environ, index)
+    if num_processes == 1:
+        return None
+    if not re.fullmatch(r".+:\d+", coordinator):
+        raise ValueError(
+            f"VDM_COORDINATOR = {coordinator!r}: set it to host:port of the first of the "
+            f"{num_processes} processes, with a port that is free there"
+        )
+    if process_id >= num_processes:
+        raise ValueError(f"{index} = {process_id}: of {num_processes} processes the last is the "
+                         f"{num_processes - 1}th; count from 0")  # fmt: skip
+    # A launcher that gives each process one accelerator has hidden the others already.
+    hidden = len(environ.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1
+    device = _count(environ, local) if local and not hidden else None
+    return Cluster(coordinator, num_processes, process_id, device)
+
+
+def _count(environ: Mapping[str, str], name: str) -> int:
+    value = environ.get(name, "")
+    if not value.isdecimal():
+        raise ValueError(f"the environment variable {name} = {value!r}: it must be a number")
+    return int(value)
+
+
+def expand_nodes(nodelist: str) -> list[str]:
+    """SLURM's short form of names: "node[01-03,7],x" -> node01, node02, node03, node7, x."""
+    names = []
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodelist):
+        expanded = [""]
+        for plain, inside in re.findall(r"([^\[]+)|\[([^\]]*)\]", part):
+            choices = [plain] if plain else _expand_ranges(inside)
+            expanded = [name + choice for name in expanded for choice in choices]
+        names += expanded
+    if not names:
+        raise ValueError("SLURM_STEP_NODELIST is empty: set VDM_COORDINATOR to host:port")
+    return names
+
+
+def _expand_ranges(ranges: str) -> list[str]:
+    """ "01-03,7" -> 01, 02, 03, 7."""
+    numbers = []
+    for part in ranges.split(","):
+        first, _, last = part.partition("-")
+        width = len(first)
+        numbers += [f"{n:0{width}d}" for n in range(int(first), int(last or first) + 1)]
+    return numbers
+
+
+def initialize(environ: Mapping[str, str] = os.environ) -> None:
+    """Joins the other processes, if there are any, before a backend starts."""
+    cluster = detect(environ)
+    if cluster is None or jax.distributed.is_initialized():
+        return
+    heartbeat = int(environ.get("VDM_HEARTBEAT_SECS", "100"))
+    if not cluster.coordinator:
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
+        return
+    jax.distributed.initialize(
+        cluster.coordinator,
+        cluster.num_processes,
+        cluster.process_id,
+        local_device_ids=None if cluster.local_device is None else [cluster.local_device],
+        heartbeat_timeout_seconds=heartbeat,
+    )
+
+
+def has_joined() -> bool:
+    """Whether this process has joined others."""
+    return jax.distributed.is_initialized()
+
+
+def num_processes() -> int:
+    """How many there are; starts no backend, where the environment tells."""
+    if not jax.distributed.is_initialized():
+        return 1
+    cluster = detect(os.environ)
+    return cluster.num_processes if cluster and cluster.coordinator else jax.process_count()
+
+
+def is_first() -> bool:
+    """Whether this process writes files and speaks: one does. Alone it starts no backend."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process, which failed, at once: at a usual end it would wait for the others, and
+    they for it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
