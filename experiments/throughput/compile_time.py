@@ -1,0 +1,75 @@
+"""How long the paper's network takes to compile, its blocks in a loop or in a row.
+
+python -m experiments.throughput.compile_time [on|off ...]
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vdm import sharding
+from vdm.api import load_config
+from vdm.run import build_run
+from vdm.training.step import make_gradient, make_train_step
+
+BATCH_SIZE = 4
+
+
+def compile_secs(scan: str, num_blocks: int = 32) -> dict[str, Any]:
+    """Seconds of `jax.jit(...).lower().compile()`, without the cache of compiled programs, on one
+    device: of the gradient of the loss of configs/cifar10.py with network.kwargs.scan = `scan`,
+    and of its whole train step. Nothing is run."""
+    config = load_config("configs/cifar10.py")
+    config.network.kwargs.scan, config.network.kwargs.num_blocks = scan, num_blocks
+    config.train.batch_size, config.train.num_devices = BATCH_SIZE, 1
+    # The shapes of CIFAR-10 without its files.
+    config.data.name, config.data.kwargs = "synthetic", {"shape": (32, 32, 3), "num_codes": 256}
+    run = build_run(config, "unused")
+    state = run.abstract_state()
+    examples = jax.ShapeDtypeStruct(
+        (BATCH_SIZE, *run.source.shape), jnp.uint8, sharding=sharding.split_batch(run.mesh)
+    )
+    batch, key = {"examples": examples}, jax.random.key(0)
+    options = run.options
+    gradient = jax.jit(make_gradient(run.vdm, options.bound_steps, options.train_schedule))
+    step: Any = make_train_step(
+        run.model, run.optimizer, run.step_key, options.bound_steps, options.ema_rate,
+        options.ema_warmup, options.train_schedule, run.weighting,
+        options.train.accumulate, run.mesh,
+    )  # fmt: skip
+    settings: Any = jax.config
+    cached = settings.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        secs = {
+            "gradient_secs": _compile(gradient, state.params, batch, key),
+            "step_secs": _compile(step, state, batch),
+        }
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cached)
+    device = run.mesh.devices.flat[0]
+    return {"scan": scan, "num_blocks": num_blocks, "device": device.device_kind} | secs
+
+
+def _compile(function: Any, *args: Any) -> dict[str, float]:
+    """Seconds of the tracing and of the compilation, and those of all cores in the latter, which
+    other work on the machine does not change."""
+    start = time.monotonic()
+    lowered = function.lower(*args)
+    traced, cores = time.monotonic(), time.process_time()
+    lowered.compile()
+    end = time.monotonic()
+    return {
+        "trace": traced - start,
+        "compile": end - traced,
+        "compile_cores": time.process_time() - cores,
+    }
+
+
+if __name__ == "__main__":
+    for choice in sys.argv[1:] or ("on", "off"):
+        print(json.dumps(compile_secs(choice)), flush=True)
