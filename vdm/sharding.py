@@ -74,7 +74,18 @@ def build_mesh(num_devices: int = 0, fsdp: int = 1) -> Mesh:
             "1, which keeps the parameters whole on each"
         )
     shape = (len(devices) // fsdp, fsdp)
-    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 2, devices=devices)
+    mesh = jax.make_mesh(shape, AXES, (AxisType.Auto,) * 2, devices=devices)
+    if jax.process_count() > 1:
+        _meet(mesh)
+    return mesh
+
+
+def _meet(mesh: Mesh) -> None:
+    """Connects all processes, while they are at the same point. The first collective of a set of
+    devices waits 30 s for the others (gloo), and compiling a step may take one of them longer."""
+    ones = {"": np.ones(mesh.devices.size // jax.process_count(), np.int32)}
+    jax.jit(jax.numpy.sum, out_shardings=replicated(mesh))(put_batch(ones, mesh)[""])
+    any_of(0)
 
 
 def name_devices(mesh: Mesh) -> str:
