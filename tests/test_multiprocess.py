@@ -1,0 +1,138 @@
+"""Two processes of two simulated devices each: one run, whatever happens to either."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vdm import loops
+from vdm.api import load_config
+from vdm.io.metrics import read_metrics
+from vdm.run import open_run
+
+ROOT = Path(__file__).parent.parent
+CHANGES = {
+    "network.kwargs.width": 8, "network.kwargs.num_blocks": 0, "schedule.kwargs.hidden_features": 8,
+    "optim.name": "sgd", "train.num_steps": 36, "train.batch_size": 16, "train.num_devices": 4,
+    "train.save_every": 6, "train.log_every": 6, "train.eval_every": 0, "train.accumulate": 2,
+    "train.keep_checkpoints": 20, "eval.draws": 1, "eval.batch_size": 400,
+    "sample.num_steps": 2, "sample.num_images": 4,
+}  # fmt: skip
+
+
+def start(workdir):
+    """Both processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    kept = ("PATH", "HOME", "VDM_DATA_DIR", "JAX_COMPILATION_CACHE_DIR")
+    environ = {name: os.environ[name] for name in kept if name in os.environ} | {
+        "PYTHONPATH": str(ROOT),
+        "VDM_COORDINATOR": f"127.0.0.1:{port}",
+        "VDM_NUM_PROCESSES": "2",
+        "VDM_HEARTBEAT_SECS": "20",
+    }
+    command = [
+        sys.executable, "-m", "vdm.main", "--config=configs/digits.py", f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in CHANGES.items()),
+    ]  # fmt: skip
+    return [
+        subprocess.Popen(
+            command, cwd=ROOT, env=environ | {"VDM_PROCESS_ID": str(index)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for index in (0, 1)
+    ]  # fmt: skip
+
+
+def end(processes, within=300):
+    """[(exit status, stdout, stderr)] of both."""
+    try:
+        outputs = [process.communicate(timeout=within) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(p.returncode, *o) for p, o in zip(processes, outputs, strict=True)]
+
+
+def wait_for_checkpoint(processes, workdir, step):
+    """Until there is one of `step` or later."""
+    deadline = time.monotonic() + 300
+    while not any(int(s) >= step for s in names(workdir)):
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes), end(processes)
+        time.sleep(0.01)
+
+
+def names(workdir):
+    folder = workdir / "checkpoints"
+    return [path.name for path in folder.glob("*") if path.name.isdecimal()]
+
+
+def config_of(**changes):
+    config = load_config("configs/digits.py")
+    config.update_from_flattened_dict(CHANGES | changes)
+    return config
+
+
+def parameters(workdir, **changes):
+    run = open_run(config_of(**changes), workdir)
+    step, state = run.checkpoints.restore(run.abstract_state(), 36)
+    assert step == 36
+    return jax.device_get(state)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_run_through_kills_and_signals(tmp_path):
+    undisturbed, disturbed, alone = (tmp_path / name for name in ("both", "killed", "alone"))
+    (status, out, err), (status_1, out_1, err_1) = end(start(undisturbed))
+    assert (status, status_1) == (0, 0), err + err_1
+    assert "4 x cpu" in out
+    assert all(line.startswith("[Gloo]") for line in out_1.splitlines())  # the first speaks
+    assert [line["step"] for line in read_metrics(undisturbed)] == [*range(6, 37, 6), 36]
+    assert json.loads((undisturbed / "environment.json").read_text())["processes"] == 2
+    written = {path.name for path in undisturbed.iterdir()}
+    assert written >= {"config.json", "eval.json", "samples.npz", "samples.png", "omega.png"}
+    assert sum("tfevents" in name for name in written) == 2  # of the training, of the evaluation
+
+    processes = start(disturbed)
+    wait_for_checkpoint(processes, disturbed, 6)
+    processes[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    (status, _, err), _ = end(processes)
+    assert status not in (0, None)
+    assert "another process of this run has ended" in err or "distributed service" in err, err
+    assert time.monotonic() - killed < 60
+    assert "36" not in names(disturbed)
+
+    processes = start(disturbed)
+    wait_for_checkpoint(processes, disturbed, max(map(int, names(disturbed))) + 6)
+    processes[1].send_signal(signal.SIGTERM)  # that one alone
+    (status, out, err), (status_1, _, err_1) = end(processes)
+    assert (status, status_1) == (143, 143), err + err_1
+    assert "stopped at step" in out
+    assert max(map(int, names(disturbed))) % loops.RUN_AHEAD == 0
+
+    results = end(start(disturbed))
+    assert [result[0] for result in results] == [0, 0], results
+    whole, went_on = parameters(undisturbed), parameters(disturbed)
+    jax.tree.map(np.testing.assert_array_equal, whole, went_on)
+
+    loops.train(open_run(config_of(), alone))
+    one = parameters(alone)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    reports = [json.loads((w / "eval.json").read_text()) for w in (undisturbed, disturbed, alone)]
+    assert reports[0]["bpd"] == reports[1]["bpd"]
+    np.testing.assert_allclose(reports[2]["bpd"], reports[0]["bpd"], rtol=1e-5)
+
+    on_one = parameters(disturbed, **{"train.num_devices": 1})
+    jax.tree.map(np.testing.assert_array_equal, on_one, whole)
