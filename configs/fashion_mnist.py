@@ -18,9 +18,8 @@ VARIANTS = ("cpu", "peer", "gpu1h")
 def get_config(variant: str = "cpu") -> ConfigDict:
     """The preset of that name."""
     if variant not in VARIANTS:
-        raise ValueError(
-            f"configs/fashion_mnist.py takes {', '.join(':' + v for v in VARIANTS)}, not {variant!r}"
-        )
+        known = ", ".join(f":{name}" for name in VARIANTS)
+        raise ValueError(f"configs/fashion_mnist.py takes {known}, not {variant!r}")
     config = cpu()
     if variant == "peer":
         config.schedule.name, config.schedule.train = "linear", "fixed"

@@ -294,7 +294,9 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     if stop:
         step = int(state.step)
         where = run.checkpoints.path(step)
-        raise Interrupted(f"stopped at step {step}, saved in {where}; the same command goes on", stop)
+        raise Interrupted(
+            f"stopped at step {step}, saved in {where}; the same command goes on", stop
+        )
     return state
 
 

@@ -19,7 +19,7 @@ def forward_flops(model: VDM, batch_size: int) -> float:
 
 
 def count(jaxpr: Any) -> float:
-    """Of a jaxpr and those inside it; a loop counts as often as it runs, of branches the dearest."""
+    """Of a jaxpr and those inside it: a loop as often as it runs, of branches the dearest."""
     total = 0.0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
