@@ -36,7 +36,7 @@ def test_experiment_page_holds_the_table_of_its_results():
 @pytest.mark.parametrize("results", RESULTS, ids=lambda path: path.parent.name)
 def test_rows_can_be_traced(results):
     rows = json.loads(results.read_text())
-    assert len({row["name"] for row in rows}) == len(rows)
+    assert len({(row["name"], row.get("variant")) for row in rows}) == len(rows)
     fingerprints = {row["data_fingerprint"] for row in rows if row.get("data_fingerprint")}
     assert len(fingerprints) <= 1
     for row in rows:

@@ -14,6 +14,7 @@ from vdm import sharding
 from vdm.data.pipeline import train_batches
 from vdm.evaluation.guided import Unguided
 from vdm.evaluation.likelihood import Evaluation
+from vdm.io.checkpoints import Checkpoints
 from vdm.io.console import Progress, say
 from vdm.io.environment import describe
 from vdm.io.files import read_json, to_json, write_json
@@ -164,10 +165,7 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
             if step == options.num_steps:
                 stop = _any_signal(signals)
             if stop:
-                where = run.classifier_checkpoints.path(step)
-                raise Interrupted(
-                    f"stopped at step {step}, saved in {where}; the same command goes on", stop
-                )
+                raise Interrupted(_stopped(step, run.classifier_checkpoints), stop)
     say(f"the classifier is in {run.classifier_checkpoints.path(int(state.step))}")
 
 
@@ -199,6 +197,10 @@ def _stop_signal(signals: list[int], step: int) -> int:
     RUN_AHEAD steps, so that one that only one of them got stops all at the same step."""
     alone = jax.process_count() == 1
     return _any_signal(signals) if alone or step % RUN_AHEAD == 0 else 0
+
+
+def _stopped(step: int, checkpoints: Checkpoints) -> str:
+    return f"stopped at step {step}, saved in {checkpoints.path(step)}; the same command goes on"
 
 
 def _any_signal(signals: list[int]) -> int:
@@ -293,10 +295,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     stop = _any_signal(signals)  # also one that came after the last step: nobody else would look
     if stop:
         step = int(state.step)
-        where = run.checkpoints.path(step)
-        raise Interrupted(
-            f"stopped at step {step}, saved in {where}; the same command goes on", stop
-        )
+        raise Interrupted(_stopped(step, run.checkpoints), stop)
     return state
 
 

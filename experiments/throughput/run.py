@@ -1,0 +1,155 @@
+"""How many images a second does a train step take, and how much memory, against the choices of the
+published code?"""
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.results import Row, format_table, parse_flags, row_identity, write_results
+from experiments.throughput.cases import CASES, CHOICES, VARIANTS
+from vdm.io.plots import BLUE, make_figure, save_figure
+
+MODULE = "experiments.throughput"
+ROUNDS = 9
+SCALES = {
+    "small": dict.fromkeys("ABC", ("ours", "published", *CHOICES)),
+    "full": {"cifar10": ("ours", "bfloat16", "published")},
+}
+
+
+class Worker:
+    """A process that has compiled one step."""
+
+    def __init__(self, case: str, variant: str) -> None:
+        command = [sys.executable, "-m", f"{MODULE}.worker", case, variant]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.facts = self._answer()
+        self.times: list[dict[str, float]] = []
+
+    def step(self) -> dict[str, float]:
+        """One step's seconds: in all, and of them for the batch."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a worker has ended: see above")
+        return json.loads(line)
+
+
+def measure(case: str, variants: tuple[str, ...], peak: float) -> list[Row]:
+    """A row for each variant; their steps are timed in turn, so that what else the machine does
+    meets all of them alike."""
+    start = time.monotonic()
+    workers = {variant: Worker(case, variant) for variant in variants}  # compiled one by one
+    for measured in range(-2, ROUNDS):  # two rounds to warm up
+        for worker in workers.values():
+            times = worker.step()
+            if measured >= 0:
+                worker.times.append(times)
+    for worker in workers.values():
+        worker.close()
+    reference = workers["published"]
+    rows = []
+    for variant, worker in workers.items():
+        step, reading = (
+            statistics.median(t[key] for t in worker.times) for key in ("step_secs", "input_secs")
+        )
+        ratios = [
+            theirs["step_secs"] / ours["step_secs"]
+            for ours, theirs in zip(worker.times, reference.times, strict=True)
+        ]
+        facts = worker.facts
+        gflops = facts["gflop"] / step
+        rows.append(
+            {
+                "name": case,
+                "variant": variant,
+                "images_per_sec": CASES[case].batch_size / step,
+                "speed_ratio": statistics.median(ratios),
+                "speed_ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
+                "step_secs": step,
+                "compile_secs": facts["compile_secs"],
+                "temp_mib": facts["temp_mib"],
+                "temp_ratio": facts["temp_mib"] / reference.facts["temp_mib"],
+                "gflops": gflops,
+                "peak_share": gflops / peak,
+                "input_share": reading / step,
+                "devices": facts["devices"],
+                "seconds": time.monotonic() - start,
+            }
+        )
+    return rows
+
+
+def of_module(module: str, *arguments: str) -> list[dict[str, Any]]:
+    """What `python -m experiments.throughput.MODULE` prints, a JSON object a line."""
+    command = [sys.executable, "-m", f"{MODULE}.{module}", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def plot(path: Path, rows: list[Row]) -> None:
+    """Speed and temporaries of each variant against the published one."""
+    cases = list(dict.fromkeys(row["name"] for row in rows))
+    figure, (speed, memory) = make_figure(7.0, 2.6, columns=2)
+    for axes, key, label, target in (
+        (speed, "speed_ratio", "images/s over published", None),
+        (memory, "temp_ratio", "temporaries over published", 0.6),
+    ):
+        variants = list(dict.fromkeys(row["variant"] for row in rows))
+        width = 0.8 / len(variants)
+        for i, variant in enumerate(variants):
+            chosen = [r for r in rows if r["variant"] == variant]
+            places = [cases.index(r["name"]) + width * (i - len(variants) / 2) for r in chosen]
+            colour = {"ours": BLUE, "published": "0.3"}.get(variant)
+            axes.bar(places, [r[key] for r in chosen], width, label=variant, color=colour)
+        if target:
+            axes.axhline(target, color="0.3", linewidth=0.8, linestyle="--")
+        axes.set_xticks(np.arange(len(cases)), cases)
+        axes.set_ylabel(label)
+    memory.legend(fontsize=6, ncols=2)
+    save_figure(figure, path)
+
+
+def main() -> None:
+    """Measures everything in turn; writes results.json and throughput.png."""
+    flags = parse_flags(__file__)
+    settings = {name: dataclasses.asdict(case) for name, case in CASES.items()}
+    identified = row_identity(settings | {"variants": VARIANTS}, f"{MODULE}.run", flags.scale)
+    start = time.monotonic()
+    (machine,) = of_module("machine")
+    rows: list[Row] = []
+    for case, variants in SCALES[flags.scale].items():
+        rows += measure(case, variants, machine["matrix_gflops"])
+    plot(flags.outdir / "throughput.png", rows)
+    rows.append({"name": "machine", "seconds": time.monotonic() - start} | machine)
+    for found in of_module("compile_time", "on", "off"):
+        secs = found["gradient_secs"]["compile"] + found["step_secs"]["compile"]
+        rows.append({"name": f"compile_scan_{found['scan']}", "seconds": secs} | found)
+    rows = [identified | row for row in rows]
+    write_results(flags.outdir, rows)
+    columns = ("name", "variant", "images_per_sec", "speed_ratio", "step_secs", "compile_secs",
+               "temp_mib", "temp_ratio", "gflops", "peak_share", "input_share")  # fmt: skip
+    print(format_table([row for row in rows if "variant" in row], columns))
+
+
+if __name__ == "__main__":
+    main()
