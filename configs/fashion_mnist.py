@@ -23,7 +23,6 @@ def get_config(variant: str = "cpu") -> ConfigDict:
     config = cpu()
     if variant == "peer":
         config.schedule.name, config.schedule.train = "linear", "fixed"
-        config.model.prediction = "eps"
         config.network.kwargs.film = False
         config.network.kwargs.omega_scale = 1000.0
         config.network.kwargs.dropout = 0.1
@@ -65,7 +64,7 @@ def cpu() -> ConfigDict:
                 "name": "vdm",
                 "kwargs": {},
                 "num_steps": 0,  # T of the bound that is trained; 0 is continuous time
-                "prediction": "codes",  # eps, x, v, score, codes; next_mean if num_steps > 0
+                "prediction": "eps",  # eps, x, v, score, codes; next_mean if num_steps > 0
                 "class_conditional": False,
                 "label_dropout": 0.0,  # share of labels withheld, for sample.guidance
                 "augmented_flag": False,  # whether the network is told which images are augmented
