@@ -26,7 +26,7 @@ ALL = [(name, preset) for name, presets in PRESETS.items() for preset in presets
 
 
 def load(name, preset):
-    config = load_config(CONFIGS / f"{name}.py", preset or None)
+    config = load_config(CONFIGS / f"{name}.py", *([preset] if preset else []))
     kwargs = config.network.kwargs
     kwargs.num_blocks = min(1, kwargs.num_blocks)  # tracing 64 blocks takes half a minute
     kwargs.width = 32 if preset == "published" else 8

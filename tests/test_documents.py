@@ -74,6 +74,8 @@ def test_every_experiment_has_a_page_with_its_command_and_pictures(results):
         ("ladder", ("name", "bound", "bpd", "stderr", "stderr_images", "difference",
                     "difference_stderr_seeds", "difference_stderr_images", "parameters",
                     "seconds")),
+        ("fashion_mnist", ("name", "bpd", "stderr", "stderr_images", "difference",
+                           "difference_stderr_images", "bound", "train_secs")),
         ("schedule_cost", ("name", "step_secs", "time_ratio", "gflops", "flops_ratio")),
     ],
 )  # fmt: skip
@@ -98,6 +100,9 @@ TABLES_OF_SOME_ROWS = [
     ("dpm_lab", ("name", "exists", "moved", "closed_form_error", "mean", "variance",
                  "variance_exact", "js_to_q", "second_eigenvalue")),
     ("guidance", ("name", "accuracy", "diversity", "network_evaluations")),
+    ("throughput", ("name", "variant", "images_per_sec", "speed_ratio", "step_secs",
+                    "compile_secs", "temp_mib", "temp_ratio", "gflops", "peak_share",
+                    "input_share")),
     ("guidance", ("name", "bpd", "stderr", "stderr_images", "difference", "difference_stderr",
                   "difference_stderr_images")),
 ]  # fmt: skip

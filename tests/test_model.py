@@ -211,7 +211,11 @@ def test_samples_are_codes_and_repeat_with_their_key():
 
 
 def test_training_tells_the_network_what_is_augmented_and_evaluation_does_not(make_tiny_config):
-    flagged = make_tiny_config(model__augmented_flag=True, data__augmentation__name="images")
+    flagged = make_tiny_config(
+        model__augmented_flag=True,
+        data__augmentation__name="images",
+        data__augmentation__kwargs__share=0.5,
+    )
     source = configs.build_source(flagged)
     model = configs.build_model(flagged, source)
     rng = np.random.default_rng(0)
@@ -230,3 +234,6 @@ def test_training_tells_the_network_what_is_augmented_and_evaluation_does_not(ma
     assert abs(bpd(True) - bpd(False)) > 1e-4
     with pytest.raises(ValueError, match=r"data\.augmentation\.name"):
         configs.build_model(make_tiny_config(model__augmented_flag=True), source)
+    flagged.data.augmentation.kwargs.share = 1.0  # none would be said not to be augmented
+    with pytest.raises(ValueError, match="share = 1"):
+        configs.build_model(flagged, source)

@@ -197,6 +197,18 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
             "model.augmented_flag tells the network which images are augmented, and with "
             "data.augmentation.name = 'none' no image is: choose 'images', or set it to False"
         )
+    if config.model.augmented_flag and config.data.augmentation.kwargs.get("share", 0.5) == 1:
+        raise ValueError(
+            "model.augmented_flag with data.augmentation.kwargs.share = 1: the network would never "
+            "see an image of which it is told that it is not augmented, as the test images are; "
+            "set share to 0.5, or the flag to False"
+        )
+    told_both = config.model.augmented_flag and config.model.class_conditional
+    if told_both and config.network.kwargs.get("label_as_scalar"):
+        raise ValueError(
+            "network.kwargs.label_as_scalar has one number for the label and the flag of "
+            "augmentation: set it, model.class_conditional or model.augmented_flag to False"
+        )
     parts = {
         "schedule": build("schedule", config.schedule, SCHEDULES, **facts),
         "network": build("network", config.network, NETWORKS, **facts),

@@ -14,6 +14,7 @@ from vdm.config import (
     SOURCES,
     WEIGHTINGS,
 )
+from vdm.data.sources import TFDS_FACTS
 from vdm.options import complete
 
 # Fields that shape the trained state: a workdir belongs to one choice of them.
@@ -44,7 +45,11 @@ _ABSENT = object()
 def _with_defaults(config: Mapping) -> dict[str, Any]:
     """The config with the defaults of its components among their kwargs."""
     filled = _fill(config, _COMPONENTS)
-    return filled | {"data": _fill(filled["data"], {"augmentation": AUGMENTATIONS})}
+    data = _fill(filled["data"], {"augmentation": AUGMENTATIONS})
+    if data["name"] == "tfds" and data["kwargs"]["dataset"] in TFDS_FACTS:
+        own = {"name": data["kwargs"]["dataset"], "kwargs": {"version": data["kwargs"]["version"]}}
+        data |= own  # two names of one set
+    return filled | {"data": data}
 
 
 def _fill(config: Mapping, components: Mapping[str, Mapping]) -> dict[str, Any]:

@@ -22,11 +22,12 @@ PICTURES = ("samples.png", "omega.png", "loss_density.png")
 def make_config(name: str, scale: str) -> ConfigDict:
     """The preset "cpu", or "peer": the same network with the settings of the published code."""
     config = load_config(CONFIG, name)
-    if scale == "full":  # for an accelerator
+    if scale == "full":  # both of the size of "gpu1h", for an accelerator
         budget = load_config(CONFIG, "gpu1h")
         config.train.update(budget.train)
-        config.network.kwargs.width = budget.network.kwargs.width
-        config.network.kwargs.num_blocks = budget.network.kwargs.num_blocks
+        for field in ("width", "num_blocks", "dtype", "remat"):
+            config.network.kwargs[field] = budget.network.kwargs[field]
+        config.eval.draws = budget.eval.draws
     return config
 
 
