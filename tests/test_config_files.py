@@ -10,7 +10,6 @@ import pytest
 from vdm import sharding
 from vdm.api import load_config
 from vdm.run import build_run
-from vdm.training.step import make_train_step
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PRESETS = {
@@ -63,15 +62,9 @@ def test_every_preset_takes_a_step(name, preset):
             "shape": (4, 4, *shape[2:]), "num_codes": run.source.num_codes, "num_classes": classes,
         }  # fmt: skip
         run = build_run(config, Path("unused"))
-    options = run.options
-    step = make_train_step(
-        run.model, run.optimizer, run.step_key, options.bound_steps, options.ema_rate,
-        options.ema_warmup, options.train_schedule, run.weighting, options.train.accumulate,
-        run.mesh,
-    )  # fmt: skip
     split = run.source.load("train")
     batch = {"examples": split.examples[:2]}
     if run.augmentation is not None:
         batch["augmented"] = np.array([True, False])
-    _, metrics = step(run.initial_state(), sharding.put_batch(batch, run.mesh))
+    _, metrics = run.train_step()(run.initial_state(), sharding.put_batch(batch, run.mesh))
     assert all(math.isfinite(value) for value in jax.device_get(metrics).values())

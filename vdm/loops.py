@@ -27,7 +27,7 @@ from vdm.run import Run
 from vdm.training.classifier import make_classifier_step
 from vdm.training.schedule import objective
 from vdm.training.state import TrainState
-from vdm.training.step import Batch, Metrics, make_train_step
+from vdm.training.step import Batch, Metrics
 
 
 class NonFiniteError(RuntimeError):
@@ -231,18 +231,7 @@ def _on_devices(step: int, first: int) -> str:
 def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     """Steps until train.num_steps, with logs, evaluations and checkpoints on the way."""
     options, first = run.options.train, int(state.step)
-    train_step = make_train_step(
-        run.model,
-        run.optimizer,
-        run.step_key,
-        run.options.bound_steps,
-        run.options.ema_rate,
-        run.options.ema_warmup,
-        run.options.train_schedule,
-        run.weighting,
-        options.accumulate,
-        run.mesh,
-    )
+    train_step = run.train_step()
     watch = Stopwatch(run.trained_secs(first))
     # Its checkpoint came first, so a stop may have cost an evaluation, not a step.
     owed = _evaluates(run, first) and not _is_evaluated(run, first)

@@ -32,6 +32,7 @@ from vdm.model import VDM, AnyModel
 from vdm.options import Options
 from vdm.training.optim import adamw
 from vdm.training.state import TrainState, init_state
+from vdm.training.step import TrainStep, make_train_step
 from vdm.typing import Params
 
 
@@ -139,6 +140,21 @@ class Run:
 
     def _init(self, key: jax.Array) -> TrainState:
         return init_state(self.model, self.optimizer, key)
+
+    def train_step(self) -> TrainStep:
+        """The compiled step of this run."""
+        return make_train_step(
+            self.model,
+            self.optimizer,
+            self.step_key,
+            self.options.bound_steps,
+            self.options.ema_rate,
+            self.options.ema_warmup,
+            self.options.train_schedule,
+            self.weighting,
+            self.options.train.accumulate,
+            self.mesh,
+        )
 
     def chosen(self, state: TrainState) -> Params:
         """The parameters that are evaluated: options.eval.params, "ema" or "raw"; on every

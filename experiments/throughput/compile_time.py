@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from vdm import sharding
 from vdm.api import load_config
 from vdm.run import build_run
-from vdm.training.step import make_gradient, make_train_step
+from vdm.training.step import make_gradient
 
 BATCH_SIZE = 4
 
@@ -36,11 +36,7 @@ def compile_secs(scan: str, num_blocks: int = 32) -> dict[str, Any]:
     batch, key = {"examples": examples}, jax.random.key(0)
     options = run.options
     gradient = jax.jit(make_gradient(run.vdm, options.bound_steps, options.train_schedule))
-    step: Any = make_train_step(
-        run.model, run.optimizer, run.step_key, options.bound_steps, options.ema_rate,
-        options.ema_warmup, options.train_schedule, run.weighting,
-        options.train.accumulate, run.mesh,
-    )  # fmt: skip
+    step: Any = run.train_step()
     settings: Any = jax.config
     cached = settings.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)

@@ -109,26 +109,35 @@ def of_module(module: str, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+COLOURS = {
+    "ours": BLUE, "published": "0.3", "one_device": "#56B4E9", "one_hot_decoder": "#E69F00",
+    "whole_attention": "#009E73", "flax_norms": "#CC79A7", "bfloat16": "#D55E00",
+}  # fmt: skip
+
+
 def plot(path: Path, rows: list[Row]) -> None:
     """Speed and temporaries of each variant against the published one."""
     cases = list(dict.fromkeys(row["name"] for row in rows))
-    figure, (speed, memory) = make_figure(7.0, 2.6, columns=2)
-    for axes, key, label, target in (
-        (speed, "speed_ratio", "images/s over published", None),
-        (memory, "temp_ratio", "temporaries over published", 0.6),
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    width = 0.8 / len(variants)
+    figure, panels = make_figure(7.0, 2.8, columns=2)
+    for axes, key, label in zip(
+        panels,
+        ("speed_ratio", "temp_ratio"),
+        ("images/s over published", "temporaries over published"),
+        strict=True,
     ):
-        variants = list(dict.fromkeys(row["variant"] for row in rows))
-        width = 0.8 / len(variants)
         for i, variant in enumerate(variants):
-            chosen = [r for r in rows if r["variant"] == variant]
-            places = [cases.index(r["name"]) + width * (i - len(variants) / 2) for r in chosen]
-            colour = {"ours": BLUE, "published": "0.3"}.get(variant)
-            axes.bar(places, [r[key] for r in chosen], width, label=variant, color=colour)
-        if target:
-            axes.axhline(target, color="0.3", linewidth=0.8, linestyle="--")
+            chosen = [row for row in rows if row["variant"] == variant]
+            places = [
+                cases.index(row["name"]) + width * (i - (len(variants) - 1) / 2) for row in chosen
+            ]
+            heights = [row[key] for row in chosen]
+            axes.bar(places, heights, width, label=variant, color=COLOURS[variant])
         axes.set_xticks(np.arange(len(cases)), cases)
         axes.set_ylabel(label)
-    memory.legend(fontsize=6, ncols=2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center",
+                  ncols=len(variants), fontsize=7)  # fmt: skip
     save_figure(figure, path)
 
 

@@ -15,7 +15,6 @@ from experiments.throughput.flops import forward_flops
 from vdm import sharding
 from vdm.data.pipeline import train_batches
 from vdm.run import build_run
-from vdm.training.step import make_train_step
 
 
 def main() -> None:
@@ -25,11 +24,7 @@ def main() -> None:
     install(variant)
     case = CASES[name]
     run = build_run(make_config(case, variant), Path("unused"))
-    options = run.options
-    step: Any = make_train_step(
-        run.model, run.optimizer, run.step_key, 0, options.ema_rate, options.ema_warmup,
-        options.train_schedule,
-    )  # fmt: skip
+    step: Any = run.train_step()
     batches = train_batches(run.source.load("train"), case.batch_size, 0, 0)
     batch = sharding.put_batch(next(batches), run.mesh)
     state = run.initial_state()
