@@ -85,7 +85,7 @@ class VDM:
         z = jnp.zeros((1, *self.latent_dims), jnp.float32)
         omega = jnp.zeros_like(z) if self.multivariate else jnp.zeros(1, jnp.float32)
         labels = jnp.zeros(1, jnp.int32) if self.num_classes else None
-        flag = {"augmented": jnp.zeros(1, bool)} if self.augmented_flag else {}
+        flag: Any = {"augmented": jnp.zeros(1, bool)} if self.augmented_flag else {}
         network = self.network.init(key_network, z, omega, labels, **flag)
         return {"network": network.get("params", {}), "schedule": self.init_schedule(key)}
 
@@ -124,7 +124,7 @@ class VDM:
 
         With a dropout_key the network is in training mode.
         """
-        flag = {} if augmented is None else {"augmented": augmented}
+        flag: Any = {} if augmented is None else {"augmented": augmented}
 
         def eps_hat(z_t: Array, omega: Array) -> Array:
             output: Any = self.network.apply(
@@ -177,8 +177,7 @@ class VDM:
     ) -> Estimate:
         """`elbo` with the noise levels given, instead of params["schedule"], which only a
         "next_mean" reads then."""
-        flag = {} if augmented is None else {"augmented": augmented}
-        denoiser = self.denoiser(params, labels, dropout_key, **flag)
+        denoiser = self.denoiser(params, labels, dropout_key, augmented)
         likelihood = self.likelihood_of(params, dropout_key)
         return estimate_elbo(data, draws, levels, denoiser, likelihood)
 

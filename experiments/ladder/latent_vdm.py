@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from experiments.ladder.kernels import check_sizes, init_params, kernel, with_params
 from vdm.diffusion import hierarchy
@@ -121,10 +121,11 @@ class LatentVDM(VDM):
         params: Params,
         labels: Int[Array, " batch"] | None = None,
         dropout_key: PRNGKey | None = None,
+        augmented: Bool[Array, " batch"] | None = None,
     ) -> Denoiser:
         """(z_t, omega) -> eps_hat of f."""
         own = params | {"network": params["network"]["denoiser"]}
-        return super().denoiser(own, labels, dropout_key)
+        return super().denoiser(own, labels, dropout_key, augmented)
 
     def likelihood_of(self, params: Params, dropout_key: PRNGKey | None = None) -> LatentLikelihood:
         """With the encoder and decoder of these parameters."""

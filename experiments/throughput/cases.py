@@ -83,7 +83,8 @@ def install(variant: str) -> None:
     if "whole_attention" in choices:
         blocks.attend = attend_with_matrix
     if "flax_norms" in choices:
-        blocks.NormSwish = FlaxNormSwish
+        parts: Any = blocks
+        parts.NormSwish = FlaxNormSwish
         blocks.dropout = flax_dropout
 
 
@@ -122,6 +123,6 @@ class FlaxNormSwish(nn.Module):
         return nn.swish(nn.GroupNorm(self.groups, epsilon=1e-6)(x))
 
 
-def flax_dropout(x: Array, rate: float, key: Array) -> Array:
+def flax_dropout(x: Array, rate: float, key: Array) -> Any:
     """flax's Dropout."""
     return nn.Dropout(rate).apply({}, x, deterministic=False, rng=key)

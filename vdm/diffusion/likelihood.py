@@ -106,7 +106,8 @@ def _normaliser_and_slopes(
         terms = jnp.exp(distances * (to_nearest[..., None] - 0.5 * distances))
         terms = jnp.where(codes < num_codes, terms, 0.0)
         by_spacing = terms * offsets * (to_nearest[..., None] - distances)
-        return tuple(jnp.sum(x, axis=-1) for x in (terms, terms * distances, by_spacing))
+        by_noise = terms * distances
+        return jnp.sum(terms, axis=-1), jnp.sum(by_noise, axis=-1), jnp.sum(by_spacing, axis=-1)
 
     def over_window() -> tuple[Array, Array, Array]:
         return sums(jnp.clip(nearest - WINDOW // 2, 0, num_codes - WINDOW), WINDOW)

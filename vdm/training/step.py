@@ -110,7 +110,7 @@ def make_gradient(
             def loss(network: Params, levels: NoiseLevels) -> tuple[Array, Estimate]:
                 estimate = model.elbo_at(
                     params | {"network": network}, rows.data, rows.draws, levels, rows.labels, key,
-                    *(() if rows.augmented is None else (rows.augmented,)),
+                    rows.augmented,
                 )  # fmt: skip
                 terms = estimate.terms
                 if weighted:
