@@ -1,6 +1,7 @@
 """Downloads and the TFDS sets made of them: from a server on this machine, with a few images."""
 
 import dataclasses
+import errno
 import functools
 import gzip
 import hashlib
@@ -20,7 +21,7 @@ import time
 import numpy as np
 import pytest
 
-from vdm.data import downloads, image_sets, prepare, sources
+from vdm.data import downloads, image_sets, prepare, sources, tfds_writer
 from vdm.data.downloads import Original
 from vdm.data.records import read_records
 
@@ -170,6 +171,29 @@ def test_another_file_than_the_published_one_is_refused(server, tmp_path, conten
     (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         downloads.find([file], tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"abcdeX", b"abcdefg"])
+def test_another_file_under_the_name_of_the_published_one_is_refused(server, tmp_path, content):
+    (file,) = published(server, {"a.gz": b"abcdef"})
+    (tmp_path / "a.gz").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"a\.gz is not the published file: .*; delete it"
+    ) as caught:
+        downloads.fetch([file], tmp_path)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "a.gz").read_bytes() == content
+    assert server.starts == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no gzip"])
+def test_a_damaged_gzip_is_one_line(tmp_path, damage):
+    content = bytearray(idx(np.zeros(9, np.uint8) + np.arange(9, dtype=np.uint8)))
+    content[-9] ^= 255 * (damage == "flipped")
+    path = tmp_path / "a.gz"
+    path.write_bytes({"cut": content[:-12], "no gzip": b"text"}.get(damage, content))
+    with pytest.raises(ValueError, match=r"a\.gz is no whole \.gz \(.*\): get it again"):
+        image_sets._read_idx(path)
 
 
 def test_no_answer_is_one_line_with_the_way_around(tmp_path):
@@ -342,6 +366,51 @@ def test_mistakes_are_one_line_with_the_remedy(tmp_path, capsys, args, message):
     out, err = capsys.readouterr()
     assert message in err
     assert (out, err.count("\n"), err.startswith("error: ")) == ("", 1, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "origin", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), "", "No space left; free some space, or set"),
+        (
+            OSError(errno.EIO, "I/O error"),
+            "",
+            "I/O error; check the disks of --data_dir and --from",
+        ),
+        (PermissionError(errno.EACCES, "Denied", "/x/from/a"), "/x/from", "name original files"),
+        (PermissionError(errno.EACCES, "Denied", "/x/to/a"), "/x/from", "set --data_dir to a writ"),
+    ],
+)
+def test_errors_of_the_system_have_their_own_remedies(error, origin, message):
+    text = prepare._explained(error, origin)
+    assert message in text
+    assert "None" not in text
+
+
+def test_a_folder_that_is_no_whole_set_is_left_alone(server, tmp_path):
+    files, _, _ = little_mnist()
+    place = tmp_path / "mnist/3.0.1"
+    place.mkdir(parents=True)
+    (place / "mine.txt").write_text("precious")
+    facts = image_sets.SETS["mnist"]
+    with pytest.raises(ValueError, match=r"mnist/3\.0\.1 is there and is no whole set: delete it"):
+        image_sets.prepare(facts, tmp_path, None, published(server, files))
+    with pytest.raises(ValueError, match="is no whole set"):
+        tfds_writer.write(lambda: None, place)
+    assert server.starts == []  # said before the download
+    assert (place / "mine.txt").read_text() == "precious"
+
+
+def test_a_set_that_is_there_needs_no_lock(tmp_path, capsys, monkeypatch):
+    def refused(*args):
+        raise PermissionError(errno.EACCES, "Denied", "lock")
+
+    place = tmp_path / "imagenet32_old"
+    place.mkdir()
+    (place / "dataset.json").write_text("{}")
+    monkeypatch.setattr(prepare, "_alone", refused)
+    assert prepare.main(["imagenet32_old", f"--data_dir={tmp_path}"]) == 0
+    assert "is there already" in capsys.readouterr().out
 
 
 def test_a_set_that_is_there_says_so(tmp_path, capsys):

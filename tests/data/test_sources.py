@@ -315,8 +315,11 @@ def test_version_is_the_newest_prepared_or_the_one_asked_for(tmp_path):
         (tmp_path / "mnist" / version / "dataset_info.json").write_text("{}")
     assert find_version(tmp_path, "mnist", "") == "1.10.0"
     assert find_version(tmp_path, "mnist", "1.9.0") == "1.9.0"
-    with pytest.raises(ValueError, match=r"prepared versions: 1\.9\.0, 1\.10\.0"):
+    with pytest.raises(
+        ValueError, match=r"versions: 1\.9\.0, 1\.10\.0\): set data\.kwargs\.version"
+    ) as caught:
         find_version(tmp_path, "mnist", "2.0.0")
+    assert "data.prepare" not in str(caught.value)  # which would say that it is there
 
 
 def test_unknown_tfds_set_suggests_the_nearest():

@@ -58,4 +58,5 @@ def prepare(data_dir: pathlib.Path) -> None:
     write(
         lambda: Digits(data_dir=str(data_dir), file_format="array_record"),
         data_dir / "digits" / DIGITS_VERSION,
+        replace=True,  # nothing is lost: the images come with scikit-learn
     )

@@ -2,8 +2,9 @@
 and verified to be what was published.
 
 Sizes and SHA-256 are those that tensorflow_datasets records for the same addresses. A file arrives
-as `NAME.part` and gets its name when its checksum is right, so that a file under its own name needs
-no second look; after a kill the download goes on where the part ends.
+as `NAME.part` and gets its name when its checksum is right; after a kill the download goes on where
+the part ends. A file that is there under its name is verified too: it may be the user's, and sets
+share names (both MNISTs have a train-images-idx3-ubyte.gz).
 """
 
 import dataclasses
@@ -107,12 +108,18 @@ def fetch(files: Sequence[Original], folder: Path) -> list[Path]:
     """The files in `folder`, downloaded where they are not there yet.
 
     Raises:
-        ValueError: one cannot be downloaded, or what comes is not the published file.
+        ValueError: one cannot be downloaded, or what comes or is there is not the published file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / file.name for file in files]
     for file, path in zip(files, paths, strict=True):
         if path.exists():
+            problem = difference(file, path)
+            if problem:
+                raise ValueError(
+                    f"{path} is not the published file: {problem}; delete it, and the same command "
+                    "downloads it again"
+                )
             print(f"{path.name} is there", flush=True)
             continue
         part = path.with_name(path.name + ".part")

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 
 from vdm.data.downloads import ORIGINALS, Original, fetch, find
 from vdm.data.records import first_line
-from vdm.data.tfds_writer import write
+from vdm.data.tfds_writer import refuse_to_replace, write
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -72,7 +72,10 @@ def read_idx(paths: Sequence[Path]) -> dict[str, Arrays]:
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    content = gzip.decompress(path.read_bytes())
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no whole .gz ({first_line(error)}): get it again") from error
     # Two zero bytes, 8 for unsigned bytes, the number of axes; then their lengths, big-endian.
     if content[:3] != b"\0\0\x08":
         raise ValueError(f"{path} holds no unsigned bytes in the idx format")
@@ -206,12 +209,14 @@ def prepare(
         origin: where the original files are; None downloads them to `<data_dir>/downloads/<name>`.
 
     Raises:
-        ValueError: the files are missing or not the published ones, or the folder cannot be
-            written.
+        ValueError: the files are missing or not the published ones, or the folder is there or
+            cannot be written.
     """
+    folder = data_dir / facts.name / facts.version
+    refuse_to_replace(folder)  # before the download
     if origin is None:
         paths = fetch(files, data_dir / "downloads" / facts.name)
     else:
         paths = facts.find(files, origin)
     arrays = facts.read(paths)
-    write(lambda: build_writer(facts, arrays, data_dir), data_dir / facts.name / facts.version)
+    write(lambda: build_writer(facts, arrays, data_dir), folder)

@@ -22,10 +22,11 @@ Killed at any moment, the same command goes on; what is half-made is never read.
 import argparse
 import contextlib
 import difflib
+import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -47,13 +48,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--data_dir", default="", metavar="DIR")
     parser.add_argument("--from", default="", metavar="PATH", dest="origin")
+    origin = ""
     try:
         flags = parser.parse_args(argv)
-        prepare(flags.name, flags.data_dir, flags.origin)
+        origin = flags.origin
+        prepare(flags.name, flags.data_dir, origin)
     except (ValueError, OSError) as error:
-        text = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            text = f"{error.strerror}: {error.filename}; set --data_dir to a writable folder"
+        text = _explained(error, origin) if isinstance(error, OSError) else str(error)
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -62,13 +63,27 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _explained(error: OSError, origin: str) -> str:
+    """What failed, at which file if the system says so, and the remedy."""
+    reason = error.strerror or str(error)
+    text = f"{reason}: {error.filename}" if error.filename else reason
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{text}; free some space, or set --data_dir to a folder that has it"
+    if not error.filename:
+        return f"{text}; check the disks of --data_dir and --from"
+    below = Path(origin).expanduser().absolute() if origin else None
+    if below and Path(os.fsdecode(error.filename)).absolute().is_relative_to(below):
+        return f"{text}; name original files that can be read with --from"
+    return f"{text}; set --data_dir to a writable folder"
+
+
 def prepare(name: str, data_dir: str = "", origin: str = "") -> None:
     """Prepares the data set of that name in `data_dir`; one that is there is left as it is.
 
     Raises:
         ValueError: the name is unknown, or the set cannot be prepared; one line with the remedy.
     """
-    from vdm.data.records import is_prepared, resolve_data_dir
+    from vdm.data.records import resolve_data_dir
 
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
@@ -78,31 +93,47 @@ def prepare(name: str, data_dir: str = "", origin: str = "") -> None:
     path = Path(origin).expanduser().absolute() if origin else None
     if path is not None and not path.exists():
         raise ValueError(f"--from={origin} is not there: name the original files of {name}")
-    root.mkdir(parents=True, exist_ok=True)
-    with _alone(root, name):
-        if name.startswith("imagenet"):
-            from vdm.data import arrays, imagenet
-
-            folder = root / name
-            there = (folder / arrays.FACTS).is_file()
+    folder, is_there, write = _plan(name, root, path)
+    there = is_there()  # before the lock, which a folder shared to be read cannot have
+    if not there:
+        root.mkdir(parents=True, exist_ok=True)
+        with _alone(root, name):
+            there = is_there()
             if not there:
-                imagenet.prepare(name, root, path)
-        elif name == "digits":
-            from vdm.data import digits
-
-            folder = root / name / digits.DIGITS_VERSION
-            there = is_prepared(folder)
-            digits.prepare(root)
-        else:
-            from vdm.data import image_sets
-            from vdm.data.downloads import ORIGINALS
-
-            facts = image_sets.SETS[name]
-            folder = root / name / facts.version
-            there = is_prepared(folder)
-            if not there:
-                image_sets.prepare(facts, root, path, ORIGINALS[name])
+                write()
     print(f"{name} is {'there already' if there else 'prepared'}: {folder}", flush=True)
+
+
+def _plan(
+    name: str, root: Path, origin: Path | None
+) -> tuple[Path, Callable[[], bool], Callable[[], None]]:
+    """Where the set lies, whether it is there, and how it is written."""
+    from vdm.data.records import is_prepared
+
+    if name.startswith("imagenet"):
+        from vdm.data import arrays, imagenet
+
+        folder = root / name
+        return (
+            folder,
+            lambda: (folder / arrays.FACTS).is_file(),
+            lambda: imagenet.prepare(name, root, origin),
+        )
+    if name == "digits":
+        from vdm.data import digits
+
+        folder = root / name / digits.DIGITS_VERSION
+        return folder, lambda: is_prepared(folder), lambda: digits.prepare(root)
+    from vdm.data import image_sets
+    from vdm.data.downloads import ORIGINALS
+
+    facts = image_sets.SETS[name]
+    folder = root / name / facts.version
+    return (
+        folder,
+        lambda: is_prepared(folder),
+        lambda: image_sets.prepare(facts, root, origin, ORIGINALS[name]),
+    )
 
 
 @contextlib.contextmanager

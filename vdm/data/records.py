@@ -47,10 +47,15 @@ def find_version(data_dir: pathlib.Path, dataset: str, version: str) -> str:
         return version
     if prepared and not version:
         return prepared[-1]
-    found = f" (prepared versions: {', '.join(prepared)})" if prepared else ""
+    if prepared:
+        raise ValueError(
+            f"data set {dataset!r} has no version {version} in {data_dir} (prepared versions: "
+            f"{', '.join(prepared)}): set data.kwargs.version to one of them, or to '' for the "
+            "newest"
+        )
     raise ValueError(
         f"data set {dataset!r} is not prepared: no file "
-        f"{parent / (version or '<version>') / 'dataset_info.json'}{found}; prepare it once with "
+        f"{parent / (version or '<version>') / 'dataset_info.json'}; prepare it once with "
         f"`{_command(dataset, data_dir)}`, or point "
         "--config.data.data_dir at a folder that has it"
     )

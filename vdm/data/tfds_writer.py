@@ -9,19 +9,31 @@ from typing import Any
 from vdm.data.records import first_line, is_prepared, quiet_tfds
 
 
-def write(build: Callable[[], Any], folder: Path) -> None:
+def refuse_to_replace(folder: Path) -> None:
+    """ValueError when something is there that is no whole set."""
+    if folder.exists() and not is_prepared(folder):
+        raise ValueError(f"{folder} is there and is no whole set: delete it, or move it away")
+
+
+def write(build: Callable[[], Any], folder: Path, replace: bool = False) -> None:
     """Writes the set of a TFDS builder to `folder`, `<data_dir>/<name>/<version>`, if it is not
     there.
 
     Killed midway it leaves a folder named `incomplete.*`, which nothing reads. Of several
     processes at once the first to finish wins and the others take its files.
 
+    Args:
+        build: the builder.
+        replace: whether a folder that is no whole set is deleted.
+
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: the folder cannot be written, or is there and must not be deleted.
     """
     data_dir = folder.parent.parent
     if is_prepared(folder):
         return
+    if not replace:
+        refuse_to_replace(folder)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         if folder.exists():
@@ -37,5 +49,6 @@ def write(build: Callable[[], Any], folder: Path) -> None:
             return  # another process renamed its complete folder here before ours
         raise ValueError(
             f"cannot write the data folder {data_dir}: {first_line(error)}; "
-            "set --config.data.data_dir to a writable folder with some free space"
+            "set --data_dir (in a run --config.data.data_dir) to a writable folder with some free "
+            "space"
         ) from error
