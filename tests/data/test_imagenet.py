@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -168,6 +169,107 @@ def test_pictures_of_another_size_and_damaged_ones_are_named(tmp_path):
     write_batches(tmp_path / "big", size=64)
     with pytest.raises(ValueError, match="name the files of 32 x 32"):
         imagenet.prepare("imagenet32_new", tmp_path, tmp_path / "big", LITTLE)
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_name_that_comes_twice_is_refused(tmp_path, kind):
+    write_pictures(tmp_path / "from", kind, test=3)  # four with the second one of a name
+    path, name = tmp_path / f"from/valid_32x32.{kind}", "valid_32x32/00001.png"
+    content = png(codes_of(1)[0])
+    if kind == "zip":
+        with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr(name, content)
+    else:
+        with tarfile.open(path, "a") as archive:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(ValueError, match=f"has {name} more than once"):
+        imagenet.prepare("imagenet32_old", tmp_path, tmp_path / "from", LITTLE)
+    assert not (tmp_path / "imagenet32_old").exists()
+
+
+def test_a_flipped_bit_of_the_pixels_is_noticed(tmp_path):
+    write_pictures(tmp_path / "from")
+    smooth = (
+        np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8)[..., None].repeat(3, axis=2)
+    )
+    content = png(smooth)
+
+    def decodes_to_another(damaged):
+        try:
+            return (np.asarray(Image.open(io.BytesIO(damaged)).convert("RGB")) != smooth).any()
+        except (OSError, SyntaxError):
+            return False
+
+    start = content.index(b"IDAT") + 4
+    damaged = [
+        content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        for place in range(start, len(content) - 12)
+    ]
+    unnoticed = next(filter(decodes_to_another, damaged))  # decoding alone does not see it
+    (tmp_path / "from/train_32x32/00003.png").write_bytes(unnoticed)
+    with pytest.raises(ValueError, match=r"00003\.png .* is no readable PNG: get it again"):
+        imagenet.prepare("imagenet32_old", tmp_path, tmp_path / "from", LITTLE)
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "encrypted"])
+def test_a_damaged_archive_is_one_line(tmp_path, kind, damage):
+    write_pictures(tmp_path / "from", kind)
+    path = tmp_path / f"from/train_32x32.{kind}"
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    elif damage == "cut":
+        content = content[: len(content) // 2]
+    elif kind == "zip":  # the flag of every member, in its header and in the directory
+        for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            for found in re.finditer(re.escape(mark), bytes(content)):
+                content[found.start() + offset] |= 1
+    else:
+        pytest.skip("only a .zip is encrypted")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"(is damaged .*|is no readable PNG): get") as caught:
+        imagenet.prepare("imagenet32_old", tmp_path, tmp_path / "from", LITTLE)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "imagenet32_old").exists()
+
+
+def test_a_folder_with_both_kinds_has_both_versions(tmp_path):
+    write_pictures(tmp_path / "from")
+    write_batches(tmp_path / "from")
+    for version, count in (("old", 12), ("new", 20)):
+        imagenet.prepare(f"imagenet32_{version}", tmp_path, tmp_path / "from", LITTLE)
+        _, found = load(f"imagenet32_{version}", tmp_path, "train")
+        assert (len(found.examples), found.labels is None) == (count, version == "old")
+
+
+def test_pictures_have_no_labels_for_the_new_version(tmp_path):
+    write_pictures(tmp_path / "from", train=20, test=5)
+    with pytest.raises(ValueError, match="has pictures without labels, which imagenet32_new has"):
+        imagenet.prepare("imagenet32_new", tmp_path, tmp_path / "from", LITTLE)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros(4, np.int32), "holds int32 of shape .4,.: labels are 5 integers"),
+        (np.zeros(5), "holds float64"),
+        (np.full(5, 1000, np.int32), r"has labels 1000 \.\.\. 1000: of 1000 classes"),
+        (np.zeros(5, np.int64), "test_labels.npy has 168 bytes"),
+        (None, "cannot read the labels in .*: No such file"),
+    ],
+)
+def test_labels_that_were_changed_are_noticed(tmp_path, labels, message):
+    write_batches(tmp_path / "from")
+    imagenet.prepare("imagenet32_new", tmp_path, tmp_path / "from", LITTLE)
+    path = tmp_path / "imagenet32_new/test_labels.npy"
+    path.unlink()
+    if labels is not None:
+        np.save(path, labels)
+    with pytest.raises(ValueError, match=rf"is damaged \(.*{message}"):
+        load("imagenet32_new", tmp_path, "test")
 
 
 class Program:

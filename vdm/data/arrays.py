@@ -93,6 +93,7 @@ def describe(folder: Path, name: str) -> None:
             "bytes": path.stat().st_size,
             "fingerprint": fingerprint(examples),
             "labels": labels.name if labels.exists() else None,
+            "labels_bytes": labels.stat().st_size if labels.exists() else 0,
         }
     facts = {"name": name, "splits": splits}
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
@@ -107,8 +108,8 @@ class Stored:
     fingerprint: str
 
 
-def read_split(folder: Path, split: str, shape: tuple[int, ...]) -> Stored:
-    """One split of the set in `folder`.
+def read_split(folder: Path, split: str, shape: tuple[int, ...], num_classes: int) -> Stored:
+    """One split of the set in `folder`, with its labels 0 ... num_classes - 1, if it has classes.
 
     Raises:
         ValueError: it is not prepared, or its files are not what `dataset.json` says.
@@ -131,7 +132,13 @@ def read_split(folder: Path, split: str, shape: tuple[int, ...]) -> Stored:
         examples = map_codes(path)
         if examples.shape != (facts["num_examples"], *shape):
             raise ValueError(f"{path.name} has shape {examples.shape}")
-        labels = np.load(folder / facts["labels"]) if facts["labels"] else None
+        labels = None
+        if num_classes:
+            path = folder / str(facts["labels"])
+            labels = read_labels(path, len(examples), num_classes)
+            size = path.stat().st_size
+            if size != facts.get("labels_bytes", size):  # what was prepared earlier lacks it
+                raise ValueError(f"{path.name} has {size:,} bytes")
         return Stored(examples, labels, facts["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise ValueError(
@@ -156,6 +163,8 @@ def map_codes(path: Path) -> np.ndarray:
             f"{path} holds {kind} of shape {getattr(found, 'shape', ())}: codes are uint8 of shape "
             "[N, ...]; convert them, with numpy.asarray(codes, numpy.uint8)"
         )
+    if not found.size:
+        raise ValueError(f"{path} is empty, of shape {found.shape}: give it an example or more")
     return found.view(np.ndarray)  # rows gathered from it are then plain arrays
 
 
@@ -175,14 +184,19 @@ def read_labels(path: Path, count: int, num_classes: int) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or "it is no .npy of numbers"
         raise ValueError(f"cannot read the labels in {path}: {reason}") from error
+    if not isinstance(labels, np.ndarray):
+        raise ValueError(
+            f"{path} holds {type(labels).__name__}: labels are {count} integers in an .npy, which "
+            "numpy.save writes"
+        )
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"{path} holds {labels.dtype} of shape {labels.shape}: labels are {count} integers, "
             "one for each example"
         )
-    if not 0 <= labels.min() <= labels.max() < num_classes:
+    if count and not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(
-            f"{path} has labels {labels.min()} ... {labels.max()}: with data.kwargs.num_classes = "
-            f"{num_classes} they are 0 ... {num_classes - 1}"
+            f"{path} has labels {labels.min()} ... {labels.max()}: of {num_classes} classes "
+            f"(num_classes) they are 0 ... {num_classes - 1}"
         )
     return labels.astype(np.int32)

@@ -28,7 +28,7 @@ def imagenet(name: str, data_dir: str, holdout: int) -> Source:
     shape = (side, side, 3)
 
     def stored(split: str) -> arrays.Stored:
-        return arrays.read_split(resolve_data_dir(data_dir) / name, split, shape)
+        return arrays.read_split(resolve_data_dir(data_dir) / name, split, shape, num_classes)
 
     def read(split: str) -> tuple[np.ndarray, np.ndarray | None]:
         found = stored(split)
@@ -112,8 +112,9 @@ def folder(
     size: int = 0,
     num_test: int = 0,
 ) -> Source:
-    """The pictures in a folder and the folders in it, in the order of their paths, without labels;
-    8-bit grey [H, W, 1] or RGB [H, W, 3], all of one shape, decoded into memory.
+    """The pictures in a folder and the folders in it, without labels; 8-bit grey [H, W, 1] or RGB
+    [H, W, 3], all of one shape, decoded into memory. Their order is that of a hash of their paths,
+    so that a folder for each class leaves every class in each split, and held out.
 
     Args:
         path: the folder. With folders train/ and test/ in it, these are the splits.

@@ -58,6 +58,11 @@ def prepare(
     facts = versions[version]
     reader = find_reader(origin, size, facts)
     _check_version(name, reader.num_test(), origin, versions)
+    if facts.num_classes and not reader.has_labels:
+        raise ValueError(
+            f"--from={origin} has pictures without labels, which {name} has: name the folder with "
+            f"its {Batches.wanted(size)}"
+        )
     with new_set(data_dir / name) as folder:
         for split, count in (("test", facts.num_test), ("train", facts.num_train)):
             _write(folder, split, (count, size, size, 3), reader, origin)
@@ -66,13 +71,16 @@ def prepare(
 
 
 def find_reader(origin: Path, size: int, facts: Version) -> Reader:
-    """The reader of what is in the folder, PNGs or batches, whichever version that is."""
-    for kind in (Pictures, Batches):
+    """The reader of what is in the folder, PNGs or batches, whichever version that is; of a folder
+    with both, of the kind that this version is published in."""
+    kinds = (Batches, Pictures) if facts.num_classes else (Pictures, Batches)
+    for kind in kinds:
         reader = kind.find(origin, size)
         if reader is not None:
             return reader
-    wanted = Batches.wanted if facts.num_classes else Pictures.wanted
-    raise ValueError(f"--from={origin} has no {wanted(size)}: name the folder that has them")
+    raise ValueError(
+        f"--from={origin} has no {kinds[0].wanted(size)}: name the folder that has them"
+    )
 
 
 def _check_version(name: str, found: int, origin: Path, versions: Mapping[str, Version]) -> None:

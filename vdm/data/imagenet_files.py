@@ -1,9 +1,14 @@
 """Readers of the files that downsampled ImageNet is published in: PNGs, or batches of arrays."""
 
+import gzip
 import io
+import itertools
+import lzma
 import pickle
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self
@@ -13,9 +18,15 @@ import numpy as np
 Part = tuple[int, np.ndarray, np.ndarray | None]
 """First row, uint8 codes [n, H, W, 3], labels [n] or None."""
 
+# What reading a damaged archive raises; RuntimeError is that of an encrypted .zip.
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error,
+           struct.error, EOFError, RuntimeError)  # fmt: skip
+
 
 class Reader(Protocol):
     """Files of both splits."""
+
+    has_labels: bool
 
     def num_test(self) -> int:
         """How many validation images there are."""
@@ -32,6 +43,8 @@ class Pictures:
 
     Rows are in the order of the names of the files, wherever in an archive they lie.
     """
+
+    has_labels = False
 
     def __init__(self, train: Path, test: Path, size: int) -> None:
         self._paths = {"train": train, "test": test}
@@ -53,13 +66,17 @@ class Pictures:
         return f"train_{size}x{size} and valid_{size}x{size} (folders, .tar or .zip)"
 
     def num_test(self) -> int:
+        """How many PNGs of validation there are."""
         return len(self._names("test"))
 
     def parts(self, split: str, count: int) -> Iterator[Part]:
-        names = self._names(split)
+        """One image at a time, in the order they lie there."""
+        names, path = self._names(split), self._paths[split]
         if len(names) != count:
-            path = self._paths[split]
             raise ValueError(f"{path} has {len(names):,} PNGs, not {count:,}: get it again")
+        if len(set(names)) != count:  # a row of the array would stay zero
+            twice = next(name for name, after in itertools.pairwise(names) if name == after)
+            raise ValueError(f"{path} has {twice} more than once: get it again")
         rows = {name: row for row, name in enumerate(names)}
         for name, read in _pictures(self._paths[split]):
             yield rows[name], self._decode(split, name, read)[None], None
@@ -72,16 +89,23 @@ class Pictures:
     def _decode(self, split: str, name: str, read: Callable[[], bytes]) -> np.ndarray:
         from PIL import Image
 
+        path = self._paths[split]
         try:
-            with Image.open(io.BytesIO(read())) as image:
+            content = read()
+        except _DAMAGE as error:
+            raise ValueError(f"{path} is damaged at {name} ({error}): get it again") from error
+        try:
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                image.verify()  # decoding misses some wrong pixels; this spoils it
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
                 # A few grey ones are among them.
                 codes = np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ValueError(f"{name} in {self._paths[split]} is no readable PNG") from error
+        except (*_DAMAGE, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{name} in {path} is no readable PNG: get it again") from error
         if codes.shape != (self._size, self._size, 3):
             raise ValueError(
-                f"{name} in {self._paths[split]} is {codes.shape[1]} x {codes.shape[0]}, not "
-                f"{self._size} x {self._size}: name the files of that size"
+                f"{name} in {path} is {codes.shape[1]} x {codes.shape[0]}, not {self._size} x "
+                f"{self._size}: name the files of that size"
             )
         return codes
 
@@ -104,7 +128,7 @@ def _pictures(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
                     kept.members.clear()  # a million of them fill 0.6 GB
                     if member.isfile() and _is_picture(member.name):
                         yield member.name, lambda member=member: _read(archive, member)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path} is damaged ({error}): get it again") from error
 
 
@@ -124,6 +148,8 @@ class Batches:
 
     "data" is uint8 [N, 3 H W], planes of red, green and blue; "labels" are 1 ... 1000.
     """
+
+    has_labels = True
 
     def __init__(self, train: list[Path], test: Path, size: int) -> None:
         self._paths = {"train": train, "test": [test]}
@@ -150,9 +176,11 @@ class Batches:
         return f"train_data_batch_1 to 10 and val_data of {size} x {size} (.npz or pickles)"
 
     def num_test(self) -> int:
+        """How many images val_data holds."""
         return len(self._read(self._paths["test"][0])[0])
 
     def parts(self, split: str, count: int) -> Iterator[Part]:
+        """A batch at a time, in the order of their numbers."""
         del count  # known only when all are read
         row = 0
         for path in self._paths[split]:
