@@ -1,3 +1,4 @@
+import hashlib
 import re
 
 import numpy as np
@@ -116,6 +117,14 @@ def test_npy_mistakes_are_one_line(npy_folder):
     )
     np.save(npy_folder / "train.npy", np.zeros((3, 2)))
     one_line(lambda: files.npy("", 0, path=path), "holds float64 .* codes are uint8")
+    with (npy_folder / "test_labels.npy").open("wb") as file:
+        np.savez(file, labels=np.zeros(6, int))
+    one_line(
+        lambda: files.npy("", 0, path=path, num_classes=4, shape=(4, 5, 1)).load("test"),
+        "holds NpzFile: labels are 6 integers",
+    )
+    np.save(npy_folder / "train.npy", np.zeros((0, 4, 5, 1), np.uint8))
+    one_line(lambda: files.npy("", 0, path=path), re.escape("is empty, of shape (0, 4, 5, 1)"))
     (npy_folder / "train.npy").write_bytes(b"text")
     one_line(lambda: files.npy("", 0, path=path), "it is no .npy of numbers")
 
@@ -133,8 +142,13 @@ def pictures(count, shape=(4, 6, 3)):
     return RNG.integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
+def by_hash(names):
+    """The places of the names in the order of their SHA-256."""
+    return sorted(range(len(names)), key=lambda row: hashlib.sha256(names[row].encode()).digest())
+
+
 @pytest.mark.parametrize("channels", [1, 3])
-def test_folder_has_train_and_test_in_the_order_of_their_paths(tmp_path, channels):
+def test_folder_has_train_and_test_in_the_order_of_a_hash_of_their_paths(tmp_path, channels):
     codes = pictures(7, (4, 6, channels))
     names = ["train/a.png", "train/b/x.PNG", "train/b/y.bmp", "train/c.png", "train/d.tiff",
              "test/a.png", "test/b.png"]  # fmt: skip
@@ -144,18 +158,41 @@ def test_folder_has_train_and_test_in_the_order_of_their_paths(tmp_path, channel
     (tmp_path / "train/.hidden.png").write_text("no picture")
     source = configs.build_source(config_of("folder", path=str(tmp_path)))
     assert (source.shape, source.num_codes, source.num_classes) == ((4, 6, channels), 256, 0)
-    np.testing.assert_array_equal(source.load("train").examples, codes[:5])
-    np.testing.assert_array_equal(source.load("test").examples, codes[5:])
+    order = by_hash([name.partition("/")[2] for name in names[:5]])
+    assert order != list(range(5))
+    np.testing.assert_array_equal(source.load("train").examples, codes[:5][order])
+    order = by_hash(["a.png", "b.png"])
+    np.testing.assert_array_equal(source.load("test").examples, codes[5:][order])
     assert source.load("test").labels is None
 
 
-def test_folder_without_halves_tests_on_the_last(tmp_path):
+def test_folder_without_halves_tests_on_the_last_of_that_order(tmp_path):
     codes = pictures(9)
     for row, image in enumerate(codes):
         save(tmp_path / f"{row}.png", image)
+    codes = codes[by_hash([f"{row}.png" for row in range(9)])]
     source = files.folder("", 2, path=str(tmp_path), num_test=3, shape=(4, 6, 3))
     for split, rows in (("train", codes[:4]), ("holdout", codes[4:6]), ("test", codes[6:])):
         np.testing.assert_array_equal(source.load(split).examples, rows)
+
+
+def test_every_split_of_a_folder_for_each_class_has_every_class(tmp_path):
+    for label in range(3):
+        for row in range(30):
+            save(tmp_path / f"class_{label}/{row}.png", np.full((2, 2, 1), label, np.uint8))
+    source = files.folder("", 20, path=str(tmp_path), num_test=20)
+    for split in ("train", "holdout", "test"):
+        shares = np.bincount(source.load(split).examples[:, 0, 0, 0]) / len(
+            source.load(split).examples
+        )
+        assert (shares > 0.1).all()
+
+
+def test_a_picture_that_is_a_bomb_is_one_line(tmp_path, monkeypatch):
+    save(tmp_path / "train/a.png", pictures(1)[0])
+    (tmp_path / "test").mkdir()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    one_line(lambda: files.folder("", 0, path=str(tmp_path)), r"a\.png is too large")
 
 
 def test_size_cuts_the_middle_and_averages_over_areas(tmp_path):
@@ -167,7 +204,8 @@ def test_size_cuts_the_middle_and_averages_over_areas(tmp_path):
     flat[0] = flat[0].transpose(1, 0, 2)
     source = files.folder("", 0, path=str(tmp_path), size=4, num_test=1)
     assert source.shape == (4, 4, 3)
-    np.testing.assert_array_equal(source.load("train").examples, flat[:2, ::2, ::2])
+    order = by_hash(["0.png", "1.png", "2.png"])[:2]
+    np.testing.assert_array_equal(source.load("train").examples, flat[order, ::2, ::2])
     halves = np.array([[0, 100], [100, 200]], np.uint8)[:, :, None]
     save(tmp_path / "grey/train/a.png", halves)
     save(tmp_path / "grey/test/a.png", halves)

@@ -1,5 +1,6 @@
 """Folders of pictures: which are there, and their codes."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ _CHANNELS = {"L": 1, "RGB": 3}
 
 
 def listed(root: Path, split: str, num_test: int) -> list[Path]:
-    """The pictures of "train" or "test" in the order of their paths.
+    """The pictures of "train" or "test" in the order of `place`.
 
     With folders train/ and test/ in `root` they are what is in these, else the last `num_test` of
     all are "test".
@@ -38,7 +39,7 @@ def listed(root: Path, split: str, num_test: int) -> list[Path]:
     if not 0 < num_test < len(found):
         raise ValueError(
             f"{root} has {len(found)} pictures and no folders train/ and test/, and "
-            f"data.kwargs.num_test is {num_test}: set it to how many of the last are for testing"
+            f"data.kwargs.num_test is {num_test}: set it to how many are for testing"
         )
     return found[:-num_test] if split == "train" else found[-num_test:]
 
@@ -49,7 +50,13 @@ def _pictures_below(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
     ]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return sorted(found, key=lambda path: place(path.relative_to(folder).as_posix()))
+
+
+def place(path: str) -> tuple[str, str]:
+    """What the relative paths of pictures are sorted by: their SHA-256. It mixes the classes, and
+    is the same on every machine."""
+    return hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest(), path
 
 
 def shape_of(path: Path, size: int) -> tuple[int, int, int]:
@@ -71,7 +78,12 @@ def decode(paths: Sequence[Path], shape: tuple[int, ...], size: int) -> np.ndarr
         with _opened(path) as image:
             try:
                 pixels = np.asarray(_resized(image, size) if size else image)
-            except (OSError, SyntaxError, ValueError) as error:  # the pixels are read only here
+            except (
+                OSError,
+                SyntaxError,
+                ValueError,
+                EOFError,
+            ) as error:  # the pixels are read only here
                 raise _unreadable(path) from error
         found = pixels if pixels.ndim == 3 else pixels[..., None]
         if found.shape != shape:
@@ -89,8 +101,10 @@ def _opened(path: Path) -> Any:
 
     try:
         image = Image.open(path)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise _unreadable(path) from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large: make it smaller, or remove it") from error
     if image.mode not in _CHANNELS:
         image.close()
         raise ValueError(

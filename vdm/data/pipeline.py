@@ -2,7 +2,9 @@
 
 Everything is gathered by index from an array in memory, in the calling thread. A batch of 128
 takes 1-3 ms and JAX runs the previous step meanwhile, so there are no prefetch threads or worker
-processes, whose state would have to be checkpointed; the step is enough.
+processes, whose state would have to be checkpointed; the step is enough. Mapped arrays are in
+memory as far as the system's page cache holds them: what it lacks is read from the disk in random
+places, and such a batch takes as long as the disk does.
 """
 
 import itertools
