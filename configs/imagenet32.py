@@ -21,7 +21,20 @@ def get_config(version: str = "old") -> ConfigDict:
             "seed": 0,
             "data": {
                 "name": f"imagenet32_{version}",
-                "kwargs": {},
+                "kwargs": {
+                    "path": "",  # folder, npy: where the data are
+                    "train": "",  # npy: this file and the next three, instead of those in path
+                    "test": "",
+                    "train_labels": "",
+                    "test_labels": "",
+                    "shape": (),  # of an example; folder, npy: (): that of the first one
+                    "size": 0,  # folder: n > 0 cuts and resizes pictures to n x n
+                    "num_test": 0,  # folder without train/ and test/: how many are for testing
+                    "num_codes": 256,  # npy: codes are 0 ... num_codes - 1
+                    "num_classes": 0,  # npy: labels are 0 ... num_classes - 1; 0: none
+                    "dataset": "",  # tfds: needs shape, num_classes where not known
+                    "version": "",  # tfds: such as 3.0.2; "": the newest that is prepared
+                },
                 "data_dir": "",  # "": $VDM_DATA_DIR or ~/.cache/vdm/data
                 "holdout": 0,  # h > 0: train without the last h examples, evaluate on them
                 "augmentation": {

@@ -1,14 +1,20 @@
 """Every preset of every file in configs/."""
 
+import inspect
 import math
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+from vdm import main as program
 from vdm import sharding
 from vdm.api import load_config
+from vdm.config import build_source
+from vdm.data import files, sources
 from vdm.run import build_run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -48,6 +54,55 @@ def test_every_preset_builds(name, preset):
 def test_a_preset_that_is_none_is_refused(name):
     with pytest.raises(ValueError, match=f"{name}.py takes .*, not 'tpu'"):
         load_config(CONFIGS / f"{name}.py", "tpu")
+
+
+IMAGES = ("cifar10", "digits", "fashion_mnist", "imagenet32", "imagenet64")
+
+
+def parsed(monkeypatch, config, **fields):
+    """The config of a command line with these fields of its data group."""
+    monkeypatch.setattr(sys, "argv", sys.argv)  # parse replaces it
+    flags = [f"--config.data.{field}={value}" for field, value in fields.items()]
+    return program.parse(["vdm.main", f"--config={CONFIGS / config}.py", *flags]).config
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_kwarg_of_sources_in_files_is_listed_with_its_default(name):
+    kwargs = load_config(CONFIGS / f"{name}.py").data.kwargs
+    for source in (files.folder, files.npy, sources.tfds_images):
+        for parameter in list(inspect.signature(source).parameters.values())[2:]:
+            assert parameter.name in kwargs
+            if parameter.default is not parameter.empty:
+                assert kwargs[parameter.name] == parameter.default
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_data_of_the_users_own_are_named_on_the_command_line(name, tmp_path, monkeypatch):
+    for row in range(5):
+        Image.new("L", (6, 4), row).save(tmp_path / f"{row}.png")
+    fields = {"kwargs.path": tmp_path, "kwargs.size": 2, "kwargs.num_test": 2}
+    source = build_source(parsed(monkeypatch, name, name="folder", **fields))
+    assert (source.shape, len(source.load("test").examples)) == ((2, 2, 1), 2)
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}.npy", np.zeros((3, 4, 6, 1), np.uint8))
+    fields = {"kwargs.path": tmp_path, "kwargs.shape": "(4, 6, 1)", "kwargs.num_codes": 17}
+    source = build_source(parsed(monkeypatch, name, name="npy", **fields))
+    assert (source.load("test").examples.shape, source.num_codes) == ((3, 4, 6, 1), 17)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_other_sources_take_empty_kwargs_for_their_defaults(name, monkeypatch):
+    with pytest.raises(ValueError, match=r"'synthetic' also needs data\.kwargs\.shape"):
+        build_source(parsed(monkeypatch, name, name="synthetic"))
+    fields = {"kwargs.shape": "(4, 4, 1)", "kwargs.num_codes": 17}
+    source = build_source(parsed(monkeypatch, name, name="synthetic", **fields))
+    assert source.load("test").examples.shape == (256, 4, 4, 1)
+    fields = {"kwargs.dataset": "mnist"}
+    source = build_source(parsed(monkeypatch, name, name="tfds", **fields))
+    assert (source.shape, source.num_classes) == ((28, 28, 1), 10)
+    for toy in ("swirl", "mixture"):
+        source = build_source(parsed(monkeypatch, name, name=toy))
+        assert len(source.load("test").examples) == 2000
 
 
 @pytest.mark.slow

@@ -24,6 +24,11 @@ STATE_FIELDS = (
 )  # fmt: skip
 # ... but where the data lie does not change what they are, nor how the network is compiled.
 NOT_STATE_FIELDS = ("data.data_dir", "network.kwargs.remat", "network.kwargs.scan")
+# Of sources in the user's files, where these lie.
+PLACES = {
+    "folder": ("path",),
+    "npy": ("path", "train", "test", "train_labels", "test_labels"),
+}
 
 
 def differing_fields(config: Mapping, other: Mapping) -> list[str]:
@@ -46,6 +51,8 @@ def _with_defaults(config: Mapping) -> dict[str, Any]:
     """The config with the defaults of its components among their kwargs."""
     filled = _fill(config, _COMPONENTS)
     data = _fill(filled["data"], {"augmentation": AUGMENTATIONS})
+    places = PLACES.get(data["name"], ())
+    data["kwargs"] = {name: v for name, v in data["kwargs"].items() if name not in places}
     if data["name"] == "tfds" and data["kwargs"]["dataset"] in TFDS_FACTS:
         own = {"name": data["kwargs"]["dataset"], "kwargs": {"version": data["kwargs"]["version"]}}
         data |= own  # two names of one set
@@ -58,10 +65,12 @@ def _fill(config: Mapping, components: Mapping[str, Mapping]) -> dict[str, Any]:
         component = filled.get(what, {})
         if component.get("name") in table:
             parameters = inspect.signature(table[component["name"]]).parameters.values()
+            # Of the data these are no facts, but what makes them.
+            told = ("parent", "name", *(() if what == "data" else FACTS))
             defaults = {
                 p.name: p.default
                 for p in parameters
-                if p.default is not p.empty and p.name not in ("parent", "name", *FACTS)
+                if p.default is not p.empty and p.name not in told
             }
             names = {p.name for p in parameters}  # others are left out, as `build` does
             given = {k: v for k, v in dict(component["kwargs"]).items() if k in names}

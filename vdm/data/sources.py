@@ -154,7 +154,7 @@ def swirl(
     the Gaussian noise in each coordinate.
     """
     del data_dir  # generated
-    sizes = _check_sizes(num_train, num_test)
+    sizes = _check_sizes(num_train, num_test or 2_000)
     if noise < 0:
         raise ValueError(f"noise is {noise}; set data.kwargs.noise to 0 or more")
 
@@ -182,7 +182,7 @@ def mixture(
     Labels are the components. `means` is [K, D], `weights` [K] and sums to 1.
     """
     del data_dir  # generated
-    sizes = _check_sizes(num_train, num_test)
+    sizes = _check_sizes(num_train, num_test or 2_000)
     centres, shares = np.asarray(means, np.float64), np.asarray(weights, np.float64)
     if centres.ndim != 2 or shares.shape != centres.shape[:1]:
         raise ValueError(
@@ -216,10 +216,16 @@ def synthetic(
     num_train: int = 1024,
     num_test: int = 256,
 ) -> Source:
-    """Uniformly random codes (for num_codes = 0, numbers in [-1, 1)): any config without data."""
+    """Uniformly random codes (for num_codes = 0, numbers in [-1, 1)): any config without data.
+
+    num_test = 0 is 256; in every generated set it is the default, since configs that are for a
+    folder too list a 0.
+    """
     del data_dir  # generated
-    sizes = _check_sizes(num_train, num_test)
+    sizes = _check_sizes(num_train, num_test or 256)
     shape = tuple(shape)
+    if not shape:
+        raise ValueError("data.name = 'synthetic' also needs data.kwargs.shape, of an example")
     if not 0 <= num_codes <= 256:
         raise ValueError(f"num_codes is {num_codes}; codes are uint8, set it to 0 ... 256")
 
