@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 
 import jax
@@ -349,6 +350,33 @@ def test_a_config_from_before_there_were_augmentations_has_none():
     assert differing_fields(new.to_dict(), few.to_dict()) == []
 
 
+def test_where_files_lie_does_not_change_what_they_are():
+    for name, moved, changed in [
+        ("folder", ("path",), "size"),
+        ("npy", ("path", "train", "test", "train_labels", "test_labels"), "num_codes"),
+    ]:
+        config = load("digits")
+        config.data.name = name
+        other = ConfigDict(config.to_dict())
+        for field in moved:
+            other.data.kwargs[field] = "/elsewhere"
+        assert differing_fields(config.to_dict(), other.to_dict()) == []
+        other.data.kwargs[changed] = 16
+        (line,) = differing_fields(config.to_dict(), other.to_dict())
+        assert line.startswith(f"data.kwargs.{changed}: ")
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "fashion_mnist", "imagenet32"])
+@pytest.mark.parametrize("source", ["", "folder", "npy"])
+def test_a_config_from_before_its_data_kwargs_were_listed_is_the_same(name, source):
+    new = load(name).to_dict()
+    new["data"]["name"] = source or new["data"]["name"]
+    for kept in ({}, {"path": "here"}, {"path": "", "dataset": "cifar10"}):
+        old = copy.deepcopy(new)
+        old["data"]["kwargs"] = kept
+        assert differing_fields(new, old) == differing_fields(old, new) == []
+
+
 def test_an_augmentation_of_the_users_own(tmp_path, monkeypatch):
     (tmp_path / "my_augmentations.py").write_text(
         "import numpy as np\n"
@@ -360,6 +388,9 @@ def test_an_augmentation_of_the_users_own(tmp_path, monkeypatch):
         "    return Augmentation(draw, lambda x, choices: x + choices['by'].astype(x.dtype))\n"
         "def plain():\n"
         "    return lambda x: x\n"
+        "def drawing(**rows):\n"
+        "    return Augmentation(lambda generator, size: rows.get('list') or {\n"
+        "        key: np.zeros(**kind) for key, kind in rows.items()}, None)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     config = load("digits")
@@ -369,6 +400,19 @@ def test_an_augmentation_of_the_users_own(tmp_path, monkeypatch):
     config.data.augmentation = {"name": "my_augmentations:plain", "kwargs": {}}
     with pytest.raises(ValueError, match=r"gives a function: it must give a .*Augmentation"):
         build_run(config, Path("unused"))
+    flags = {"shape": (2,), "dtype": "bool"}
+    for rows, message in [
+        ({"by": {"shape": (2,)}}, "gives nothing as 'augmented': it must be bool of shape"),
+        ({"augmented": {"shape": (2,)}}, "gives float64 of shape (2,) as 'augmented'"),
+        ({"augmented": {"shape": (3,), "dtype": "bool"}}, "gives bool of shape (3,) as 'aug"),
+        ({"augmented": flags, "by": {"shape": (3, 2)}}, "gives float64 of shape (3, 2) as 'by'"),
+        ({"augmented": flags, "by": {"shape": ()}}, "gives float64 of shape () as 'by'"),
+        ({"list": [1]}, "gives no arrays by name"),
+    ]:
+        config.data.augmentation = {"name": "my_augmentations:drawing", "kwargs": rows}
+        with pytest.raises(ValueError, match=re.escape(message)) as caught:
+            build_run(config, Path("unused"))
+        assert "\n" not in str(caught.value)
 
 
 def test_next_mean_is_built_for_a_fixed_schedule_of_one_omega():

@@ -161,6 +161,8 @@ def build_augmentation(
             f"data.augmentation.name = {chosen.name!r} gives a {type(found).__name__}: it must "
             "give a vdm.data.transforms.Augmentation, or None"
         )
+    if found is not None:
+        transforms.check(found, f"data.augmentation.name = {chosen.name!r}")
     return found
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vdm.data import transforms
-from vdm.data.pipeline import evaluation_batches, train_batches
+from vdm.data.pipeline import train_batches
 from vdm.data.sources import Split
 
 ALL = {"flips": True, "rotations": True, "permutations": True}
@@ -146,10 +146,6 @@ def test_flips_alone_serve_images_that_are_not_square_or_grey():
     choices = draws(augmentation, 1, step=1)
     assert choices["flipped"] == [1]
     assert augmentation.apply(images, choices)[0, :, :, 0].tolist() == [[2, 1, 0], [5, 4, 3]]
-
-
-def test_evaluation_batches_are_never_augmented():
-    assert "augmented" not in next(evaluation_batches(image_split(), 4))
 
 
 @pytest.mark.parametrize(

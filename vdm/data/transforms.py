@@ -33,6 +33,33 @@ class Augmentation:
     apply: Callable[[np.ndarray, Choices], np.ndarray]
 
 
+def check(augmentation: Augmentation, name: str) -> None:
+    """ValueError, beginning with the name, when `draw` gives something else than rows for each of
+    two places, "augmented" among them."""
+    try:
+        choices = augmentation.draw(np.random.default_rng(0), 2)
+        shapes = {key: (rows.shape, rows.dtype) for key, rows in choices.items()}
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{name}: its draw(generator, batch size) gives no arrays by name: {error}"
+        ) from error
+    if shapes.get("augmented") != ((2,), np.bool_):
+        raise ValueError(
+            f"{name}: its draw for 2 examples gives {_shown(shapes.get('augmented'))} as "
+            "'augmented': it must be bool of shape (2,), which examples are augmented"
+        )
+    for key, (shape, dtype) in shapes.items():
+        if shape[:1] != (2,):
+            raise ValueError(
+                f"{name}: its draw for 2 examples gives {_shown((shape, dtype))} as {key!r}: it "
+                "must have a row for each example"
+            )
+
+
+def _shown(found: tuple | None) -> str:
+    return f"{found[1]} of shape {found[0]}" if found else "nothing"
+
+
 def choices_of_step(
     augmentation: Augmentation, seed: int, step: int, batch_size: int, mine: slice
 ) -> Choices:
