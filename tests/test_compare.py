@@ -55,6 +55,11 @@ def test_errors_of_other_noise_add_up(make_run):
     assert row["shared_noise"] is False
 
 
+def test_the_same_data_under_another_name_are_compared(make_run):
+    runs = [make_run("a", NATS), make_run("b", NATS, dataset="npy")]
+    assert compare([Result(run) for run in runs])[1]["difference"] == 0
+
+
 @pytest.mark.parametrize("key", ["eval_seed", "num_steps", "probes"])
 def test_noise_is_shared_only_under_the_same_settings(make_run, key):
     first, other = (Result(make_run(name, NATS, **{key: n})) for n, name in enumerate("ab"))
@@ -68,7 +73,10 @@ def test_noise_is_shared_only_under_the_same_settings(make_run, key):
     [
         ({"data_fingerprint": "sha256:2"}, "differ in data_fingerprint"),
         ({"bound": "iw-8"}, "differ in bound"),
-        ({"dataset": "imagenet32_new"}, "differ in dataset (imagenet32_old and imagenet32_new)"),
+        (
+            {"dataset": "imagenet32_new", "data_fingerprint": "sha256:2"},
+            "differ in dataset (imagenet32_old and imagenet32_new)",
+        ),
         (
             {"dataset": "imagenet32_old", "data_fingerprint": "sha256:2"},
             "differ in data_fingerprint",

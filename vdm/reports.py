@@ -25,6 +25,9 @@ from vdm.model import VDM
 from vdm.run import Run
 from vdm.typing import Params
 
+MAX_REAL = 50_000
+"""Images that samples are compared with: as many as published distances use."""
+
 
 def run_evaluation(
     run: Run, params: Params, draws: int, journal: Journal | None = None
@@ -217,14 +220,15 @@ def run_samples(run: Run, params: Params, **changes: Any) -> Samples:
 
 def sample_quality(run: Run, samples: np.ndarray) -> dict[str, Any]:
     """How far samples are from the training split: of vectors the sliced Wasserstein distance, of
-    images the distances of the features in config.sample.features, if a file is named."""
+    images the distances of the features in config.sample.features, if a file is named, to the
+    first 50,000 images ("num_real" says how many these were)."""
     source, path = run.source, run.options.sample.features
     real, num_codes = source.load("train").examples, source.num_codes
     if len(source.shape) == 1 and not num_codes:
         return {"sliced_wasserstein": quality.sliced_wasserstein(samples, real)}
     if not path:
         return {}
-    features = read_features(path)
+    features, real = read_features(path), real[:MAX_REAL]
     compared = quality.compare(features(samples, num_codes), features(real, num_codes))
     return {"features": features.name, "num_real": len(real)} | compared
 
