@@ -1,8 +1,11 @@
-"""Which processes make a run, told from environments alone."""
+"""Which processes make a run, told from environments alone, and what they tell each other."""
 
+import jax
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
-from vdm.distributed import Cluster, detect, expand_nodes
+from vdm.distributed import Cluster, agree, any_of, detect, expand_nodes
 
 SLURM = {
     "SLURM_JOB_ID": "12345", "SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_NTASKS": "2",
@@ -23,15 +26,15 @@ BY_HAND = {"VDM_COORDINATOR": "a:1", "VDM_NUM_PROCESSES": "3", "VDM_PROCESS_ID":
         (BY_HAND | SLURM | OMPI, Cluster("a:1", 3, 0)),
         (BY_HAND | {"VDM_NUM_PROCESSES": "1"}, None),
         ({"VDM_COORDINATOR": "auto"}, Cluster()),
-        (SLURM, Cluster("gpu07:31745", 2, 1)),
+        (SLURM, Cluster("gpu07:27373", 2, 1)),
         (SLURM | {"VDM_COORDINATOR": "a:1"}, Cluster("a:1", 2, 1)),
         (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
         ({k: v for k, v in SLURM.items() if k[:3] == "SLU" and "STEP" not in k}, None),  # sbatch
         # Four processes on two nodes: each has an accelerator of its own, unless it sees but one.
-        (SLURM | {"SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, Cluster("gpu07:31745", 4, 1, 1)),
+        (SLURM | {"SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, Cluster("gpu07:27373", 4, 1, 1)),
         (
             SLURM | {"SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "CUDA_VISIBLE_DEVICES": "5"},
-            Cluster("gpu07:31745", 4, 1),
+            Cluster("gpu07:27373", 4, 1),
         ),
         (SLURM | OMPI, Cluster("a:1", 4, 3, 1)),
         (OMPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, Cluster("a:1", 4, 3)),
@@ -75,3 +78,35 @@ def test_an_environment_that_lacks_something_is_named(environ, message):
 )
 def test_node_lists_are_expanded(nodelist, names):
     assert expand_nodes(nodelist) == names
+
+
+def test_each_step_of_each_job_has_a_port_that_the_system_gives_to_nobody():
+    ids = [
+        ("12345", "0"),
+        ("12345", "1"),
+        ("12346", "0"),
+        ("99999999", "4294967295"),
+        ("22543", ""),
+    ]
+    ports = []
+    for job, step in ids:
+        cluster = detect(SLURM | {"SLURM_JOB_ID": job} | ({"SLURM_STEP_ID": step} if step else {}))
+        ports.append(int(cluster.coordinator.removeprefix("gpu07:")))
+    assert ports[:3] == [27373, 27374, 27474]
+    assert ports[4] == 10_000 + 101 * 22543 % 22768 == 10_043
+    assert all(10_000 <= port < 32_768 for port in ports)
+
+
+def test_what_processes_differ_in_is_named(monkeypatch):
+    assert any_of(3) == 3
+    agree("the step", 3)  # with itself
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for other, message in ((3, ""), (7, "differ in the step: 3 and 7; "), (0, "the step: 0 and 3")):
+        both = lambda value, other=other: np.array([value, other])  # noqa: E731
+        monkeypatch.setattr(multihost_utils, "process_allgather", both)
+        assert any_of(3) == max(3, other)
+        if message:
+            with pytest.raises(ValueError, match=message):
+                agree("the step", 3)
+        else:
+            agree("the step", 3)

@@ -1,5 +1,7 @@
 """The mesh, and the arrays of a state on it."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,8 +53,27 @@ def test_a_batch_is_split_over_all_devices_and_must_divide():
         sharding.check_batch(48, mesh, 4)
     with pytest.raises(ValueError, match=r"batch_size = 12 .* 8 devices: take 16, .*num_devices=1"):
         sharding.check_batch(12, mesh)
+    with pytest.raises(ValueError, match=r"= 12 .* times .* = 4: take 32, or .*num_devices=1$"):
+        sharding.check_batch(12, mesh, 4)  # one microbatch does not divide either
+    with pytest.raises(ValueError, match=r"= 13 .* times train.accumulate = 4: take 32$"):
+        sharding.check_batch(13, mesh, 4)
+    with pytest.raises(ValueError, match=r"^classifier.batch_size = 12 "):
+        sharding.check_batch(12, mesh, field="classifier.batch_size")
     with pytest.raises(ValueError, match=r"train.fsdp = 3 does not divide the 8 devices"):
         sharding.build_mesh(8, 3)
+
+
+@dataclass(frozen=True)
+class Device:
+    id: int
+    process_index: int
+
+
+def test_the_devices_of_a_process_are_neighbours_in_the_order_of_processes(monkeypatch):
+    devices = [Device(i, process) for i, process in enumerate((1, 0, 1, 0))]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    mesh = sharding.build_mesh(0, 2)
+    assert [[device.id for device in row] for row in mesh.devices] == [[1, 3], [0, 2]]
 
 
 MODEL = VDM(
@@ -160,7 +181,7 @@ def test_a_checkpoint_goes_on_with_other_devices_and_other_shares(make_tiny_conf
     assert open_run(longer, workdir).checkpoints.steps()[-1] == 6
 
 
-def test_gathering_and_splitting_change_no_value():
+def test_gathering_and_splitting_change_no_value(monkeypatch):
     mesh = sharding.build_mesh(4, 4)
     tree = {"a": jnp.arange(2048.0).reshape(32, 64), "b": jnp.arange(3.0)}
     there = jax.jit(lambda x: sharding.split(x, mesh))(tree)
@@ -168,5 +189,7 @@ def test_gathering_and_splitting_change_no_value():
     back = sharding.gather(there, mesh)
     assert all(leaf.is_fully_replicated for leaf in back.values())
     jax.tree.map(np.testing.assert_array_equal, back, tree)
+    monkeypatch.delattr(jax.lax, "with_sharding_constraint")  # the second time nothing is traced
+    sharding.gather(there, sharding.build_mesh(4, 4))
     one = sharding.build_mesh(4)
     assert sharding.gather(tree, one) is sharding.split(tree, one) is tree

@@ -12,6 +12,9 @@ by hand     VDM_COORDINATOR=host0:29400 VDM_NUM_PROCESSES=2 VDM_PROCESS_ID=0 pyt
 
 A process that ends takes the others with it, within VDM_HEARTBEAT_SECS (default 100) of the last
 that was heard of it; started again, all go on from the newest checkpoint.
+
+Asked to stop (SIGTERM, SIGINT), they agree on it every 16 steps: the time that the launcher grants
+between that signal and the kill must cover 16 steps and a save.
 """
 
 import os
@@ -22,6 +25,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def detect(environ: Mapping[str, str]) -> Cluster | None:
         return _cluster(environ, coordinator, size, rank, local)
     if "SLURM_STEP_NODELIST" in environ:  # not in a batch script outside of srun
         nodes = expand_nodes(environ["SLURM_STEP_NODELIST"])
-        port = 29400 + int(environ.get("SLURM_JOB_ID", "0")) % 10_000
+        port = _port(environ)
         local = "SLURM_LOCALID" if _count(environ, "SLURM_NTASKS") > len(nodes) else ""
         return _cluster(
             environ, coordinator or f"{nodes[0]}:{port}", "SLURM_NTASKS", "SLURM_PROCID", local
@@ -71,6 +76,12 @@ def detect(environ: Mapping[str, str]) -> Cluster | None:
             "is: set VDM_PROCESS_ID, from 0 on"
         )
     return None
+
+
+def _port(environ: Mapping[str, str]) -> int:
+    """Another one for each step of each job, below those that Linux gives away by itself."""
+    job, step = (int(environ.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    return 10_000 + (101 * job + step) % 22_768  # 101: the next job is not the next step
 
 
 def _cluster(
@@ -159,6 +170,26 @@ def num_processes() -> int:
 def is_first() -> bool:
     """Whether this process writes files and speaks: one does. Alone it starts no backend."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def any_of(value: int) -> int:
+    """The largest `value` of all processes; each of them calls this at the same point."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.process_allgather(np.int32(value)).max())
+
+
+def agree(what: str, value: int) -> None:
+    """ValueError, in every process, where `value` is not the same in all of them; each of them
+    calls this at the same point."""
+    if jax.process_count() == 1:
+        return
+    values = multihost_utils.process_allgather(np.int32(value))
+    if values.min() != values.max():
+        raise ValueError(
+            f"the processes differ in {what}: {values.min()} and {values.max()}; the workdir must "
+            "be a folder that all of them see: wait until they see the same, and start all again"
+        )
 
 
 def leave(status: int) -> NoReturn:

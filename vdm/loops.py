@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm import sharding
+from vdm import distributed, sharding
 from vdm.data.pipeline import train_batches
 from vdm.evaluation.guided import Unguided
 from vdm.evaluation.likelihood import Evaluation
@@ -47,11 +47,13 @@ def train(run: Run, init_from: str | None = None) -> None:
     evaluates and samples. A finished run is left as it is."""
     train_options = run.options.train
     sharding.check_batch(train_options.batch_size, run.mesh, train_options.accumulate)
+    # What each process reads from the disk decides what they do together, so they compare it.
     finished = _finished(run)
-    if finished:
+    if not distributed.any_of(not finished):
         say(f"{run.workdir} is finished at step {run.checkpoints.steps()[-1]}: {finished}")
         return
     split = run.source.load("train")
+    distributed.agree("the newest checkpoint", max(run.checkpoints.steps(), default=0))
     state = run.first_state(init_from)
     _describe_run(run)
     say(
@@ -118,12 +120,13 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
         raise ValueError(f"--mode=classifier: data set {run.source.name!r} has no labels")
     if not run.vdm.latents_are_data:
         raise ValueError("--mode=classifier takes noisy data, and this model's latents are none")
-    sharding.check_batch(options.batch_size, run.mesh)
+    sharding.check_batch(options.batch_size, run.mesh, field="classifier.batch_size")
     _, params = run.trained_params(init_from)
     run.keep_classifier_config()
     ends = run.vdm.schedule_fn(params)(jnp.array([0.0, 1.0]))
     state = run.first_classifier_state()
     first, split = int(state.step), run.source.load("train")
+    distributed.agree("the step where the classifier goes on", first)
     train_step = make_classifier_step(
         classifier,
         run.vdm.likelihood,
@@ -206,7 +209,7 @@ def _stopped(step: int, checkpoints: Checkpoints) -> str:
 def _any_signal(signals: list[int]) -> int:
     """A signal that any of the processes got, or 0; all of them ask together."""
     mine = signals[0] if signals else 0
-    return mine if jax.process_count() == 1 else sharding.any_of(mine)
+    return mine if jax.process_count() == 1 else distributed.any_of(mine)
 
 
 def limit_run_ahead(pending: list[Metrics]) -> None:
@@ -231,10 +234,11 @@ def _on_devices(step: int, first: int) -> str:
 def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     """Steps until train.num_steps, with logs, evaluations and checkpoints on the way."""
     options, first = run.options.train, int(state.step)
+    distributed.agree("the step where training goes on", first)
     train_step = run.train_step()
     watch = Stopwatch(run.trained_secs(first))
     # Its checkpoint came first, so a stop may have cost an evaluation, not a step.
-    owed = _evaluates(run, first) and not _is_evaluated(run, first)
+    owed = distributed.any_of(_evaluates(run, first) and not _is_evaluated(run, first))
     pending: list[Metrics] = []  # of the steps since the last log line, still on the devices
     with (
         MetricsWriter(run.workdir, first) as writer,

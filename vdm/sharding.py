@@ -6,7 +6,9 @@ fsdp = 1; with more, each array of the state is split over that many devices, an
 the pass through the network (ZeRO, arXiv:1910.02054).
 """
 
+import functools
 import os
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -56,7 +58,9 @@ def split_host(num_devices: int = 0) -> None:
 def build_mesh(num_devices: int = 0, fsdp: int = 1) -> Mesh:
     """A mesh ("data", "fsdp") over the first `num_devices` devices, 0: all; `fsdp` neighbours
     share each array of the state."""
-    devices = jax.devices()
+    # A process has the rows of a batch that its place in the order of processes gives it, so its
+    # devices are neighbours; jax.make_mesh would order them by how they are connected.
+    devices = sorted(jax.devices(), key=lambda device: device.process_index)
     if num_devices > len(devices):
         raise ValueError(
             f"train.num_devices = {num_devices}, but there are {len(devices)} devices; "
@@ -74,7 +78,7 @@ def build_mesh(num_devices: int = 0, fsdp: int = 1) -> Mesh:
             "1, which keeps the parameters whole on each"
         )
     shape = (len(devices) // fsdp, fsdp)
-    mesh = jax.make_mesh(shape, AXES, (AxisType.Auto,) * 2, devices=devices)
+    mesh = Mesh(np.array(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 2)
     if jax.process_count() > 1:
         _meet(mesh)
     return mesh
@@ -85,7 +89,7 @@ def _meet(mesh: Mesh) -> None:
     devices waits 30 s for the others (gloo), and compiling a step may take one of them longer."""
     ones = {"": np.ones(mesh.devices.size // jax.process_count(), np.int32)}
     jax.jit(jax.numpy.sum, out_shardings=replicated(mesh))(put_batch(ones, mesh)[""])
-    any_of(0)
+    distributed.any_of(0)
 
 
 def name_devices(mesh: Mesh) -> str:
@@ -139,20 +143,32 @@ def gather(tree: Tree, mesh: Mesh | None) -> Tree:
     """Whole on every device, in a compiled function or outside."""
     if mesh is None or not is_split(mesh):
         return tree
-    everywhere = replicated(mesh)
-    return jax.jit(lambda arrays: jax.lax.with_sharding_constraint(arrays, everywhere))(tree)
+    return _gather_to(replicated(mesh))(tree)
 
 
-def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """A training batch, and each of its microbatches, has equally many examples on every device."""
+@functools.cache
+def _gather_to(everywhere: NamedSharding) -> Callable[[Tree], Tree]:
+    """One function for each sharding: a new one would be compiled at every call."""
+    return jax.jit(lambda arrays: jax.lax.with_sharding_constraint(arrays, everywhere))
+
+
+def check_batch(
+    batch_size: int, mesh: Mesh, accumulate: int = 1, field: str = "train.batch_size"
+) -> None:
+    """A training batch, and each of its microbatches, has equally many examples on every device;
+    else a ValueError that names the config's `field`."""
     size = mesh.devices.size
     if batch_size % (size * accumulate):
         parts = f" times train.accumulate = {accumulate}" if accumulate > 1 else ""
         least = -(-batch_size // (size * accumulate)) * size * accumulate
-        remedy = "train.accumulate" if parts else "train.num_devices"
+        remedy = ""
+        if batch_size % size == 0:
+            remedy = ", or --config.train.accumulate=1"
+        elif batch_size % accumulate == 0 and jax.process_count() == 1:
+            remedy = ", or --config.train.num_devices=1"
         raise ValueError(
-            f"train.batch_size = {batch_size} does not divide by the {size} devices{parts}: take "
-            f"{least}, or --config.{remedy}=1"
+            f"{field} = {batch_size} does not divide by the {size} devices{parts}: take "
+            f"{least}{remedy}"
         )
 
 
@@ -180,10 +196,3 @@ def fetch(tree: PyTree) -> PyTree:
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
-
-
-def any_of(value: int) -> int:
-    """The largest `value` of all processes; each of them calls this at the same point."""
-    if jax.process_count() == 1:
-        return value
-    return int(multihost_utils.process_allgather(np.int32(value)).max())
