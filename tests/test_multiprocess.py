@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -29,7 +31,15 @@ CHANGES = {
 
 
 def start(workdir):
-    """Both processes."""
+    """Both processes of a run."""
+    return start_both(
+        "-m", "vdm.main", "--config=configs/digits.py", f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in CHANGES.items()),
+    )  # fmt: skip
+
+
+def start_both(*arguments):
+    """Both processes of a Python command."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -40,14 +50,10 @@ def start(workdir):
         "VDM_NUM_PROCESSES": "2",
         "VDM_HEARTBEAT_SECS": "20",
     }
-    command = [
-        sys.executable, "-m", "vdm.main", "--config=configs/digits.py", f"--workdir={workdir}",
-        *(f"--config.{name}={value}" for name, value in CHANGES.items()),
-    ]  # fmt: skip
     return [
         subprocess.Popen(
-            command, cwd=ROOT, env=environ | {"VDM_PROCESS_ID": str(index)}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, *arguments], cwd=ROOT, env=environ | {"VDM_PROCESS_ID": str(index)},
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for index in (0, 1)
     ]  # fmt: skip
@@ -118,8 +124,8 @@ def test_two_processes_are_one_run_through_kills_and_signals(tmp_path):
     processes[1].send_signal(signal.SIGTERM)  # that one alone
     (status, out, err), (status_1, _, err_1) = end(processes)
     assert (status, status_1) == (143, 143), err + err_1
-    assert "stopped at step" in out
-    assert max(map(int, names(disturbed))) % loops.RUN_AHEAD == 0
+    stopped = re.search(r"stopped at step (\d+)", out)
+    assert int(stopped[1]) == max(map(int, names(disturbed))) < 36
 
     results = end(start(disturbed))
     assert [result[0] for result in results] == [0, 0], results
@@ -136,3 +142,55 @@ def test_two_processes_are_one_run_through_kills_and_signals(tmp_path):
 
     on_one = parameters(disturbed, **{"train.num_devices": 1})
     jax.tree.map(np.testing.assert_array_equal, on_one, whole)
+
+
+SAVE = """
+    import errno, os, sys
+    from pathlib import Path
+
+    import jax
+    import numpy as np
+
+    from vdm import distributed, sharding
+    from vdm.io import checkpoints
+
+    jax.config.update("jax_num_cpu_devices", 2)
+    distributed.initialize()
+    folder, where = sys.argv[1:]
+    place = sharding.split_batch(sharding.build_mesh())
+    state = jax.jit(lambda: {"a": jax.numpy.arange(8.0)}, out_shardings={"a": place})()
+    run = checkpoints.Checkpoints(folder)
+    run.save(1, state)
+
+    def full(path, *_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    if where == "before":
+        Path.mkdir = full  # only the first process makes folders here
+    elif where == "after":
+        checkpoints.seal = full
+    elif where == f"inside of {jax.process_index()}":
+        checkpoints.ocp.save = full
+    try:
+        run.save(2, state)
+    except checkpoints.CheckpointError as error:
+        print(error, file=sys.stderr)
+        distributed.leave(2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["before", "after", "inside of 0", "inside of 1"])
+def test_the_process_whose_disk_is_full_says_so_and_none_waits_for_ever(where, tmp_path):
+    started = time.monotonic()
+    results = end(start_both("-c", textwrap.dedent(SAVE), tmp_path, where), within=120)
+    assert time.monotonic() - started < 100
+    failing = 1 if where.endswith("1") else 0
+    status, _, err = results[failing]
+    assert status == 2
+    assert err.splitlines()[-1].startswith(f"cannot save checkpoint {tmp_path}/2: No space left")
+    status, _, err = results[1 - failing]
+    assert status not in (0, None), err
+    if where in ("before", "after") and status == 2:  # unless the end of the first was quicker
+        assert "the first process failed, its message says why" in err
+    assert [p.name for p in tmp_path.iterdir() if p.name.isdecimal()] == ["1"]

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import jax
 from absl import logging as absl_logging
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from vdm import distributed
 from vdm.io.checksums import CHECKSUMS, damage, seal
 from vdm.io.files import sync, write_json
 from vdm.typing import PyTree
@@ -70,7 +70,7 @@ class Checkpoints:
             CheckpointError: disk full, no permission, ...; the other checkpoints are untouched.
         """
         final = self.path(step)
-        if not final.exists() or damage(final):
+        if distributed.any_of(not final.exists() or bool(damage(final))):
             self._write(final, state)
         if _is_first_process():
             # A step beyond this one was damaged, and we went back behind it: it does not count.
@@ -102,29 +102,50 @@ class Checkpoints:
 
     def _write(self, final: Path, state: PyTree) -> None:
         partial = final.with_name(f"{final.name}.partial")
+
+        def prepare() -> None:
+            self._remove_leftovers()
+            # Where orbax cannot make its folder, threads of it wait for that, and keep the
+            # process from ending for minutes after its error.
+            partial.mkdir(parents=True)
+            partial.rmdir()
+
+        def complete() -> None:
+            write_json(partial / LEAVES, _describe(state))
+            seal(partial)
+            if final.exists():
+                _delete(final)
+            partial.rename(final)
+            sync(final.parent)
+
+        self._in_first_process(prepare, final)
         try:
-            if _is_first_process():
-                self._remove_leftovers()
-                # Where orbax cannot make its folder, threads of it wait for that, and keep the
-                # process from ending for minutes after its error.
-                partial.mkdir(parents=True)
-                partial.rmdir()
             ocp.save(str(partial), state)
-            if _is_first_process():
-                write_json(partial / LEAVES, _describe(state))
-                seal(partial)
-                if final.exists():
-                    _delete(final)
-                partial.rename(final)
-                sync(final.parent)
         except (OSError, ValueError) as error:  # ValueError is what orbax makes of a full disk
-            if _is_first_process():
-                self._remove_leftovers()
-            raise _save_error(final, _reason(error)) from error
-        finally:
-            _wait_for_all(f"saved {final}")
-        if not final.exists():
-            raise _save_error(final, "the first process failed")
+            # The other processes may be waiting inside of orbax: nothing to meet them at. This
+            # one's end is what ends them.
+            raise self._failed(final, error) from error
+        self._in_first_process(complete, final)
+
+    def _in_first_process(self, work: Callable[[], None], final: Path) -> None:
+        """Does its share of a save; every process learns whether it is done, by asking it: what
+        another host sees of the folder may be old."""
+        error = None
+        if _is_first_process():
+            try:
+                work()
+            except (OSError, ValueError) as raised:
+                error = raised
+        failed = distributed.any_of(error is not None)
+        if error is not None:
+            raise self._failed(final, error) from error
+        if failed:
+            raise _save_error(final, "the first process failed, its message says why")
+
+    def _failed(self, final: Path, error: Exception) -> CheckpointError:
+        if _is_first_process():
+            self._remove_leftovers()
+        return _save_error(final, _reason(error))
 
     def _restore(
         self,
@@ -135,6 +156,7 @@ class Checkpoints:
         partial: bool,
     ) -> tuple[int, PyTree]:
         present = self.steps()
+        distributed.agree("the newest checkpoint", max(present, default=0))
         if not present:
             raise CheckpointError(f"no checkpoint in {self.folder}: train first, or name a workdir")
         if step is not None:
@@ -197,7 +219,8 @@ def restore_params(
 
 def _load(folder: Path, like: PyTree, *, partial: bool) -> PyTree:
     reason = damage(folder)
-    if reason:
+    if distributed.any_of(bool(reason)):  # then none of the processes takes it
+        reason = reason or "another process finds it damaged"
         raise _UnreadableError(f"checkpoint {folder} is unreadable ({reason})")
     try:
         saved = json.loads((folder / LEAVES).read_text())
@@ -268,11 +291,6 @@ def _reason(error: Exception) -> str:
 
 def _is_first_process() -> bool:
     return jax.process_index() == 0
-
-
-def _wait_for_all(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
