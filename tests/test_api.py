@@ -37,6 +37,14 @@ def test_a_workdir_from_before_the_ode_options_is_loaded(finished_run, tmp_path)
     assert vdm.load(workdir).run.options.eval.ode.probes == 2
 
 
+def test_a_workdir_of_shared_parameters_is_loaded_on_other_devices(finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run, tmp_path / "shared")
+    config = json.loads((workdir / "config.json").read_text())
+    config["train"]["num_devices"], config["train"]["fsdp"] = 3, 3  # does not divide those here
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert vdm.load(workdir).run.mesh.shape["fsdp"] == 1
+
+
 def test_samples_are_images_of_codes(trained):
     samples = trained.sample(3, num_steps=4)
     assert samples.shape == (3, 8, 8, 1)

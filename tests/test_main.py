@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from vdm import distributed, loops
 from vdm import main as program
 from vdm.io.checkpoints import Checkpoints
 from vdm.io.metrics import read_metrics
@@ -54,6 +55,7 @@ def start(arguments):
 def _at_home(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", sys.argv)
+    jax.devices()  # the 8 of conftest.py: the first config would make them as many as it wants
 
 
 @pytest.mark.parametrize("flag", ["--help", "--print_config"])
@@ -147,6 +149,52 @@ def test_a_broken_config_file_is_one_line(text, message, capsys, tmp_path):
 def test_debug_shows_the_traceback(capsys, tmp_path):
     with pytest.raises(ValueError, match="monotne"):
         call([*command(tmp_path, schedule__name="monotne"), "--debug"], capsys)
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """As if this process had joined another one and were not the first; its end is a SystemExit."""
+    monkeypatch.setattr(distributed, "has_joined", lambda: True)
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    monkeypatch.setattr(distributed, "leave", sys.exit)
+
+
+def test_one_of_several_processes_ends_with_its_traceback(
+    second_of_two, monkeypatch, capsys, tmp_path
+):
+    def fail(*_):
+        raise KeyError("a bug " + "x" * 400)
+
+    mistake = [*command(tmp_path, schedule__name="monotne"), "--debug"]
+    with pytest.raises(SystemExit, match="2"):
+        call(mistake, capsys)
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert "did you mean 'monotone'" in err.splitlines()[-1]
+    monkeypatch.setattr(loops, "train", fail)
+    with pytest.raises(SystemExit, match="1"):
+        call(command(tmp_path), capsys)
+    err = capsys.readouterr().err
+    assert "in fail\n" in err
+    assert "another process of this run has ended" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(loops.Interrupted("stopped at step 3", 15), 143), (loops.NonFiniteError("loss is nan"), 1)],
+)
+def test_of_several_processes_the_first_says_how_a_run_ended(
+    error, status, monkeypatch, capsys, tmp_path
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(loops, "train", fail)
+    code, out, err = call(command(tmp_path), capsys)
+    assert code == status
+    assert str(error) in out + err
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    assert call(command(tmp_path), capsys) == (status, "", "")
 
 
 def test_a_workdir_of_another_config_is_refused_and_unharmed(capsys, tmp_path):

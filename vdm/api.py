@@ -172,7 +172,8 @@ def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> M
         raise ValueError(f"{workdir} is no workdir: it has no config.json")
     config = ConfigDict(read_json(path))
     config.eval.step, config.eval.params = -1 if step is None else step, params
-    config.train.num_devices = 0  # those there are, whatever it was trained on
+    # Those there are, whatever it was trained on, each with all of the parameters.
+    config.train.num_devices, config.train.fsdp = 0, 1
     run = open_run(config, workdir)
     found, parameters = run.trained_params()
     return Model(run, parameters, found)

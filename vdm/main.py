@@ -24,6 +24,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,11 @@ def main(argv: list[str]) -> int:
         return run(parse(argv))
     except (ValueError, OSError) as error:
         if any(re.fullmatch(r"--?debug(=(true|1|yes))?", a, re.IGNORECASE) for a in argv):
-            raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+            if not is_one_of_several():
+                raise
+            traceback.print_exc()
+        else:
+            print(f"error: {one_line(error)}", file=sys.stderr)
         return leave(2)
     except (KeyboardInterrupt, Terminated) as stop:
         # Nothing half-written stays: every file is written beside its place and renamed.
@@ -73,6 +77,7 @@ def main(argv: list[str]) -> int:
     except Exception as error:
         if not is_one_of_several():
             raise
+        traceback.print_exc()
         print(
             f"error: {one_line(error)[:300]}; if another process of this run has ended, start all "
             "of them again: they go on from the newest checkpoint",
@@ -125,6 +130,7 @@ def run(options: flags.FlagValues) -> int:
     distributed.initialize()  # before anything starts a backend
 
     from vdm import loops
+    from vdm.io.console import say
     from vdm.run import open_run
 
     opened = open_run(config, options.workdir)
@@ -138,7 +144,7 @@ def run(options: flags.FlagValues) -> int:
         else:
             loops.sample_run(opened, options.init_from)
     except loops.Interrupted as stop:
-        print(stop, flush=True)
+        say(str(stop))
         return 128 + stop.signum
     except loops.NonFiniteError as error:
         steps = opened.checkpoints.steps()
@@ -150,7 +156,8 @@ def run(options: flags.FlagValues) -> int:
         )
         if options.mode == "classifier":
             kept = "choose a smaller --config.classifier.learning_rate and delete its folder"
-        print(f"error: {error}; {kept}", file=sys.stderr)
+        if distributed.is_first():
+            print(f"error: {error}; {kept}", file=sys.stderr)
         return 1
     return 0
 
