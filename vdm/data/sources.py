@@ -116,6 +116,8 @@ def tfds_images(
         ValueError: the set is unknown and comes without its shape and num_classes; at load, it
             is not prepared (answered from the disk, never by the network) or not as stated.
     """
+    if not dataset:
+        raise ValueError("data.name = 'tfds' also needs data.kwargs.dataset, the name of a set")
     if dataset in TFDS_FACTS:
         known_shape, known_classes = TFDS_FACTS[dataset]
         shape, num_classes = tuple(shape) or known_shape, num_classes or known_classes
