@@ -1,22 +1,26 @@
 """Both versions of downsampled ImageNet, from stand-ins of a few images each."""
 
+import gzip
 import io
 import json
+import lzma
 import os
 import pathlib
 import pickle
 import re
+import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from vdm import config as configs
-from vdm.data import arrays, imagenet
+from vdm.data import arrays, imagenet, imagenet_files
 from vdm.data.imagenet import Version
 from vdm.data.sources import Split
 
@@ -234,6 +238,20 @@ def test_a_damaged_archive_is_one_line(tmp_path, kind, damage):
         imagenet.prepare("imagenet32_old", tmp_path, tmp_path / "from", LITTLE)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "imagenet32_old").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [tarfile.ReadError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error,
+     struct.error, EOFError, RuntimeError],
+)  # fmt: skip
+def test_every_kind_of_damage_is_one_line(error):
+    def read():
+        raise error("cause")
+
+    reader = imagenet_files.Pictures(pathlib.Path("t.zip"), pathlib.Path("v.zip"), 32)
+    with pytest.raises(ValueError, match=r"^t\.zip is damaged at a\.png \(cause\): get it again$"):
+        reader._decode("train", "a.png", read)
 
 
 def test_a_folder_with_both_kinds_has_both_versions(tmp_path):
