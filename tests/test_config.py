@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from vdm import config as configs
-from vdm import options, sharding
+from vdm import options
 from vdm.api import load_config
 from vdm.config_changes import differing_fields
 from vdm.diffusion import weightings
@@ -20,8 +20,6 @@ from vdm.evaluation.estimators import Elbo
 from vdm.evaluation.samples import check_options
 from vdm.nn.schedules import Cosine, Linear, Monotone
 from vdm.run import build_run
-from vdm.training.state import init_state
-from vdm.training.step import make_train_step
 
 FOLDER = Path(importlib.util.find_spec("vdm").origin).parent.parent / "configs"
 FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -32,7 +30,6 @@ def load(name):
 
 
 def test_every_config_has_every_field():
-    assert FILES == ["cifar10", "digits", "toy_mixture", "toy_swirl"]
     for name in FILES:
         options.read(load(name))
 
@@ -44,35 +41,6 @@ def test_a_missing_field_is_named(field):
     del (config[group] if group else config)[name]
     with pytest.raises(ValueError, match=f"the config has no {field}"):
         options.read(config)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "cifar10" else n for n in FILES]
-)
-def test_every_config_builds_and_takes_a_tiny_step(name):
-    # CIFAR-10's network is cut to its ends and middle; test_cifar10 builds the whole one.
-    config = load(name)
-    real = configs.build_source(config)
-    if real.num_codes:  # a synthetic stand-in with the same facts
-        config.data = {
-            "name": "synthetic",
-            "kwargs": {"shape": real.shape, "num_codes": real.num_codes, "num_train": 64},
-            "data_dir": "",
-            "holdout": 0,
-        }
-        config.network.kwargs.num_blocks = 0
-    source = configs.build_source(config)
-    model = configs.build_model(config, source)
-    optimizer = configs.build_optimizer(config)
-    mesh = sharding.build_mesh(2)
-    state = jax.jit(
-        lambda key: init_state(model, optimizer, key), out_shardings=sharding.replicated(mesh)
-    )(jax.random.key(0))
-    step = make_train_step(model, optimizer, jax.random.key(0), 0, 0.99, True)
-    batch = {"examples": source.load("train").examples[:2]}
-    state, metrics = step(state, sharding.put_batch(batch, mesh))
-    assert np.isfinite(metrics["bpd"])
-    assert int(state.step) == 1
 
 
 def test_cifar10_builds_the_paper_network_of_its_stated_size():
@@ -90,6 +58,7 @@ def test_the_network_moves_when_omega_moves(name):
     config = load(name)
     if config.network.name == "unet":
         config.network.kwargs.num_blocks = 0
+        config.network.kwargs.width = min(32, config.network.kwargs.width)
     source = configs.build_source(config)
     model = configs.build_model(config, source)
     params = jax.jit(model.init)(jax.random.key(0))
@@ -98,6 +67,7 @@ def test_the_network_moves_when_omega_moves(name):
         lambda x: x + 0.2 * jax.random.normal(next(keys), x.shape), params["network"]
     )
     z = jax.random.normal(jax.random.key(2), (2, *source.shape))
+    z = z[:, :8, :8] if z.ndim == 4 else z
 
     @jax.jit
     def output(omega):  # the network's own: eps_hat also moves through the conversion to it
