@@ -438,7 +438,8 @@ def run_kills(
             train_with_kills(workdir, reference, shared, tally, kills, rng)
             shutil.rmtree(workdir, ignore_errors=True)
     return {
-        "command": f"python tests/faults/kills.py --kills={kills} --seed={seed}",
+        "command": f"python tests/faults/kills.py --kills={kills} --seed={seed}"
+        + (f" --secs={secs:g}" if secs < float("inf") else ""),
         "kills": tally.kills,
         "by_signal": dict(sorted(tally.signals.items())),
         "by_phase": dict(sorted(tally.phases.items())),
