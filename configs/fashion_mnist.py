@@ -2,12 +2,13 @@
 
 Data      python -m vdm.data.prepare fashion_mnist
 Command   python -m vdm.main --config=configs/fashion_mnist.py --workdir=runs/fashion
+Cost      182,436 parameters; 2,500 steps of a quarter of a second on two quiet CPU cores
+Expected  3.036 bits/dim on the 10,000 test images, +- 0.010 over images
+          (experiments/fashion_mnist)
 
-          configs/fashion_mnist.py            two CPU cores, CPUCOST
-          configs/fashion_mnist.py:peer       the same network, as long, with the settings of the
-                                              published code: eps, fixed linear omega, Adam at 2e-4
-          configs/fashion_mnist.py:gpu1h      a GPU for an hour; not run by us
-Expected  EXPECTED
+          configs/fashion_mnist.py:peer    the same blocks, as long, with the settings of the
+                                           published code: a fixed linear omega, AdamW at 2e-4
+          configs/fashion_mnist.py:gpu1h   meant for an hour of a GPU; not run by us
 """
 
 from ml_collections import ConfigDict
