@@ -24,9 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 
 @dataclass(frozen=True)
@@ -138,6 +136,8 @@ def _expand_ranges(ranges: str) -> list[str]:
 
 def initialize(environ: Mapping[str, str] = os.environ) -> None:
     """Joins the other processes, if there are any, before a backend starts."""
+    import jax
+
     cluster = detect(environ)
     if cluster is None or jax.distributed.is_initialized():
         return
@@ -156,11 +156,15 @@ def initialize(environ: Mapping[str, str] = os.environ) -> None:
 
 def has_joined() -> bool:
     """Whether this process has joined others."""
+    import jax
+
     return jax.distributed.is_initialized()
 
 
 def num_processes() -> int:
     """How many there are; starts no backend, where the environment tells."""
+    import jax
+
     if not jax.distributed.is_initialized():
         return 1
     cluster = detect(os.environ)
@@ -169,11 +173,18 @@ def num_processes() -> int:
 
 def is_first() -> bool:
     """Whether this process writes files and speaks: one does. Alone it starts no backend."""
+    if "jax" not in sys.modules:  # as in a program that only draws or reads
+        return True
+    import jax
+
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def any_of(value: int) -> int:
     """The largest `value` of all processes; each of them calls this at the same point."""
+    import jax
+    from jax.experimental import multihost_utils
+
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.process_allgather(np.int32(value)).max())
@@ -182,6 +193,9 @@ def any_of(value: int) -> int:
 def agree(what: str, value: int) -> None:
     """ValueError, in every process, where `value` is not the same in all of them; each of them
     calls this at the same point."""
+    import jax
+    from jax.experimental import multihost_utils
+
     if jax.process_count() == 1:
         return
     values = multihost_utils.process_allgather(np.int32(value))

@@ -177,7 +177,7 @@ def test_the_published_config_has_the_arrays_of_the_public_checkpoint():
     theirs = interop.to_published(jax.eval_shape(model.init, jax.random.key(0)))
     want = published_shapes(128, 32, gamma="learnable_scalar")
     assert jax.tree.map(lambda leaf: leaf.shape, theirs) == want
-    with pytest.raises(ValueError, match="no argument, or :published, not 'publishd'"):
+    with pytest.raises(ValueError, match=":published, not 'publishd'"):
         load_config("configs/cifar10.py", "publishd")
 
 
