@@ -14,6 +14,7 @@ import pytest
 from flax import serialization
 
 from vdm import loops, reports
+from vdm import run as run_module
 from vdm.data.pipeline import train_batches
 from vdm.evaluation.estimators import Elbo
 from vdm.evaluation.likelihood import evaluate
@@ -304,7 +305,7 @@ def test_parameters_that_are_no_numbers_are_not_saved(make_tiny_config, tmp_path
 
         return step
 
-    monkeypatch.setattr(loops, "make_train_step", make_step)
+    monkeypatch.setattr(run_module, "make_train_step", make_step)
     with pytest.raises(loops.NonFiniteError, match="after step 10"):
         loops.fit(run, state, iter([None] * 10))
     assert run.checkpoints.steps() == []
@@ -331,7 +332,7 @@ def test_fit_names_the_phase_in_which_it_hangs(make_tiny_config, tmp_path, monke
         time.sleep(0.6)
         yield from (None, None)
 
-    monkeypatch.setattr(loops, "make_train_step", make_step)
+    monkeypatch.setattr(run_module, "make_train_step", make_step)
     monkeypatch.setattr(loops, "Watchdog", lambda secs, of: Recorder(0.2, of))
     loops.fit(run, state, batches())
     err = capfd.readouterr().err
