@@ -338,11 +338,32 @@ def test_fit_names_the_phase_in_which_it_hangs(make_tiny_config, tmp_path, monke
     err = capfd.readouterr().err
     assert "s without progress: waiting for the data of step 3;" in err
     assert "in batches" in err
-    assert "watchdog" not in err.replace("watchdog:", "", 2).split("Thread")[0]
     assert [what for what, long in entered if long] == [
         "step 1 on the devices, the first one, which is compiled", "saving step 2", "saving step 4"
     ]  # fmt: skip
     assert ("step 4 on the devices, or one from 1 on", False) in entered
+
+
+@pytest.mark.slow
+def test_a_loop_over_blocks_has_the_checkpoints_of_blocks_in_a_row(make_tiny_config, tmp_path):
+    """The same arrays by the same names, so that either form goes on with the other's."""
+    states = {}
+    for scan in ("on", "off"):
+        config = make_tiny_config(
+            network__kwargs__num_blocks=2, network__kwargs__dropout=0.0,
+            network__kwargs__scan=scan, optim__name="sgd", train__num_steps=2, train__save_every=2,
+        )  # fmt: skip
+        run = open_run(config, tmp_path / scan)
+        assert ("down_*" in run.initial_state().params["network"]) == (scan == "on")
+        loops.train(run)
+        config.network.kwargs.scan = {"on": "off", "off": "on"}[scan]
+        config.train.num_steps = 4
+        loops.train(open_run(config, tmp_path / scan))
+        states[scan] = state_of(config, tmp_path / scan)
+    (step, state), (other_step, other) = states.values()
+    assert (step, other_step) == (4, 4)
+    assert {"down_0", "down_1", "up_2"} <= set(state.params["network"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, other)
 
 
 def test_a_finished_run_is_left_alone(make_tiny_config, finished_run, capsys):

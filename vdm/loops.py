@@ -277,7 +277,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
             if save:
                 watchdog.enter(f"saving step {step}", long=True)
                 check_finite(state, step)
-                run.checkpoints.save(step, state)
+                run.save(step, state)
                 stop = _any_signal(signals)  # again: what came meanwhile stops here
             if stop:  # an evaluation of this step is made up for by the next start
                 break

@@ -1,8 +1,9 @@
 """A run: a config made into objects, the folder that belongs to it, and its states."""
 
 import dataclasses
+import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import optax
@@ -29,11 +30,14 @@ from vdm.io.files import read_json, write_json
 from vdm.io.interop import is_published, read_published
 from vdm.io.metrics import read_metrics
 from vdm.model import VDM, AnyModel
+from vdm.nn.stacks import stack_blocks, unstack_blocks
 from vdm.options import Options
 from vdm.training.optim import adamw
 from vdm.training.state import TrainState, init_state
 from vdm.training.step import TrainStep, make_train_step
 from vdm.typing import Params
+
+Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +92,24 @@ class Run:
         """The state before the first step, on the devices."""
         shapes = jax.eval_shape(self._init, self.init_key)
         places = sharding.split_state(shapes, self.mesh)
-        return jax.jit(self._init, out_shardings=places)(self.init_key)
+        return self.looped(jax.jit(self._init, out_shardings=places)(self.init_key))
+
+    def looped(self, tree: Tree) -> Tree:
+        """A state, or parameters, as checkpoints have them, in the form that the network's loops
+        read: nothing changes where it has none."""
+        loops = getattr(getattr(self.model, "network", None), "loops", {})
+        if not loops:
+            return tree
+        stacked = functools.partial(stack_blocks, loops=loops)
+        places = sharding.split_state(jax.eval_shape(stacked, tree), self.mesh)
+        return jax.jit(stacked, out_shardings=places)(tree)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Writes the checkpoint of `step`."""
+        self.checkpoints.save(step, unstack_blocks(state))
 
     def abstract_state(self) -> Any:
-        """Shapes, dtypes and shardings of the state."""
+        """Shapes, dtypes and shardings of the state, as checkpoints have it."""
         shapes = jax.eval_shape(self._init, self.init_key)
         return jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -170,9 +188,10 @@ class Run:
         state = self.initial_state()
         if init_from is None:
             return state
-        like = {"params": state.params, "ema_params": state.ema_params}
+        shapes = self.abstract_state()
+        like = {"params": shapes.params, "ema_params": shapes.ema_params}
         _, found = self._foreign_params(init_from, like)
-        return dataclasses.replace(state, **found)
+        return dataclasses.replace(state, **{key: self.looped(of) for key, of in found.items()})
 
     def _resumed_state(self, init_from: str | None) -> TrainState:
         step, state = self.checkpoints.restore(self.abstract_state(), on_unreadable=say)
@@ -186,7 +205,7 @@ class Run:
                 f"train.num_steps was {before} and is {now}: a learning rate that decays over "
                 f"the run follows the new length from step {step} on"
             )
-        return state
+        return self.looped(state)
 
     def _foreign_params(
         self, path: str | Path, like: dict[str, Params]
@@ -213,7 +232,7 @@ class Run:
                     f"for the parameters in {init_from}"
                 )
             step, found = self._foreign_params(init_from, like)
-            return step, found[field]
+            return step, sharding.gather(self.looped(found[field]), self.mesh)
         source = self.workdir
         if wanted >= 0:
             source = self.checkpoints.path(wanted)
@@ -221,7 +240,7 @@ class Run:
                 there = ", ".join(map(str, self.checkpoints.steps())) or "none"
                 raise CheckpointError(f"eval.step = {wanted}: {self.workdir} has {there}")
         folder, found = restore_params(source, like, on_unreadable=say)
-        return int(folder.name), found[field]
+        return int(folder.name), sharding.gather(self.looped(found[field]), self.mesh)
 
     def guided_params(self, params: Params) -> Params:
         """The parameters, and those of the classifier where the samples are guided by one."""

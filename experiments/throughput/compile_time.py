@@ -29,7 +29,7 @@ def compile_secs(scan: str, num_blocks: int = 32) -> dict[str, Any]:
     # The shapes of CIFAR-10 without its files.
     config.data.name, config.data.kwargs = "synthetic", {"shape": (32, 32, 3), "num_codes": 256}
     run = build_run(config, "unused")
-    state = run.abstract_state()
+    state = jax.eval_shape(run.looped, run.abstract_state())
     examples = jax.ShapeDtypeStruct(
         (BATCH_SIZE, *run.source.shape), jnp.uint8, sharding=sharding.split_batch(run.mesh)
     )

@@ -64,7 +64,7 @@ def test_fashion_mnist_killed_twice_is_prepared_by_the_same_command(tmp_path):
     command = [sys.executable, "-m", "vdm.data.prepare", "fashion_mnist",
                f"--data_dir={tmp_path}", f"--from={folder}"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for wait in (0.0, 3.0):  # at the start of the writing, and in the middle
+    for wait in (0.0, 1.0):  # at the start of the writing, and in the middle
         seen = set((tmp_path / "fashion_mnist").glob("incomplete*"))
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
         while set((tmp_path / "fashion_mnist").glob("incomplete*")) == seen:

@@ -4,7 +4,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -102,10 +101,9 @@ def test_building_sources_touches_no_disk(tmp_path):
 
 def test_first_load_is_silent_and_needs_no_tensorflow(tmp_path):
     code = """
-import json, sys, time
-start = time.perf_counter()
+import json, sys
 import vdm.data.sources as sources
-light = {"secs": time.perf_counter() - start, "modules": sorted(sys.modules)}
+light = sorted(sys.modules)
 sources.digits(sys.argv[1], 0).load("train")
 print(json.dumps({"light": light, "modules": sorted(sys.modules)}))
 """
@@ -113,8 +111,7 @@ print(json.dumps({"light": light, "modules": sorted(sys.modules)}))
     assert (result.returncode, result.stderr) == (0, "")
     report = json.loads(result.stdout)  # nothing else was printed
     for heavy in ("tensorflow_datasets", "sklearn", "jax", "grain", "absl"):
-        assert heavy not in report["light"]["modules"]
-    assert report["light"]["secs"] < 1.5  # 0.1 s here; the modules above take more than a second
+        assert heavy not in report["light"]
     assert "tensorflow_datasets" in report["modules"]
     assert "tensorflow" not in report["modules"]
 
@@ -296,12 +293,10 @@ def test_unprepared_set_is_answered_at_once_in_one_line(tmp_path, monkeypatch):
     temporary = tmp_path / "cifar10/incomplete.ABC_3.0.2"
     temporary.mkdir()
     (temporary / "dataset_info.json").write_text("{}")
-    start = time.perf_counter()
     with pytest.raises(
         ValueError, match=r"'cifar10' is not prepared.*vdm\.data\.prepare cifar10 --data_dir="
     ) as caught:
         sources.tfds_images(str(tmp_path), 0, dataset="cifar10").load("train")
-    assert time.perf_counter() - start < 1.0
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 

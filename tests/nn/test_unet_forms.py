@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from vdm.diffusion.elbo import draw
@@ -13,6 +14,7 @@ from vdm.model import VDM
 from vdm.nn import stacks
 from vdm.nn.schedules import Linear
 from vdm.nn.unet import UNet
+from vdm.training.state import TrainState
 
 SHAPE = (2, 4, 4, 1)
 Z = jax.random.normal(jax.random.key(0), SHAPE)
@@ -88,6 +90,34 @@ def test_initial_values_are_those_of_blocks_in_a_row():
     jax.tree.map(np.testing.assert_array_equal, *inits)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("scan", ["on", "off"])
+def test_stacked_parameters_are_those_of_the_blocks_in_any_form(scan):
+    apart, net = params_of(3, "all"), network(3, attention="all", scan=scan)
+    stacked = stacks.stack_blocks(apart, network(3, scan="on").loops)
+    assert {k for k in stacked["params"] if k.startswith(("down", "up"))} == {
+        "down_*", "down_*_attention", "up_*", "up_*_attention", "up_3", "up_3_attention"
+    }  # fmt: skip
+    want = network(3, attention="all", scan="off").apply(apart, Z, OMEGA)
+    assert_close(net.apply(stacked, Z, OMEGA), want)
+
+
+def test_a_state_is_stacked_wherever_it_has_the_network_and_back():
+    # Twelve blocks: their order is that of the numbers, not of the names.
+    blocks = {
+        f"down_{i}": {"kernel": jnp.full((2, 3), i), "bias": jnp.full(3, i)} for i in range(12)
+    }
+    params = {"network": blocks | {"middle_0": jnp.ones(2), "down_12": jnp.zeros(3)}}
+    state = TrainState(jnp.int32(7), params, params, (optax.MaskedNode(), {"mu": params}))
+    stacked = stacks.stack_blocks(state, {"down": 12, "up": 12})
+    for of in (stacked.params, stacked.ema_params, stacked.opt_state[1]["mu"]):
+        assert set(of["network"]) == {"down_*", "down_12", "middle_0"}
+        np.testing.assert_array_equal(of["network"]["down_*"]["kernel"][:, 0, 0], np.arange(12))
+    apart = stacks.unstack_blocks(stacked)
+    assert jax.tree.structure(apart) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, apart, state)
+
+
 def test_dropout_of_a_loop_is_random_and_differs_between_blocks():
     seen = []
 
@@ -97,8 +127,8 @@ def test_dropout_of_a_loop_is_random_and_differs_between_blocks():
 
     keys = jax.random.split(jax.random.key(0), 3)
     params = [jnp.float32(x) for x in (1.0, 2.0, 3.0)]
-    want, passed = stacks.run_stack(block, params, jnp.float32(0.0), None, keys, looped=False)
-    got, in_loop = stacks.run_stack(block, params, jnp.float32(0.0), None, keys, looped=True)
+    want, passed = stacks.run_stack(block, params, jnp.float32(0.0), None, keys)
+    got, in_loop = stacks.run_stack(block, jnp.stack(params), jnp.float32(0.0), None, keys)
     np.testing.assert_allclose(in_loop, jnp.stack(passed), rtol=1e-6)
     np.testing.assert_allclose(got, want, rtol=1e-6)
     assert len(set(np.diff([0, *passed]).tolist())) == 3
@@ -110,8 +140,8 @@ def test_blocks_up_take_the_skips_from_the_last_with_their_own_parameters_and_ke
 
     keys = jax.random.split(jax.random.key(0), 3)
     params, skips = [jnp.float32(x) for x in (1.0, 2.0, 3.0)], jnp.array([5.0, 7.0, 11.0])
-    row, _ = stacks.run_stack(block, params, jnp.float32(1.0), list(skips), keys, looped=False)
-    loop, _ = stacks.run_stack(block, params, jnp.float32(1.0), skips, keys, looped=True)
+    row, _ = stacks.run_stack(block, params, jnp.float32(1.0), list(skips), keys)
+    loop, _ = stacks.run_stack(block, jnp.stack(params), jnp.float32(1.0), skips, keys)
     u = [float(jax.random.uniform(key)) for key in keys]
     want = 3 * (2 * (1 + 11 + u[0]) + 7 + u[1]) + 5 + u[2]
     np.testing.assert_allclose([row, loop], want, rtol=1e-6)
@@ -124,6 +154,8 @@ def test_loops_are_for_long_stacks_on_accelerators(monkeypatch):
     assert not stacks.is_looped("auto", 2)
     assert not stacks.is_looped("off", 32)
     assert not stacks.is_looped("on", 0)
+    assert network(32).loops == {"down": 32, "up": 32}
+    assert network(2).loops == {}
 
 
 @pytest.mark.parametrize(

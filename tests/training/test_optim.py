@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vdm.nn.stacks import stack_blocks, unstack_blocks
 from vdm.training.optim import adamw, ema_update
 
 PARAMS = {
@@ -27,6 +28,19 @@ def test_the_decay_mask_says_what_decays(decay_mask, decayed):
     for path, update in jax.tree.leaves_with_path(updates):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         np.testing.assert_allclose(update, -1e-3 if name in decayed else 0.0, rtol=1e-6)
+
+
+def test_what_decays_does_not_depend_on_how_blocks_are_stored():
+    blocks = {f"down_{i}": PARAMS["network"] for i in range(3)}
+    apart = {"network": blocks | {"middle_0": PARAMS["network"]}}
+    optimizer = adamw(10, 1e-2, warmup_steps=0, weight_decay=0.1)
+    moved = []
+    for params in (apart, stack_blocks(apart, {"down": 3})):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+        moved.append(unstack_blocks(updates))
+    jax.tree.map(np.testing.assert_array_equal, *moved)
+    assert not np.any(moved[1]["network"]["down_2"]["conv"]["bias"])
 
 
 def test_an_unknown_decay_mask_is_refused():

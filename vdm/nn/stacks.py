@@ -1,7 +1,17 @@
 """What a stack of equal blocks is in the compiled program: what its backward pass keeps of the
-forward one, and whether it is one block in a loop or all of them in a row."""
+forward one, and whether it is one block in a loop or all of them in a row.
 
-from collections.abc import Callable
+A loop reads the parameters of its blocks as arrays with a leading axis for the blocks, under one
+name, `down_*` instead of `down_0`, `down_1`, ...: so a train state has them where its network is a
+loop, and the gradient, the optimiser and the average are of a few arrays instead of every block's.
+Checkpoints have each block by its own name, whatever the program is.
+"""
+
+import functools
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -61,34 +71,105 @@ def _convolutions_and_dense(primitive: Any, *args: Any, **params: Any) -> Any:
 
 def run_stack(
     block: Block,
-    params: list[Params],
+    params: Params | list[Params],
     h: Array,
     joined: PyTree,
     keys: PRNGKey | None,
-    looped: bool,
 ) -> tuple[Array, PyTree]:
     """(h behind the last of the blocks, h behind each of them, if nothing is joined).
 
-    joined: such a second result, which joins the inputs of the blocks, its last one that of the
-    first block; None: nothing does. keys: one for each block. In a loop the second result is an
-    array with an axis for the blocks, else a list.
+    params: of each block, a list, or of all of them, arrays with an axis for the blocks, and then
+    it is a loop. joined: such a second result, which joins the inputs of the blocks, its last one
+    that of the first block; None: nothing does. keys: one for each block. In a loop the second
+    result is an array with an axis for the blocks, else a list.
     """
-    if looped:
+    if not isinstance(params, list):
         # What is joined is read from its end, for which it need not be turned round in memory.
         backwards = joined is not None
-        params = params[::-1] if backwards else params
-        keys = keys[::-1] if backwards and keys is not None else keys
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+        if backwards:
+            params = jax.tree.map(lambda leaf: leaf[::-1], params)
+            keys = None if keys is None else keys[::-1]
 
         def body(h: Array, of_block: tuple) -> tuple[Array, Array | None]:
             of, more, key = of_block
             h = block(of, h, more, key)
             return h, None if backwards else h
 
-        return jax.lax.scan(body, h, (stacked, joined, keys), reverse=backwards)
+        return jax.lax.scan(body, h, (params, joined, keys), reverse=backwards)
     passed = []
     for i, of in enumerate(params):
         more = None if joined is None else joined[-1 - i]
         h = block(of, h, more, None if keys is None else keys[i])
         passed.append(h)
     return h, passed
+
+
+def stacked_name(name: str) -> str:
+    """ "down_*" of the blocks "down_0", "down_1", ..."""
+    return f"{name}_*"
+
+
+def is_stacked(path: tuple) -> bool:
+    """Whether the array at that path of a state has an axis for the blocks in front."""
+    return any("_*" in str(getattr(key, "key", "")) for key in path)
+
+
+def stack_blocks(tree: PyTree, loops: Mapping[str, int]) -> PyTree:
+    """A train state, or a part of it, with the arrays of `loops` (name -> blocks in it) as a loop
+    reads them: every dict in it with the blocks NAME_0, ... has NAME_* instead."""
+
+    def is_network(node: Any) -> bool:
+        return isinstance(node, dict) and any(f"{name}_0" in node for name in loops)
+
+    def stacked(node: Any) -> Any:
+        if not is_network(node):
+            return node
+        rest, blocks = {}, defaultdict(dict)
+        for key, value in node.items():
+            name, index, suffix = _parsed(key)
+            if index < loops.get(name, 0):
+                blocks[stacked_name(name) + suffix][index] = value
+            else:
+                rest[key] = value
+        return rest | {key: stack([of[i] for i in sorted(of)]) for key, of in blocks.items()}
+
+    return jax.tree.map(stacked, tree, is_leaf=is_network)
+
+
+def unstack_blocks(tree: PyTree) -> PyTree:
+    """The inverse of `stack_blocks`: every block under its own name."""
+
+    def is_network(node: Any) -> bool:
+        return isinstance(node, dict) and any("_*" in key for key in node)
+
+    def apart(node: Any) -> Any:
+        if not is_network(node):
+            return node
+        blocks = {}
+        for key, value in node.items():
+            if "_*" not in key:
+                blocks[key] = value
+                continue
+            for i, block in enumerate(rows_of(value, len(jax.tree.leaves(value)[0]))):
+                blocks[key.replace("*", str(i))] = block
+        return blocks
+
+    return jax.tree.map(apart, tree, is_leaf=is_network)
+
+
+def _parsed(key: str) -> tuple[str, int, str]:
+    """("down", 3, "_attention") of "down_3_attention"; an index beyond any of another name."""
+    found = re.fullmatch(r"([a-z]+)_(\d+)(\D*)", key)
+    return (found[1], int(found[2]), found[3]) if found else (key, sys.maxsize, "")
+
+
+def stack(blocks: list[Params]) -> Params:
+    """The parameters of blocks as arrays with an axis for them."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def rows_of(stacked: Params, count: int) -> list[Params]:
+    """The inverse of `stack`, for `count` blocks."""
+    leaves, structure = jax.tree.flatten(stacked)
+    return [jax.tree.unflatten(structure, [leaf[i] for leaf in leaves]) for i in range(count)]

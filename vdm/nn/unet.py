@@ -26,7 +26,18 @@ from vdm.nn.embeddings import (
     fourier_frequencies,
     read_omega,
 )
-from vdm.nn.stacks import Dtype, Remat, Scan, check_form, is_looped, rematerialised, run_stack
+from vdm.nn.stacks import (
+    Dtype,
+    Remat,
+    Scan,
+    check_form,
+    is_looped,
+    rematerialised,
+    rows_of,
+    run_stack,
+    stack,
+    stacked_name,
+)
 from vdm.typing import Params, PRNGKey
 
 
@@ -71,6 +82,12 @@ class UNet(nn.Module):
     remat: Remat = "none"
     scan: Scan = "auto"
 
+    @property
+    def loops(self) -> dict[str, int]:
+        """The stacks of blocks that are a loop, with their lengths; the last block up is apart."""
+        looped = is_looped(self.scan, self.num_blocks)
+        return dict.fromkeys(("down", "up"), self.num_blocks) if looped else {}
+
     @nn.compact
     def __call__(
         self,
@@ -113,7 +130,8 @@ class UNet(nn.Module):
 
         looped = is_looped(self.scan, self.num_blocks)
         everywhere, in_middle = self.attention == "all", self.attention != "none"
-        if self.is_initializing() or not (looped or self.remat != "none"):
+        stacked = stacked_name("down") in self.variables.get("params", {})
+        if self.is_initializing() or not (looped or stacked or self.remat != "none"):
             skips = [h]
             for i in range(self.num_blocks):
                 h = block(h, f"down_{i}", everywhere)
@@ -156,18 +174,24 @@ class UNet(nn.Module):
             with_attention = {"attention": params[f"{name}_attention"]} if attend else {}
             return {"block": params[name]} | with_attention
 
-        block = rematerialised(block, self.remat)
         num, everywhere = self.num_blocks, self.attention == "all"
-        down = [params_of(f"down_{i}", everywhere) for i in range(num)]
-        up = [params_of(f"up_{i}", everywhere) for i in range(num + 1)]
+
+        def params_of_stack(name: str) -> Params | list[Params]:
+            if stacked_name(name) in self.variables["params"]:
+                stacked = params_of(stacked_name(name), everywhere)
+                return stacked if looped else rows_of(stacked, num)
+            apart = [params_of(f"{name}_{i}", everywhere) for i in range(num)]
+            return stack(apart) if looped else apart
+
+        block = rematerialised(block, self.remat)
         down_keys, up_keys, keys = None, None, [None, None, None]
         if train and self.dropout:
             every = jax.random.split(self.make_rng("dropout"), 2 * num + 3)
             down_keys, up_keys, keys = every[:num], every[num : 2 * num], list(every[2 * num :])
 
         first = h
-        h, skips = run_stack(block, down, h, None, down_keys, looped)
+        h, skips = run_stack(block, params_of_stack("down"), h, None, down_keys)
         h = block(params_of("middle_0", self.attention != "none"), h, None, keys[0])
         h = block(params_of("middle_1", False), h, None, keys[1])
-        h, _ = run_stack(block, up[:-1], h, skips, up_keys, looped)
-        return block(up[-1], h, first, keys[2])
+        h, _ = run_stack(block, params_of_stack("up"), h, skips, up_keys)
+        return block(params_of(f"up_{num}", everywhere), h, first, keys[2])

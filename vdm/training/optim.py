@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vdm.nn.stacks import is_stacked
 from vdm.typing import Params, PyTree
 
 
@@ -24,13 +25,15 @@ def learning_rate_schedule(
 
 
 def kernels_of_network(params: Params) -> PyTree:
-    """True where weight decay applies: the network's arrays of two or more axes.
+    """True where weight decay applies: the network's arrays of two or more axes, not counting the
+    one of the blocks in a stack.
 
     Not the schedule: decay would pull omega towards shapes that no term of the bound asks for.
     """
 
     def is_kernel(path: tuple, leaf: jax.Array) -> bool:
-        return getattr(path[0], "key", None) == "network" and leaf.ndim >= 2
+        axes = leaf.ndim - is_stacked(path)
+        return getattr(path[0], "key", None) == "network" and axes >= 2
 
     return jax.tree_util.tree_map_with_path(is_kernel, params)
 
