@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vdm.api import load_config
 from vdm.diffusion.likelihood import Discretised
-from vdm.nn import blocks
+from vdm.nn import attention, blocks
 from vdm.typing import EndPoint
 
 CIFAR10 = Path(__file__).parent.parent.parent / "configs" / "cifar10.py"
@@ -80,10 +80,11 @@ def make_config(case: Case, variant: str) -> ConfigDict:
 def install(variant: str) -> None:
     """Puts those choices that no field of a config names into this process's vdm."""
     choices = VARIANTS[variant]
+    parts: Any = blocks
+    functions: Any = attention
     if "whole_attention" in choices:
-        blocks.attend = attend_with_matrix
+        functions.attend = functions.attend_to_train = attend_with_matrix
     if "flax_norms" in choices:
-        parts: Any = blocks
         parts.NormSwish = FlaxNormSwish
         blocks.dropout = flax_dropout
 
@@ -108,8 +109,8 @@ class OneHot(Discretised):
 
 def attend_with_matrix(q: Array, k: Array, v: Array) -> Array:
     """softmax(q k^T / sqrt(c)) v."""
-    logits = jnp.einsum("bqhc,bkhc->bhqk", q, k) / jnp.sqrt(q.shape[-1])
-    return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(logits), v)
+    logits = jnp.einsum("bqc,bkc->bqk", q, k) / jnp.sqrt(q.shape[-1])
+    return jnp.einsum("bqk,bkc->bqc", jax.nn.softmax(logits), v)
 
 
 class FlaxNormSwish(nn.Module):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm.nn.blocks import attend, attend_at_once, dropout, num_parts
+from vdm.nn.blocks import dropout
 from vdm.nn.norm_swish import NormSwish, norm_swish
 
 
@@ -76,29 +76,6 @@ def test_dropout_keeps_a_share_and_the_mean():
 def test_dropout_differs_between_keys():
     x = jnp.ones((4, 64))
     assert np.any(dropout(x, 0.5, jax.random.key(0)) != dropout(x, 0.5, jax.random.key(1)))
-
-
-@pytest.mark.parametrize(
-    ("pixels", "parts"), [(64, 1), (256, 1), (257, 1), (784, 4), (1024, 4), (4096, 16)]
-)
-def test_attention_goes_through_equal_parts(pixels, parts):
-    assert num_parts(pixels) == parts
-
-
-def test_attention_in_parts_is_attention():
-    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 512, 1, 4))
-
-    def total(attend, q, k, v):
-        return jnp.sum(jnp.sin(attend(q, k, v)))
-
-    whole, parts = (
-        jax.jit(jax.value_and_grad(lambda *a, f=f: total(f, *a), argnums=(0, 1, 2)))(q, k, v)
-        for f in (attend_at_once, attend)
-    )
-    for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    _, pull_back = jax.vjp(attend, q, k, v)
-    assert max(leaf.size for leaf in jax.tree.leaves(pull_back)) < 512 * 512
 
 
 def test_modules_keep_the_parameters_of_flax():

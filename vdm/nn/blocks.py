@@ -1,6 +1,4 @@
-"""The parts of the U-Net: conditioning, residual block, attention (VDM appendix B)."""
-
-import math
+"""The parts of the U-Net: conditioning and residual block (VDM appendix B)."""
 
 import flax.linen as nn
 import jax
@@ -159,60 +157,6 @@ class ResidualBlock(nn.Module):
     ) -> Array:
         groups = check_groups(self.num_groups, x.shape[-1])
         return NormSwish(groups, self.dtype, name=name)(x, train, film)
-
-
-class Attention(nn.Module):
-    """Single-head self-attention over all pixels, residual, zero at first."""
-
-    num_groups: int = 0
-    dtype: DTypeLike | None = None
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        b, h, w, c = x.shape
-        dtype, zeros = self.dtype, nn.initializers.zeros
-        normed = group_norm(x, "norm", self.num_groups, dtype).reshape(b, h * w, 1, c)
-        q, k, v = (
-            nn.Dense(c, dtype=dtype, name=name)(normed) for name in ("query", "key", "value")
-        )
-        out = attend(q, k, v).reshape(b, h, w, c)
-        return x + nn.Dense(c, kernel_init=zeros, dtype=dtype, name="out")(out)
-
-
-QUERIES = 256
-"""Pixels whose attention is computed at a time."""
-
-
-def attend(
-    q: Float[Array, "b p heads c"], k: Float[Array, "b p heads c"], v: Float[Array, "b p heads c"]
-) -> Float[Array, "b p heads c"]:
-    """softmax(q k^T / sqrt(c)) v over the pixels p, for a part of the queries at a time, whose
-    weights the backward pass computes again: all p^2 of them are never in memory together."""
-    b, p, heads, c = q.shape
-    parts = num_parts(p)
-    if parts == 1:
-        return attend_at_once(q, k, v)
-    queries = jnp.moveaxis(q.reshape(b, parts, p // parts, heads, c), 1, 0)
-    out = jax.lax.map(jax.checkpoint(lambda q: attend_at_once(q, k, v)), queries)
-    return jnp.moveaxis(out, 0, 1).reshape(b, p, heads, c)
-
-
-def num_parts(pixels: int) -> int:
-    """The fewest equal parts of at most QUERIES pixels and at least a quarter of that; 1 if there
-    are none."""
-    candidates = range(-(-pixels // QUERIES), 4 * pixels // QUERIES + 1)
-    return next((n for n in candidates if n and pixels % n == 0), 1)
-
-
-def attend_at_once(
-    q: Float[Array, "b n heads c"], k: Float[Array, "b p heads c"], v: Float[Array, "b p heads c"]
-) -> Float[Array, "b n heads c"]:
-    """The same, with the weights of all queries in memory."""
-    if q.dtype != jnp.float64:
-        return jax.nn.dot_product_attention(q, k, v)
-    # jax.nn.dot_product_attention takes every softmax in float32: 2e-8 off in float64.
-    logits = jnp.einsum("bqhc,bkhc->bhqk", q, k) / math.sqrt(q.shape[-1])
-    return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(logits, axis=-1), v)
 
 
 def check_image(z: jax.Array, network: str) -> None:

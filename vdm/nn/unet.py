@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
-from vdm.nn.blocks import Attention, Conditioning, ResidualBlock, check_image, group_norm
+from vdm.nn.attention import Attention
+from vdm.nn.blocks import Conditioning, ResidualBlock, check_image, group_norm
 from vdm.nn.embeddings import (
     OMEGA_LOW,
     OMEGA_RANGE,
@@ -120,7 +121,7 @@ class UNet(nn.Module):
 
         def block(h: Array, name: str, attend: bool) -> Array:
             h = ResidualBlock(**residual, **parts, name=name)(h, cond, train)
-            return Attention(**parts, name=f"{name}_attention")(h) if attend else h
+            return Attention(**parts, name=f"{name}_attention")(h, train) if attend else h
 
         frequencies = self.frequencies or fourier_frequencies(self.num_codes)
         if self.fourier and frequencies:
@@ -166,7 +167,7 @@ class UNet(nn.Module):
             rngs = {} if key is None else {"dropout": key}
             out: Any = residual.apply({"params": of["block"]}, h, cond, train, rngs=rngs)
             if "attention" in of:
-                out = attention.apply({"params": of["attention"]}, out)
+                out = attention.apply({"params": of["attention"]}, out, train)
             return out
 
         def params_of(name: str, attend: bool) -> Params:
