@@ -43,7 +43,8 @@ def start_both(*arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    kept = ("PATH", "HOME", "VDM_DATA_DIR", "JAX_COMPILATION_CACHE_DIR")
+    kept = ("PATH", "HOME", "VDM_DATA_DIR", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")  # fmt: skip
     environ = {name: os.environ[name] for name in kept if name in os.environ} | {
         "PYTHONPATH": str(ROOT),
         "VDM_COORDINATOR": f"127.0.0.1:{port}",
