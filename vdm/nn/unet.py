@@ -8,7 +8,8 @@ logits of V codes (model.prediction = "codes").
 
 The blocks down are alike, and so are those up: `scan` makes a loop of either, `remat` lets the
 backward pass compute again what lies inside a block, `dtype` has all of it but the ends computed in
-bfloat16. Parameters are the same whichever form is chosen.
+bfloat16. It takes parameters of either form, each block's or stacked (`vdm.nn.stacks`), and starts
+with each block's.
 """
 
 from typing import Any, Literal
