@@ -25,6 +25,11 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items):
+    """The longest ones first: at the end one worker would wait for the other."""
+    items.sort(key=lambda item: "test_multiprocess" not in item.nodeid)
+
+
 @pytest.fixture
 def erratum_number(request):
     """The number in the test's `erratum` marker, which the test must find again."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import serialization
 
-from vdm import loops, reports
+from vdm import loops, reports, sharding
 from vdm import run as run_module
 from vdm.data.pipeline import train_batches
 from vdm.evaluation.estimators import Elbo
@@ -178,7 +178,9 @@ def test_other_bounds_say_what_they_are(
 ):
     workdir = shutil.copytree(finished_run, tmp_path / "run")
     elbo = json.loads((workdir / "eval.json").read_text())
-    config = make_tiny_config(eval__bound=bound, eval__num_steps=num_steps, eval__draws=2)
+    config = make_tiny_config(
+        eval__bound=bound, eval__num_steps=num_steps, eval__draws=2, eval__ode__num_steps=4
+    )
     loops.evaluate_run(open_run(config, workdir))
     report = json.loads((workdir / "eval.json").read_text())
     assert keys <= set(report) - set(elbo)
@@ -345,25 +347,58 @@ def test_fit_names_the_phase_in_which_it_hangs(make_tiny_config, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_a_loop_over_blocks_has_the_checkpoints_of_blocks_in_a_row(make_tiny_config, tmp_path):
-    """The same arrays by the same names, so that either form goes on with the other's."""
-    states = {}
-    for scan in ("on", "off"):
-        config = make_tiny_config(
-            network__kwargs__num_blocks=2, network__kwargs__dropout=0.0,
-            network__kwargs__scan=scan, optim__name="sgd", train__num_steps=2, train__save_every=2,
+def test_a_loop_over_blocks_goes_on_with_the_checkpoint_of_a_row_and_back(
+    make_tiny_config, tmp_path
+):
+    def run_of(scan, workdir):
+        return open_run(
+            make_tiny_config(
+                network__kwargs__num_blocks=2, network__kwargs__dropout=0.0,
+                network__kwargs__scan=scan, optim__name="sgd", train__fsdp=2,
+            ),
+            workdir,
         )  # fmt: skip
-        run = open_run(config, tmp_path / scan)
-        assert ("down_*" in run.initial_state().params["network"]) == (scan == "on")
-        loops.train(run)
-        config.network.kwargs.scan = {"on": "off", "off": "on"}[scan]
-        config.train.num_steps = 4
-        loops.train(open_run(config, tmp_path / scan))
-        states[scan] = state_of(config, tmp_path / scan)
-    (step, state), (other_step, other) = states.values()
-    assert (step, other_step) == (4, 4)
-    assert {"down_0", "down_1", "up_2"} <= set(state.params["network"])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, other)
+
+    steps = {scan: run_of(scan, tmp_path).train_step() for scan in ("on", "off")}
+    split = run_of("on", tmp_path).source.load("train")
+    ends = []
+    for first, second in (("on", "off"), ("off", "on")):
+        run, other = (run_of(scan, tmp_path / first) for scan in (first, second))
+        batches = itertools.islice(train_batches(split, 32, 0, 0), 2)
+        one, two = (sharding.put_batch(batch, run.mesh) for batch in batches)
+        state, _ = steps[first](run.initial_state(), one)
+        assert ("down_*" in state.params["network"]) == (first == "on")
+        run.save(1, state)
+        state, _ = steps[second](other.first_state(None), two)
+        assert ("down_*" in state.params["network"]) == (second == "on")
+        other.save(2, state)
+        ends.append(other.checkpoints.restore(other.abstract_state())[1])
+        step, params = run.trained_params()
+        assert (step, "down_1" in params["network"]) == (2, True)
+        assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(params))
+    assert {"down_0", "down_1", "up_2"} <= set(ends[0].params["network"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *ends)
+
+
+@pytest.mark.slow
+def test_a_looped_state_is_saved_and_resumed_to_the_bit(make_tiny_config, tmp_path):
+    config = make_tiny_config(
+        network__kwargs__num_blocks=1, network__kwargs__width=16, network__kwargs__scan="on",
+        train__fsdp=2,
+    )  # fmt: skip
+    run = open_run(config, tmp_path)
+    # Away from the zeros of Adam's arrays.
+    state = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), run.initial_state())
+    run.save(1, state)
+    resumed = run.first_state(None)
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)
+    kernel = resumed.params["network"]["down_*"]["conv_0"]["kernel"]
+    assert kernel.shape == (1, 3, 3, 16, 16)
+    assert not kernel.sharding.is_fully_replicated
+    own = make_tiny_config(network__kwargs__num_blocks=1, network__kwargs__scan="on")
+    own.optim.name, own.optim.kwargs = "optax:lamb", {"learning_rate": 1e-3}
+    # It has a norm for each array, so that it must see those of each block.
+    assert open_run(own, tmp_path / "own").loops == {}
 
 
 def test_a_finished_run_is_left_alone(make_tiny_config, finished_run, capsys):

@@ -22,6 +22,7 @@ from vdm.evaluation.likelihood import evaluate
 from vdm.evaluation.samples import draw_samples
 from vdm.io.files import read_json
 from vdm.model import VDM, AnyModel
+from vdm.nn.stacks import unstack_blocks
 from vdm.run import Run, build_run, open_run
 from vdm.typing import Params
 
@@ -162,7 +163,7 @@ def _checked_labels(labels: np.ndarray | None, count: int, num_classes: int) -> 
 def build(config: ConfigDict) -> Model:
     """A freshly initialised model from a config."""
     run = build_run(config, Path())
-    return Model(run, run.chosen(run.initial_state()), 0)
+    return Model(run, unstack_blocks(run.chosen(run.initial_state()), run.loops), 0)
 
 
 def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> Model:

@@ -31,6 +31,7 @@ from vdm.io.interop import is_published, read_published
 from vdm.io.metrics import read_metrics
 from vdm.model import VDM, AnyModel
 from vdm.nn.stacks import stack_blocks, unstack_blocks
+from vdm.nn.unet import UNet
 from vdm.options import Options
 from vdm.training.optim import adamw
 from vdm.training.state import TrainState, init_state
@@ -94,19 +95,25 @@ class Run:
         places = sharding.split_state(shapes, self.mesh)
         return self.looped(jax.jit(self._init, out_shardings=places)(self.init_key))
 
+    @property
+    def loops(self) -> dict[str, int]:
+        """The stacks of blocks that the train state has as a loop reads them. With an optimiser of
+        the user's own there are none: it may treat each array as one, by its norm or its name."""
+        network = getattr(self.model, "network", None)
+        known = self.resolved["optim"]["name"] in configs.OPTIMIZERS
+        return network.loops if known and isinstance(network, UNet) else {}
+
     def looped(self, tree: Tree) -> Tree:
-        """A state, or parameters, as checkpoints have them, in the form that the network's loops
-        read: nothing changes where it has none."""
-        loops = getattr(getattr(self.model, "network", None), "loops", {})
-        if not loops:
+        """A state, or a part of it, as checkpoints have it, in the form of the train state."""
+        if not self.loops:
             return tree
-        stacked = functools.partial(stack_blocks, loops=loops)
+        stacked = functools.partial(stack_blocks, loops=self.loops)
         places = sharding.split_state(jax.eval_shape(stacked, tree), self.mesh)
         return jax.jit(stacked, out_shardings=places)(tree)
 
     def save(self, step: int, state: TrainState) -> None:
         """Writes the checkpoint of `step`."""
-        self.checkpoints.save(step, unstack_blocks(state))
+        self.checkpoints.save(step, unstack_blocks(state, self.loops))
 
     def abstract_state(self) -> Any:
         """Shapes, dtypes and shardings of the state, as checkpoints have it."""
@@ -176,7 +183,7 @@ class Run:
 
     def chosen(self, state: TrainState) -> Params:
         """The parameters that are evaluated: options.eval.params, "ema" or "raw"; on every
-        device."""
+        device, in the form of the train state."""
         chosen = state.ema_params if self.options.eval.params == "ema" else state.params
         return sharding.gather(chosen, self.mesh)
 
@@ -232,7 +239,7 @@ class Run:
                     f"for the parameters in {init_from}"
                 )
             step, found = self._foreign_params(init_from, like)
-            return step, sharding.gather(self.looped(found[field]), self.mesh)
+            return step, found[field]
         source = self.workdir
         if wanted >= 0:
             source = self.checkpoints.path(wanted)
@@ -240,7 +247,7 @@ class Run:
                 there = ", ".join(map(str, self.checkpoints.steps())) or "none"
                 raise CheckpointError(f"eval.step = {wanted}: {self.workdir} has {there}")
         folder, found = restore_params(source, like, on_unreadable=say)
-        return int(folder.name), sharding.gather(self.looped(found[field]), self.mesh)
+        return int(folder.name), found[field]
 
     def guided_params(self, params: Params) -> Params:
         """The parameters, and those of the classifier where the samples are guided by one."""

@@ -30,7 +30,8 @@ ALL = [bent, cosine, learned]
 def test_inverse_undoes_the_schedule(schedule):
     t = jnp.linspace(0.0, 1.0, 65)
     omega = schedule(t)
-    np.testing.assert_allclose(schedule(algebra.inverse(schedule, omega)), omega, atol=2e-6)
+    # Ten roundings of an omega near 8.
+    np.testing.assert_allclose(schedule(algebra.inverse(schedule, omega)), omega, atol=5e-6)
     np.testing.assert_array_equal(algebra.inverse(schedule, jnp.array([-9.0, 6.0])), [0.0, 1.0])
 
 

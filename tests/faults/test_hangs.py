@@ -72,6 +72,6 @@ def test_a_hang_is_reported_and_outlasted(tmp_path, changes, phase, function):
     changes = {"train__num_steps": 40, "train__eval_every": 0} | changes
     status, out, err = run(command(tmp_path / "run", train__watchdog_secs=2, **changes), tmp_path)
     assert status == 0, err
-    assert re.search(rf"^watchdog: \d s without progress: {phase};", err, re.MULTILINE)
+    assert re.search(rf"^watchdog: \d+ s without progress: {phase};", err, re.MULTILINE)
     assert re.search(rf'File ".*users.py", line \d+ in {function}', err)
     assert "step 40/40" in out

@@ -11,6 +11,7 @@ import pytest
 from vdm.diffusion.elbo import draw
 from vdm.diffusion.likelihood import Discretised
 from vdm.model import VDM
+from vdm.nn import attention as parts_of_attention
 from vdm.nn import stacks
 from vdm.nn.schedules import Linear
 from vdm.nn.unet import UNet
@@ -21,8 +22,8 @@ Z = jax.random.normal(jax.random.key(0), SHAPE)
 OMEGA = jnp.array([-8.0, 3.0])
 
 
-def network(num_blocks=2, **form):
-    return UNet(num_codes=17, width=8, num_blocks=num_blocks, dropout=0.5, **form)
+def network(num_blocks=2, dropout=0.5, **form):
+    return UNet(num_codes=17, width=8, num_blocks=num_blocks, dropout=dropout, **form)
 
 
 @functools.cache
@@ -73,6 +74,17 @@ def test_every_form_is_the_same_function(attention, form):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "form", [{"scan": "on", "remat": "blocks"}, {"scan": "off", "remat": "dots"}]
+)
+def test_every_form_is_the_same_function_in_training(form, monkeypatch):
+    # Two parts of the attention, each with its own backward pass, in a loop and computed again.
+    monkeypatch.setattr(parts_of_attention, "QUERIES_BY_HAND", 8)
+    want = output_and_gradients(2, "all", scan="off")
+    assert_close(output_and_gradients(2, "all", train=True, dropout=0.0, **form), want)
+
+
+@pytest.mark.slow
 def test_loops_have_the_outputs_and_parameters_of_blocks_in_a_row():
     # Three blocks: skips in a wrong order, or off by one, change the output.
     row, loop = network(3, scan="off"), network(3, scan="on", remat="blocks")
@@ -108,12 +120,17 @@ def test_a_state_is_stacked_wherever_it_has_the_network_and_back():
         f"down_{i}": {"kernel": jnp.full((2, 3), i), "bias": jnp.full(3, i)} for i in range(12)
     }
     params = {"network": blocks | {"middle_0": jnp.ones(2), "down_12": jnp.zeros(3)}}
-    state = TrainState(jnp.int32(7), params, params, (optax.MaskedNode(), {"mu": params}))
-    stacked = stacks.stack_blocks(state, {"down": 12, "up": 12})
+    # What a mask leaves out has no arrays, and other networks have blocks of their own.
+    masked = jax.tree.map(lambda _: optax.MaskedNode(), params)
+    others = {"encoder": {"down_0": jnp.ones(2), "down_1": jnp.ones((2, 2))}}
+    opt_state = (optax.MaskedNode(), {"mu": params, "nu": masked}, others)
+    state, loops = TrainState(jnp.int32(7), params, params, opt_state), {"down": 12}
+    stacked = stacks.stack_blocks(state, loops)
+    assert set(stacked.opt_state[2]["encoder"]) == {"down_0", "down_1"}
     for of in (stacked.params, stacked.ema_params, stacked.opt_state[1]["mu"]):
         assert set(of["network"]) == {"down_*", "down_12", "middle_0"}
         np.testing.assert_array_equal(of["network"]["down_*"]["kernel"][:, 0, 0], np.arange(12))
-    apart = stacks.unstack_blocks(stacked)
+    apart = stacks.unstack_blocks(stacked, loops)
     assert jax.tree.structure(apart) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, apart, state)
 

@@ -38,7 +38,7 @@ def test_what_decays_does_not_depend_on_how_blocks_are_stored():
     for params in (apart, stack_blocks(apart, {"down": 3})):
         zeros = jax.tree.map(jnp.zeros_like, params)
         updates, _ = optimizer.update(zeros, optimizer.init(params), params)
-        moved.append(unstack_blocks(updates))
+        moved.append(unstack_blocks(updates, {"down": 3}))
     jax.tree.map(np.testing.assert_array_equal, *moved)
     assert not np.any(moved[1]["network"]["down_2"]["conv"]["bias"])
 

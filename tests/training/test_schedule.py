@@ -204,7 +204,7 @@ def test_what_cannot_learn_is_refused(train, schedule, num_steps, match):
 @pytest.mark.slow
 def test_variance_training_adds_no_second_pass_through_the_network():
     # By XLA's count of floating-point operations, of a network where the schedule is cheap.
-    network = UNet(num_codes=17, width=32, num_blocks=2)
+    network = UNet(num_codes=17, width=32, num_blocks=1, attention="none")
     model = dataclasses.replace(MODEL, network=network, dims=(8, 8, 1))
     optimizer = optim.adamw(10)
     state = jax.eval_shape(lambda: init_state(model, optimizer, KEY))

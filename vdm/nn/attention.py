@@ -2,7 +2,7 @@
 
 Queries are gone through a part at a time, so that the pixels^2 weights are never in memory
 together (Rabe & Staats 2021, arXiv:2112.05682). In training on the CPU it has a backward pass of
-its own, which keeps the outputs and one number for each query (Dao et al. 2022, arXiv:2205.14135).
+its own, which keeps the outputs and two numbers for each query (Dao et al. 2022, arXiv:2205.14135).
 """
 
 import math
@@ -35,14 +35,14 @@ class Attention(nn.Module):
         return x + nn.Dense(c, kernel_init=zeros, dtype=dtype, name="out")(out)
 
 
-QUERIES = 128
-"""Pixels whose attention is computed at a time."""
+QUERIES_BY_HAND, QUERIES = 128, 256
+"""Pixels whose attention is computed at a time, on the CPU and elsewhere."""
 
 
-def num_parts(pixels: int) -> int:
-    """The fewest equal parts of at most QUERIES pixels and at least a quarter of that; 1 if there
+def num_parts(pixels: int, most: int) -> int:
+    """The fewest equal parts of at most `most` pixels and at least a quarter of that; 1 if there
     are none."""
-    candidates = range(-(-pixels // QUERIES), 4 * pixels // QUERIES + 1)
+    candidates = range(-(-pixels // most), 4 * pixels // most + 1)
     return next((n for n in candidates if n and pixels % n == 0), 1)
 
 
@@ -57,7 +57,7 @@ def attend(
 ) -> Float[Array, "b p c"]:
     """softmax(q k^T / sqrt(c)) v over the pixels p; the weights of each part are computed again in
     a backward pass."""
-    if num_parts(q.shape[1]) == 1:
+    if len(_parts(q)) == 1:
         return attend_at_once(q, k, v)
     again = jax.checkpoint(lambda q: attend_at_once(q, k, v))
     return _joined(jax.lax.map(again, _parts(q)))
@@ -80,19 +80,19 @@ def attend_to_train(
     return _forward(q, k, v)[0]
 
 
-Residuals = tuple[Array, Array, Array, Array, Array]
-"""q, k, v, the output, and the logarithm of the sum of each query's weights."""
+Residuals = tuple[Array, Array, Array, Array, Array, Array]
+"""q, k, v, the output; of each query the largest score, and the sum of exp(score - largest)."""
 
 
 def _forward(q: Array, k: Array, v: Array) -> tuple[Array, Residuals]:
     keys = jnp.swapaxes(k, 1, 2)
     parts = jax.lax.map(lambda q: _attend(q, keys, v), _parts(q))
-    out, log_sum = (_joined(part) for part in parts)
-    return out, (q, k, v, out, log_sum)
+    out, largest, total = (_joined(part) for part in parts)
+    return out, (q, k, v, out, largest, total)
 
 
 def _backward(residuals: Residuals, by_out: Array) -> tuple[Array, Array, Array]:
-    q, k, v, out, log_sum = residuals
+    q, k, v, out, largest, total = residuals
     keys, values = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
     wide = jnp.promote_types(q.dtype, jnp.float32)
     # sum_j w_ij d/dw_ij of each query i, without its weights: they are in the output.
@@ -100,8 +100,8 @@ def _backward(residuals: Residuals, by_out: Array) -> tuple[Array, Array, Array]
 
     def of_part(so_far: tuple[Array, Array], part: tuple) -> tuple[tuple[Array, Array], Array]:
         by_keys, by_values = so_far
-        q, by_out, along, log_sum = part
-        weights = jnp.exp(_scores(q, keys) - log_sum)
+        q, by_out, along, largest, share = part
+        weights = jnp.exp(_scores(q, keys) - largest) * share
         by_scores = weights * (_product(by_out, values) - along) / math.sqrt(q.shape[-1])
         weights, by_scores = weights.astype(q.dtype), by_scores.astype(q.dtype)
         # Transposed results, as no matrix of weights need be turned round for them.
@@ -110,7 +110,7 @@ def _backward(residuals: Residuals, by_out: Array) -> tuple[Array, Array, Array]
         return (by_keys, by_values), _product(by_scores, k).astype(q.dtype)
 
     nothing = jnp.zeros(keys.shape, wide), jnp.zeros(values.shape, wide)
-    parts = tuple(_parts(x) for x in (q, by_out, along, log_sum))
+    parts = tuple(_parts(x) for x in (q, by_out, along, largest, 1 / total))
     (by_keys, by_values), by_queries = jax.lax.scan(of_part, nothing, parts)
     by_k, by_v = (jnp.swapaxes(x, 1, 2).astype(q.dtype) for x in (by_keys, by_values))
     return _joined(by_queries), by_k, by_v
@@ -119,14 +119,16 @@ def _backward(residuals: Residuals, by_out: Array) -> tuple[Array, Array, Array]
 attend_to_train.defvjp(_forward, _backward)
 
 
-def _attend(q: Array, keys: Array, v: Array) -> tuple[Array, Array]:
-    """(output, log of the sum of the weights [b, n, 1]) of queries q [b, n, c]; keys [b, c, p]."""
+def _attend(q: Array, keys: Array, v: Array) -> tuple[Array, Array, Array]:
+    """Output, largest score and sum of exp(score - largest), [b, n, 1], of queries q [b, n, c];
+    keys are [b, c, p]."""
     scores = _scores(q, keys)
-    largest = jnp.max(scores, axis=-1, keepdims=True)
+    # What is subtracted cancels, and so would its derivatives.
+    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     out = (_product(weights.astype(v.dtype), v) / total).astype(v.dtype)
-    return out, largest + jnp.log(total)
+    return out, largest, total
 
 
 def _scores(q: Array, keys: Array) -> Array:
@@ -142,7 +144,7 @@ def _product(a: Array, b: Array) -> Array:
 def _parts(x: Array) -> Array:
     """[b, p, c] -> [parts, b, p / parts, c]."""
     b, p, c = x.shape
-    parts = num_parts(p)
+    parts = num_parts(p, QUERIES_BY_HAND if is_by_hand(x) else QUERIES)
     return jnp.moveaxis(x.reshape(b, parts, p // parts, c), 1, 0)
 
 

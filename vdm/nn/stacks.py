@@ -9,7 +9,6 @@ Checkpoints have each block by its own name, whatever the program is.
 
 import functools
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -104,31 +103,36 @@ def run_stack(
     return h, passed
 
 
+STACKED = "_*"
+"""What stands in a name for the numbers of all blocks."""
+
+
 def stacked_name(name: str) -> str:
     """ "down_*" of the blocks "down_0", "down_1", ..."""
-    return f"{name}_*"
+    return f"{name}{STACKED}"
 
 
 def is_stacked(path: tuple) -> bool:
     """Whether the array at that path of a state has an axis for the blocks in front."""
-    return any("_*" in str(getattr(key, "key", "")) for key in path)
+    return any(STACKED in str(getattr(key, "key", "")) for key in path)
 
 
 def stack_blocks(tree: PyTree, loops: Mapping[str, int]) -> PyTree:
     """A train state, or a part of it, with the arrays of `loops` (name -> blocks in it) as a loop
-    reads them: every dict in it with the blocks NAME_0, ... has NAME_* instead."""
+    reads them: every dict in it that has all the blocks NAME_0, ... has NAME_* instead."""
+    names = {f"{name}_{i}" for name, count in loops.items() for i in range(count)}
 
     def is_network(node: Any) -> bool:
-        return isinstance(node, dict) and any(f"{name}_0" in node for name in loops)
+        return bool(names) and isinstance(node, dict) and names <= node.keys()
 
     def stacked(node: Any) -> Any:
         if not is_network(node):
             return node
         rest, blocks = {}, defaultdict(dict)
         for key, value in node.items():
-            name, index, suffix = _parsed(key)
-            if index < loops.get(name, 0):
-                blocks[stacked_name(name) + suffix][index] = value
+            found = re.fullmatch(r"(.+)_(\d+)(\D*)", key)  # down_3, down_3_attention
+            if found and int(found[2]) < loops.get(found[1], 0):
+                blocks[stacked_name(found[1]) + found[3]][int(found[2])] = value
             else:
                 rest[key] = value
         return rest | {key: stack([of[i] for i in sorted(of)]) for key, of in blocks.items()}
@@ -136,31 +140,26 @@ def stack_blocks(tree: PyTree, loops: Mapping[str, int]) -> PyTree:
     return jax.tree.map(stacked, tree, is_leaf=is_network)
 
 
-def unstack_blocks(tree: PyTree) -> PyTree:
+def unstack_blocks(tree: PyTree, loops: Mapping[str, int]) -> PyTree:
     """The inverse of `stack_blocks`: every block under its own name."""
 
     def is_network(node: Any) -> bool:
-        return isinstance(node, dict) and any("_*" in key for key in node)
+        return isinstance(node, dict) and any(stacked_name(name) in node for name in loops)
 
     def apart(node: Any) -> Any:
         if not is_network(node):
             return node
         blocks = {}
         for key, value in node.items():
-            if "_*" not in key:
+            name, stacked, _ = key.partition(STACKED)
+            if not stacked:
                 blocks[key] = value
                 continue
-            for i, block in enumerate(rows_of(value, len(jax.tree.leaves(value)[0]))):
+            for i, block in enumerate(rows_of(value, loops[name])):
                 blocks[key.replace("*", str(i))] = block
         return blocks
 
     return jax.tree.map(apart, tree, is_leaf=is_network)
-
-
-def _parsed(key: str) -> tuple[str, int, str]:
-    """("down", 3, "_attention") of "down_3_attention"; an index beyond any of another name."""
-    found = re.fullmatch(r"([a-z]+)_(\d+)(\D*)", key)
-    return (found[1], int(found[2]), found[3]) if found else (key, sys.maxsize, "")
 
 
 def stack(blocks: list[Params]) -> Params:
