@@ -178,5 +178,14 @@ def get_config(version: str = "old") -> ConfigDict:
                 "batch_size": 128,
                 "learning_rate": 2e-3,
             },
+            "compress": {  # --mode=compress: lossless, to a file
+                "num_steps": 500,  # T of the chain: more are fewer bits, and more time
+                "lanes": 64,  # images coded at once, at most
+                "cells": 1,  # of the latents' grid, per standard deviation of a step
+                "order": "bit_swap",  # or top_down, which needs initial bits for all T latents
+                "seed": 0,  # of the initial bits
+                "initial_bits": "",  # a file to take them from, and to give them back to
+                "labels": "",  # an .npy of one label for each image: of a conditional model
+            },
         }
     )

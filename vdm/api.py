@@ -8,11 +8,13 @@ trained.bpd(images).mean, trained.sample(16)
 import dataclasses
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from vdm import archives
 from vdm.config_files import find_config_file
 from vdm.data.sources import Split
 from vdm.diffusion.samplers import Sampler
@@ -21,7 +23,7 @@ from vdm.evaluation.guided import Guidance
 from vdm.evaluation.likelihood import evaluate
 from vdm.evaluation.samples import draw_samples
 from vdm.io.files import read_json
-from vdm.model import VDM, AnyModel
+from vdm.model import VDM, AnyModel, check_codes
 from vdm.nn.stacks import unstack_blocks
 from vdm.run import Run, build_run, open_run
 from vdm.typing import Params
@@ -82,7 +84,7 @@ class Model:
         shape, codes out of range, or labels that a conditional model lacks.
         """
         options = dataclasses.replace(self.run.options.eval, bound=bound, num_steps=num_steps)
-        images = self._checked(np.asarray(images))
+        images = check_codes(self.model, np.asarray(images))
         split = Split("given", images, _checked_labels(labels, len(images), self.num_classes))
         result = evaluate(
             self.model, self.params, split, self.run.mesh,
@@ -126,24 +128,28 @@ class Model:
             labels=None if labels is None else _checked_labels(labels, num_samples, classes),
         ).data  # fmt: skip
 
+    def compress(
+        self, images: np.ndarray, labels: np.ndarray | None = None, **settings: Any
+    ) -> bytes:
+        """Integer codes [N, *dims] as the content of a file (`vdm.compression.container`).
+
+        settings: num_steps (T), lanes, cells, order, seed; the config's compress.* by default.
+        """
+        options = dataclasses.replace(self.run.options.compress, **settings)
+        images = np.asarray(images)
+        labels = _checked_labels(labels, len(images), self.num_classes)
+        trained = archives.Trained(self.run, self.params, self.step)
+        return archives.pack(trained, images, options, labels=labels)[0]
+
+    def decompress(self, content: bytes) -> np.ndarray:
+        """The images again, with their dtype. ValueError for content that is damaged or another
+        model's."""
+        trained = archives.Trained(self.run, self.params, self.step)
+        return archives.unpack(trained, content).images
+
     def omega(self, t: np.ndarray) -> np.ndarray:
         """omega(t) = -log SNR(t) for times t in [0, 1], any shape."""
         return np.asarray(self.vdm.schedule_fn(self.params)(jnp.asarray(t, jnp.float32)))
-
-    def _checked(self, images: np.ndarray) -> np.ndarray:
-        if images.shape[1:] != self.model.dims:
-            expected = ", ".join(map(str, self.model.dims))
-            raise ValueError(f"images of shape {images.shape}: expected [N, {expected}]")
-        num_codes = getattr(self.model.likelihood, "num_codes", 0)
-        if not num_codes:
-            return images.astype(np.float32)
-        if not np.issubdtype(images.dtype, np.integer):
-            raise ValueError(f"images of dtype {images.dtype}: expected integer codes")
-        if images.size and not 0 <= images.min() <= images.max() < num_codes:
-            raise ValueError(
-                f"codes from {images.min()} to {images.max()}: expected 0 to {num_codes - 1}"
-            )
-        return images
 
 
 def _checked_labels(labels: np.ndarray | None, count: int, num_classes: int) -> np.ndarray | None:

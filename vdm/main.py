@@ -4,12 +4,17 @@ python -m vdm.main --config=configs/digits.py --workdir=runs/digits
 python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=eval
 python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=sample
 python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=classifier
+python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=compress \
+    --input=images.npy --output=images.vdm
 
 --config=FILE[:ARG]    a Python file with get_config([ARG]) -> ConfigDict; anywhere
 --config.a.b=VALUE     another value for one field of it
 --workdir=DIR          what the run writes; the same command again resumes
---mode=MODE            train (default: train, then evaluate and sample), eval, sample, or
-                       classifier: trains one of noisy examples, for samples guided by it
+--mode=MODE            train (default: train, then evaluate and sample), eval, sample, compress,
+                       decompress, or classifier: trains one of noisy examples, for samples guided
+                       by it
+--input=PATH           compress: an .npy of codes, or a folder of pictures; decompress: the file
+--output=PATH          compress: the file; decompress: an .npy, or a new folder for PNGs
 --init_from=PATH       the parameters of another workdir or checkpoint, or of a checkpoint of the
                        published VDM: where training starts, or what is evaluated or sampled
 --print_config         print the resolved config and exit
@@ -33,7 +38,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vdm.config_files import find_config_file
 
-MODES = ("train", "eval", "sample", "classifier")
+MODES = ("train", "eval", "sample", "classifier", "compress", "decompress")
 
 
 STOPPED = "stopped; the same command goes on from what is saved"
@@ -124,12 +129,13 @@ def run(options: flags.FlagValues) -> int:
         raise UsageError(f"unknown --mode={options.mode}; known: {', '.join(MODES)}")
     if not options.workdir:
         raise UsageError("--workdir is missing: name the folder that the run writes to")
+    _check_places(options)
 
     from vdm import distributed
 
     distributed.initialize()  # before anything starts a backend
 
-    from vdm import loops
+    from vdm import archives, loops
     from vdm.io.console import say
     from vdm.run import open_run
 
@@ -141,6 +147,10 @@ def run(options: flags.FlagValues) -> int:
             loops.evaluate_run(opened, options.init_from)
         elif options.mode == "classifier":
             loops.train_classifier(opened, options.init_from)
+        elif options.mode == "compress":
+            archives.compress(opened, options.input, options.output, options.init_from)
+        elif options.mode == "decompress":
+            archives.decompress(opened, options.input, options.output, options.init_from)
         else:
             loops.sample_run(opened, options.init_from)
     except loops.Interrupted as stop:
@@ -162,6 +172,21 @@ def run(options: flags.FlagValues) -> int:
     return 0
 
 
+def _check_places(options: flags.FlagValues) -> None:
+    """--input and --output are there where they are needed, and nowhere else."""
+    needed = options.mode in ("compress", "decompress")
+    for name in ("input", "output"):
+        place = options[name].value
+        if needed and not place:
+            raise UsageError(f"--mode={options.mode} needs --{name}=PATH (see --help)")
+        if place and not needed:
+            raise UsageError(f"--{name} is for --mode=compress and --mode=decompress")
+    if needed and not Path(options.input).exists():
+        raise UsageError(f"--input={options.input} is not there")
+    if needed and Path(options.input).absolute() == Path(options.output).absolute():
+        raise UsageError("--input and --output are the same: name another --output")
+
+
 def define_flags() -> flags.FlagValues:
     """The flags, not parsed yet."""
     defined = flags.FlagValues()
@@ -169,6 +194,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("workdir", None, "what the run writes", flag_values=defined)
     flags.DEFINE_string("mode", "train", " or ".join(MODES), flag_values=defined)
     flags.DEFINE_string("init_from", None, "parameters to start from", flag_values=defined)
+    flags.DEFINE_string("input", None, "what is compressed", flag_values=defined)
+    flags.DEFINE_string("output", None, "where it is written", flag_values=defined)
     flags.DEFINE_bool("print_config", False, "print the config and exit", flag_values=defined)
     flags.DEFINE_bool("debug", False, "tracebacks", flag_values=defined)
     return defined

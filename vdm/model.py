@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from vdm.diffusion.elbo import (
@@ -247,6 +248,24 @@ class LatentVariableModel(Protocol):
 
 
 AnyModel = VDM | LatentVariableModel
+
+
+def check_codes(model: AnyModel, images: np.ndarray) -> np.ndarray:
+    """Data of the user's [N, *dims]: integer codes, or real numbers as float32. ValueError for
+    another shape, kind or range."""
+    if images.shape[1:] != model.dims or not images.ndim:
+        expected = ", ".join(map(str, model.dims))
+        raise ValueError(f"images of shape {images.shape}: expected [N, {expected}]")
+    num_codes = getattr(model.likelihood, "num_codes", 0)
+    if not num_codes:
+        return images.astype(np.float32)
+    if not np.issubdtype(images.dtype, np.integer):
+        raise ValueError(f"images of dtype {images.dtype}: expected integer codes")
+    if images.size and not 0 <= images.min() <= images.max() < num_codes:
+        raise ValueError(
+            f"codes from {images.min()} to {images.max()}: expected 0 to {num_codes - 1}"
+        )
+    return images
 
 
 def finite(values: Shaped[Array, "batch *dims"]) -> Bool[Array, " batch"]:

@@ -76,6 +76,20 @@ class SampleOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class CompressOptions:
+    """config.compress: T of the chain; images coded at once, at most; grid cells per standard
+    deviation; the seed of the initial bits, or a file to take them from; a file of labels."""
+
+    num_steps: int
+    lanes: int
+    cells: int
+    order: str
+    seed: int
+    initial_bits: str
+    labels: str
+
+
+@dataclasses.dataclass(frozen=True)
 class ClassifierOptions:
     """config.classifier without its network."""
 
@@ -99,9 +113,13 @@ class Options:
     eval: EvalOptions
     sample: SampleOptions
     classifier: ClassifierOptions
+    compress: CompressOptions
 
 
-T = TypeVar("T", TrainOptions, EvalOptions, OdeOptions, SampleOptions, ClassifierOptions)
+T = TypeVar(
+    "T",
+    TrainOptions, EvalOptions, OdeOptions, SampleOptions, ClassifierOptions, CompressOptions,
+)  # fmt: skip
 
 # The fields that every config has beside those of the options.
 REQUIRED_FIELDS = """
@@ -132,6 +150,10 @@ ADDED_FIELDS = {
     "train.accumulate": 1,
     "classifier": {
         "name": "convnet", "kwargs": {}, "num_steps": 500, "batch_size": 128, "learning_rate": 2e-3
+    },
+    "compress": {
+        "num_steps": 500, "lanes": 64, "cells": 1, "order": "bit_swap", "seed": 0,
+        "initial_bits": "", "labels": "",
     },
 }  # fmt: skip
 
@@ -179,6 +201,7 @@ def read(config: ConfigDict) -> Options:
             config, "sample", SampleOptions, seed=0, label=-1, interpolate=0, num_frames=0
         ),
         classifier=_group(config, "classifier", ClassifierOptions),
+        compress=_group(config, "compress", CompressOptions, seed=0),
     )
     if not 0 <= config.model.label_dropout < 1:
         raise ValueError(

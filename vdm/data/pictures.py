@@ -31,11 +31,11 @@ def listed(root: Path, split: str, num_test: int) -> list[Path]:
                 f"{root} {wrong}, and data.kwargs.num_test is {num_test}: have both folders and "
                 "num_test = 0, or neither"
             )
-        found = _pictures_below(root / split)
+        found = _by_place(root / split)
         if not found:
             raise ValueError(f"{root / split} has no pictures ({', '.join(ENDINGS)})")
         return found
-    found = _pictures_below(root)
+    found = _by_place(root)
     if not 0 < num_test < len(found):
         raise ValueError(
             f"{root} has {len(found)} pictures and no folders train/ and test/, and "
@@ -44,13 +44,17 @@ def listed(root: Path, split: str, num_test: int) -> list[Path]:
     return found[:-num_test] if split == "train" else found[-num_test:]
 
 
-def _pictures_below(folder: Path) -> list[Path]:
-    found = [
+def below(folder: Path) -> list[Path]:
+    """All pictures in a folder and the folders in it."""
+    return [
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
     ]
-    return sorted(found, key=lambda path: place(path.relative_to(folder).as_posix()))
+
+
+def _by_place(folder: Path) -> list[Path]:
+    return sorted(below(folder), key=lambda path: place(path.relative_to(folder).as_posix()))
 
 
 def place(path: str) -> tuple[str, str]:

@@ -190,6 +190,15 @@ class Discretised:
         log_prob = discretised_log_prob(data, eps_0, omega_0, self.num_codes)
         return -jnp.sum(log_prob, axis=tuple(range(1, eps_0.ndim)))
 
+    def log_probs(
+        self, z_0: Float[Array, "batch *dims"], omega_0: EndPoint
+    ) -> Float[Array, "batch *dims codes"]:
+        """log p(code | z_0) of every code, nats."""
+        x = codes_to_x(jnp.arange(self.num_codes), self.num_codes)
+        distance = z_0[..., None] / alpha(omega_0)[..., None] - x.reshape((1,) * z_0.ndim + (-1,))
+        squares = jnp.square(distance) * jnp.exp(-omega_0)[..., None]
+        return jax.nn.log_softmax(-0.5 * squares, axis=-1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:

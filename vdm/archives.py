@@ -1,0 +1,289 @@
+"""Files of compressed images: what --mode=compress writes and --mode=decompress gives back."""
+
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from vdm.compression import container
+from vdm.compression.chain import Chain
+from vdm.compression.codec import Codec, Coded
+from vdm.compression.container import Header
+from vdm.compression.lattice import DamagedError
+from vdm.data import pictures
+from vdm.io.console import Progress, say
+from vdm.io.files import atomic_path, write_bytes
+from vdm.model import check_codes
+from vdm.options import CompressOptions
+from vdm.run import Run
+from vdm.typing import Params
+
+FINGERPRINTED = ("model", "schedule", "network", "likelihood")
+"""The groups of a config that say what the parameters mean."""
+
+
+class Trained(NamedTuple):
+    """A run with the parameters of a checkpoint of it."""
+
+    run: Run
+    params: Params
+    step: int
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Of all that the decoder must have."""
+        settings = {group: self.run.resolved[group] for group in FINGERPRINTED}
+        return container.fingerprint(self.params, settings)
+
+    def chain(self, num_steps: int, cells: int) -> Chain:
+        """The model in that many steps."""
+        return Chain(self.run.vdm, self.params, self.run.mesh, num_steps, cells)
+
+
+class Restored(NamedTuple):
+    """What a file gives back: the array as it was, the labels of a conditional model, the bytes
+    that were given in place of random bits, and the names of the images, if they had any."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    given: bytes
+    names: tuple[str, ...]
+
+
+def pack(
+    trained: Trained,
+    images: np.ndarray,
+    options: CompressOptions,
+    *,
+    labels: np.ndarray | None = None,
+    given: bytes = b"",
+    names: tuple[str, ...] = (),
+    on_images: Callable[[int], None] = lambda done: None,
+) -> tuple[bytes, Coded]:
+    """The content of a file, and the bits in it.
+
+    images: integer codes [N, *dims]; a last axis of size one may be missing. ValueError for others.
+    """
+    dims = trained.run.vdm.dims
+    codes = check_codes(trained.run.vdm, images.reshape(_full_shape(images.shape, dims)))
+    chain = trained.chain(options.num_steps, options.cells)
+    if chain.num_classes and labels is None:
+        raise ValueError(
+            f"this model is conditional on {chain.num_classes} classes, and which of them an image "
+            "is of is not said: set compress.labels to an .npy of one integer for each"
+        )
+    codec = Codec(chain, options.order, options.lanes, options.seed)
+    coded = codec.encode(codes.astype(np.int64), labels, container.to_words(given), on_images)
+    header = Header(
+        trained.fingerprint, chain.probe(), container.codes_checksum(codes),
+        images.shape, images.dtype.str[1:], options.order, options.num_steps, options.cells,
+        options.lanes, options.seed, trained.step, trained.run.options.eval.params == "ema",
+        coded.num_initial, len(given), environment(trained.run), names,
+    )  # fmt: skip
+    return container.write(header, coded.words), coded
+
+
+def unpack(
+    trained: Trained,
+    content: bytes,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
+) -> Restored:
+    """What `pack` was given. DamagedError for a file that is damaged or of another model."""
+    header, words = container.read(content)
+    if header.fingerprint != trained.fingerprint:
+        raise DamagedError(_other_model(header, trained))
+    devices = environment(trained.run).partition(";")[0]
+    if header.environment.partition(";")[0] != devices:
+        raise DamagedError(
+            f"it was written on {header.environment.partition(';')[0]}, and this is {devices}: "
+            "networks round differently there; see --config.train.num_devices"
+        )
+    chain = trained.chain(header.num_steps, header.cells)
+    if header.probe != chain.probe():
+        raise DamagedError(
+            "this machine computes the model differently than the one that wrote it "
+            f"({header.environment}; here {environment(trained.run)}): decompress it there"
+        )
+    codec = Codec(chain, header.order, header.lanes, header.seed)
+    count = header.shape[0]
+    codes, labels, given = codec.decode(
+        container.coded_of(header, words), count, lambda done: on_images(done, count)
+    )
+    if container.codes_checksum(codes) != header.checksum:
+        raise DamagedError(
+            f"the images are not those that were compressed: the model was computed differently "
+            f"than where it was written ({header.environment}); decompress it there"
+        )
+    images = codes.astype(header.dtype).reshape(header.shape)
+    return Restored(images, labels, given.astype("<u4").tobytes()[: header.num_given], header.names)
+
+
+def environment(run: Run) -> str:
+    """Devices; versions of what computes."""
+    devices = list(run.mesh.devices.flat)
+    versions = ", ".join(
+        f"{package} {importlib.metadata.version(package)}" for package in ("jax", "constriction")
+    )
+    return f"{len(devices)} x {devices[0].device_kind}; {versions}"
+
+
+def _full_shape(shape: tuple[int, ...], dims: tuple[int, ...]) -> tuple[int, ...]:
+    """With the last axis of size one that may be missing."""
+    return (*shape, 1) if (*shape[1:], 1) == dims else shape
+
+
+def _other_model(header: Header, trained: Trained) -> str:
+    kind = {True: "ema", False: "raw"}
+    theirs = f"{kind[header.ema]} parameters of step {header.step}"
+    ours = f"{trained.run.options.eval.params} parameters of step {trained.step}"
+    remedy = "give the --workdir that it was compressed with"
+    if theirs != ours:
+        remedy += f", with --config.eval.step={header.step} --config.eval.params={kind[header.ema]}"
+    return f"it was compressed by another model ({theirs}; these are the {ours}): {remedy}"
+
+
+def compress(run: Run, source: str, target: str, init_from: str | None = None) -> None:
+    """--mode=compress: an .npy of codes, or a folder of pictures, into one file."""
+    options = run.options.compress
+    _check_alone()
+    if Path(target).is_dir() or Path(target).suffix == ".npy":
+        raise ValueError(f"--output={target} must name a file, such as images.vdm")
+    images, names = _read_images(Path(source))
+    labels = _read_npy(Path(options.labels)) if options.labels else None
+    given = Path(options.initial_bits).read_bytes() if options.initial_bits else b""
+    step, params = run.trained_params(init_from)
+    trained = Trained(run, params, step)
+    with Progress("compress", len(images), unit="image") as progress:
+        content, coded = pack(
+            trained, images, options,
+            labels=labels, given=given, names=names, on_images=progress.update,
+        )  # fmt: skip
+    write_bytes(target, content)
+    say(f"wrote {target}: {describe(content, coded, images.size)}")
+
+
+def describe(content: bytes, coded: Coded, num_codes: int) -> str:
+    """The size of a file in a line."""
+    dims = max(1, num_codes)
+    net, initial = coded.net_bits / dims, 32 * coded.num_initial / dims
+    own = 8 * len(content) - 32 * coded.num_given
+    header = own / dims - net - initial
+    return (
+        f"{len(content):,} bytes, {own / dims:.4f} bits/dim: {net:.4f} of the images, "
+        f"{initial:.4f} of initial bits, {header:.4f} of the header"
+    )
+
+
+def decompress(run: Run, source: str, target: str, init_from: str | None = None) -> None:
+    """--mode=decompress: the images of such a file into an .npy, or a folder of PNGs."""
+    options = run.options.compress
+    _check_alone()
+    path = Path(target)
+    if path.suffix not in ("", ".npy"):
+        raise ValueError(f"--output={target} must be an .npy, or a folder for PNGs")
+    if not path.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"--output={target} is there already: name a new folder, or an .npy")
+    content = Path(source).read_bytes()
+    try:
+        container.read(content)  # what is damaged is known before anything is compiled
+        step, params = run.trained_params(init_from)
+        with Progress("decompress", 1, unit="image") as progress:
+            restored = unpack(Trained(run, params, step), content, progress.update)
+        if path.suffix == ".npy":
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, restored.images)
+        else:
+            _write_folder(path, restored)
+    except DamagedError as error:
+        raise DamagedError(f"{source}: {error}") from error
+    if options.labels and restored.labels is not None:
+        with atomic_path(options.labels) as temporary, temporary.open("wb") as file:
+            np.save(file, restored.labels)
+    if restored.given and options.initial_bits:
+        write_bytes(options.initial_bits, restored.given)
+    elif restored.given:
+        say(
+            f"{source} also holds {len(restored.given)} bytes of another file, which were its "
+            "initial bits: --config.compress.initial_bits=PATH writes them there"
+        )
+    say(f"wrote {target}: {len(restored.images)} images, the ones that were compressed")
+
+
+def _check_alone() -> None:
+    if jax.process_count() > 1:
+        raise ValueError("images are coded by one process: start one without --coordinator")
+
+
+def _read_images(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The codes and, of a folder, the names for their PNGs."""
+    if path.suffix == ".npy":
+        return _read_npy(path), ()
+    if not path.is_dir():
+        raise ValueError(
+            f"--input={path} must be an .npy of integer codes, or a folder of pictures"
+        )
+    found = sorted(pictures.below(path))
+    if not found:
+        raise ValueError(f"--input={path} has no pictures ({', '.join(pictures.ENDINGS)})")
+    shapes = {pictures.shape_of(picture, 0): picture for picture in found}
+    if len(shapes) > 1:
+        one, other, *_ = shapes
+        raise ValueError(
+            f"pictures must have one shape: {shapes[one]} has {one}, {shapes[other]} has {other}"
+        )
+    names = [picture.relative_to(path).as_posix() for picture in found]
+    png = tuple(name if name.lower().endswith(".png") else f"{name}.png" for name in names)
+    if any("\n" in name for name in png):
+        raise ValueError(f"--input={path}: a picture has a line break in its name; rename it")
+    return pictures.decode(found, next(iter(shapes)), 0), () if png == _numbered(len(png)) else png
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    """The names of pictures that have none."""
+    return tuple(f"{i:06d}.png" for i in range(count))
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no .npy of numbers: {error}") from error
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{path} has numbers of {array.dtype}: codes and labels are integers")
+    return array
+
+
+def _write_folder(path: Path, restored: Restored) -> None:
+    """PNGs in a new folder, which is there whole or not at all."""
+    from PIL import Image
+
+    images = restored.images
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    grey, coloured = images.ndim == 3, images.ndim == 4 and images.shape[-1] == 3
+    if not (grey or coloured) or (images.size and images.max() > 255):
+        raise ValueError(
+            f"codes of shape {restored.images.shape} are no 8-bit pictures: name an .npy"
+        )
+    names = restored.names or _numbered(len(images))
+    if len(names) != len(images) or not all(_is_inside(name) for name in names):
+        raise DamagedError("its names are none")
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        for name, image in zip(names, images, strict=True):
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.astype(np.uint8)).save(temporary / name, "PNG")
+        temporary.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_inside(name: str) -> bool:
+    parts = PurePosixPath(name)
+    return bool(name) and not parts.is_absolute() and ".." not in parts.parts

@@ -1,0 +1,1 @@
+"""Lossless compression: the bound as the size of a file."""

@@ -1,0 +1,166 @@
+"""The chain that the codec follows: noise levels, the latents' grids, the model's evaluations.
+
+z_i, i = 0 ... T, is the latent at time i / T. Everything that both sides must compute alike, to the
+last bit, is computed here: the network by one compiled function for each size of a batch, all else
+in float64 with NumPy from the float32 values of the schedule.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from vdm import sharding
+from vdm.compression.lattice import Gaussians
+from vdm.diffusion.grids import equal_times
+from vdm.model import VDM
+from vdm.typing import Params
+
+LEAST_STEP = 1e-5
+"""omega rises by at least this from one latent to the next: where a schedule stands still a step
+would have no width."""
+
+FINEST = 2.0**-18
+"""The smallest cell: that of a step of 1e-4 in omega at omega_0 = -13.3."""
+
+
+class Levels:
+    """alpha, sigma of q(z_i | x) and the Gaussians of every step; each (), or the shape of an
+    example where every dimension has an omega of its own.
+
+    cell: h of every latent, a power of two at most 1 / cells_per_std of the standard deviations of
+    q(z_i | z_{i-1}) and of p(z_i | z_{i+1}), so that float32 holds every point of the grid.
+    """
+
+    def __init__(self, omegas: np.ndarray, cells_per_std: float) -> None:
+        """omegas: [T + 1] or [T + 1, *dims]."""
+        for i in range(1, len(omegas)):
+            omegas[i] = np.maximum(omegas[i], omegas[i - 1] + np.float32(LEAST_STEP))
+        self.omegas = omegas
+        omega = omegas.astype(np.float64)
+        below, above = omega[:-1], omega[1:]
+        self.alpha, self.sigma = (np.exp(-0.5 * np.logaddexp(0, sign * omega)) for sign in (1, -1))
+        # q(z_t | z_s) and q(z_s | z_t, x), as vdm.diffusion.noise has them; entry i - 1 is step i
+        lost = -np.expm1(below - above)
+        self.alpha_ratio = self.alpha[1:] / self.alpha[:-1]
+        self.shrink = self.sigma[1:] * lost
+        self._forward_std = np.concatenate([self.sigma[:1], self.sigma[1:] * np.sqrt(lost)])
+        self._posterior_std = np.concatenate(
+            [self.sigma[:-1] * np.sqrt(lost), np.ones_like(omega[:1])]
+        )
+        least = np.minimum(self._forward_std, self._posterior_std)
+        self.cell = np.exp2(np.floor(np.log2(least / cells_per_std)))
+        if self.cell.min() < FINEST:
+            raise ValueError(
+                f"compress.num_steps = {self.num_steps}: a step of this schedule is narrower than "
+                f"{FINEST:g}, the finest grid; take fewer"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.omegas) - 1
+
+    def first(self) -> Gaussians:
+        """q(z_0 | x)."""
+        return Gaussians(self.sigma[0], self.cell[0])
+
+    def last(self) -> Gaussians:
+        """q(z_T | x)."""
+        return Gaussians(self.sigma[-1], self.cell[-1])
+
+    def forward(self, i: int) -> Gaussians:
+        """q(z_i | z_{i-1})."""
+        return Gaussians(self._forward_std[i], self.cell[i])
+
+    def posterior(self, i: int) -> Gaussians:
+        """q(z_i | z_{i+1}, x)."""
+        return Gaussians(self._posterior_std[i], self.cell[i])
+
+    def model(self, i: int) -> Gaussians:
+        """p(z_i | z_{i+1}), and p(z_T)."""
+        return Gaussians(self._posterior_std[i], self.cell[i])
+
+    def posterior_mean(self, i: int, z: np.ndarray, eps: np.ndarray) -> np.ndarray:
+        """The mean of q(z_{i-1} | z_i, x) with x = (z_i - sigma_i eps) / alpha_i; with the
+        network's eps_hat that of p(z_{i-1} | z_i)."""
+        return (z - self.shrink[i - 1] * eps) / self.alpha_ratio[i - 1]
+
+
+class Chain:
+    """A model with its parameters in T steps, evaluated in batches of a few fixed sizes."""
+
+    def __init__(
+        self, model: VDM, params: Params, mesh: Mesh, num_steps: int, cells_per_std: float
+    ) -> None:
+        likelihood = model.likelihood_of(params)
+        if not hasattr(likelihood, "log_probs"):
+            raise ValueError(
+                f"likelihood {type(likelihood).__name__} gives no probability of each code "
+                "(log_probs), which lossless compression needs: choose 'discretised'"
+            )
+        omegas = jax.device_get(equal_times(model.schedule_fn(params), num_steps))
+        self.levels = Levels(np.array(omegas, np.float32), cells_per_std)
+        self.dims, self.latent_dims = model.dims, model.latent_dims
+        self.num_classes = model.num_classes
+        self._params, self._mesh = params, mesh
+        omega_0 = jnp.asarray(self.levels.omegas[:1] if omegas.ndim > 1 else self.levels.omegas[0])
+
+        def eps_hat(params: Params, batch: dict, omega: jax.Array) -> jax.Array:
+            of_each = jnp.broadcast_to(omega, batch["z"].shape[:1] + omega.shape)
+            labels = batch.get("labels")
+            return model.denoiser(params, labels)(batch["z"], of_each)
+
+        def encode(params: Params, batch: dict) -> jax.Array:
+            return model.likelihood_of(params).encode(batch["codes"])
+
+        def probabilities(params: Params, batch: dict) -> jax.Array:
+            likelihood: Any = model.likelihood_of(params)
+            return jnp.exp(likelihood.log_probs(batch["z"], omega_0))
+
+        self._eps_hat, self._encode, self._probabilities = map(
+            jax.jit, (eps_hat, encode, probabilities)
+        )
+
+    def eps_hat(self, i: int, z: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        """The network's estimate at z_i, float64 [batch, *latent_dims]."""
+        batch: dict[str, np.ndarray] = {"z": z.astype(np.float32)}
+        if labels is not None:
+            batch["labels"] = labels.astype(np.int32)
+        return self._evaluate(self._eps_hat, batch, self.levels.omegas[i]).astype(np.float64)
+
+    def encode(self, codes: np.ndarray) -> np.ndarray:
+        """What noise is added to, float64 [batch, *latent_dims]."""
+        return self._evaluate(self._encode, {"codes": codes.astype(np.int32)}).astype(np.float64)
+
+    def probabilities(self, z_0: np.ndarray) -> np.ndarray:
+        """p(code | z_0) of every code, float32 [batch, D, V]."""
+        found = self._evaluate(self._probabilities, {"z": z_0.astype(np.float32)})
+        return found.reshape(len(z_0), math.prod(self.dims), -1)
+
+    def _evaluate(self, function: Callable, batch: dict[str, np.ndarray], *more: Any) -> np.ndarray:
+        """Of a batch filled up with zeros to the next power of two: a few sizes are compiled."""
+        count = len(next(iter(batch.values())))
+        size = sharding.round_up(1 << (count - 1).bit_length(), self._mesh)
+        filled = {
+            key: np.concatenate([value, np.zeros((size - count, *value.shape[1:]), value.dtype)])
+            for key, value in batch.items()
+        }
+        placed = sharding.put_whole_batch(filled, self._mesh)
+        return sharding.fetch(function(self._params, placed, *more))[:count]
+
+    def probe(self) -> bytes:
+        """Four bytes that tell whether this machine computes as another one did: of the noise
+        levels, and of the network at one latent."""
+        z = np.cos(np.arange(math.prod(self.latent_dims))).reshape(1, *self.latent_dims)
+        labels = np.zeros(1, np.int32) if self.num_classes else None
+        digest = hashlib.sha256()
+        for array in (self.levels.cell, self.levels.alpha_ratio, self.levels.shrink):
+            digest.update(array.tobytes())
+        digest.update(self.eps_hat(self.levels.num_steps, z, labels).tobytes())
+        return digest.digest()[:4]

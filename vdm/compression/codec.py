@@ -1,0 +1,263 @@
+"""Bits-back coding of images with a diffusion model: what the bound promises, as bits.
+
+    bits = -log2 p(x, z_0 ... z_T) / q(z_0 ... z_T | x)
+
+The latents are popped from a stack of bits by q and everything is pushed by p. In expectation an
+image adds the bound of T steps (VDM section 5.1; Frey & Hinton 1997; Townsend et al. 2019,
+arXiv:1901.04866). Two orders:
+
+bit_swap   pop z_0 ~ q(z_0|x), push x by p(x|z_0); for i = 1 ... T pop z_i ~ q(z_i|z_{i-1}), push
+           z_{i-1} by p(z_{i-1}|z_i); push z_T by N(0, I). The bits of two latents must be there
+           at the start, whatever T (Kingma et al. 2019, arXiv:1905.06845).
+top_down   pop z_T ~ q(z_T|x), then z_{i-1} ~ q(z_{i-1}|z_i, x) down to z_0; push x, z_0 ... z_T.
+           The bits of all T + 1 latents must be there.
+
+The stack begins with random bits, which the first images pop. Images that are coded at once share
+the evaluations of the network, and all pop before they push. So the first batch is one image, and
+a later one has as many as the bits on the stack allow, up to `lanes`: many images cost the initial
+bits of one, and about as many evaluations as `lanes` at once would.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from vdm.compression.chain import Chain
+from vdm.compression.lattice import STATE_WORDS, DamagedError, Stack, TooDeepError, random_words
+
+ORDERS = ("bit_swap", "top_down")
+
+MOST_LANES = 2**16
+
+
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    """Images as bits. words: uint32, the stack; of these the lowest num_initial are the random bits
+    that it began with and that were needed, and above them the num_given that the user gave.
+    ideal_bits: what the densities of the coded latents say that the images add. batches: images
+    that were coded at once."""
+
+    words: np.ndarray
+    num_initial: int
+    num_given: int
+    ideal_bits: float = math.nan
+    batches: tuple[int, ...] = ()
+
+    @property
+    def net_bits(self) -> int:
+        """What the images have added."""
+        return 32 * (len(self.words) - self.num_initial - self.num_given)
+
+    @property
+    def gross_bits(self) -> int:
+        """With the initial bits that nobody asked for."""
+        return 32 * (len(self.words) - self.num_given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+    """order: of ORDERS; lanes: images that are coded at once, at most; seed: of the random bits.
+
+    The decoder must have the same chain, on the same kind of device.
+    """
+
+    chain: Chain
+    order: str = "bit_swap"
+    lanes: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise ValueError(f"unknown order {self.order!r}; known: {', '.join(ORDERS)}")
+        if not 1 <= self.lanes <= MOST_LANES:
+            raise ValueError(f"lanes = {self.lanes}: they must be 1 to {MOST_LANES}")
+
+    def encode(
+        self,
+        codes: np.ndarray,
+        labels: np.ndarray | None = None,
+        given: np.ndarray | None = None,
+        on_images: Callable[[int], None] = lambda done: None,
+    ) -> Coded:
+        """codes: [N, *dims]; labels: [N] of a conditional model; given: words (uint32) to take the
+        initial bits from, which the decoder gives back. on_images(n): n images are done."""
+        given = np.zeros(0, np.uint32) if given is None else given
+        reserve = 1024 + math.prod(self.chain.latent_dims)
+        while True:
+            initial = np.concatenate([random_words(reserve, self.seed), given])
+            try:
+                return self._encode_on(
+                    Stack(initial), reserve, len(given), codes, labels, on_images
+                )
+            except TooDeepError:  # an image that may take as much as it needs found too little
+                reserve *= 4
+
+    def _encode_on(
+        self,
+        stack: Stack,
+        reserve: int,
+        num_given: int,
+        codes: np.ndarray,
+        labels: np.ndarray | None,
+        on_images: Callable[[int], None],
+    ) -> Coded:
+        """TooDeepError where `reserve` random words below the given ones are not enough."""
+        batches: list[int] = []
+        done, need = 0, 1.0  # need: words that an image takes before it gives
+        while done < len(codes):
+            # The first image takes what it needs; later ones reach no deeper, what is given is free.
+            floor = min(stack.low, reserve + STATE_WORDS)
+            size = int((stack.num_words - floor) / need)
+            size = max(1, min(size, self.lanes, done // 2, len(codes) - done))
+            while True:
+                trial = stack.copy()
+                trial.low, trial.floor = stack.num_words, floor if size > 1 else STATE_WORDS + 1
+                images = slice(done, done + size)
+                of_images = None if labels is None else labels[images]
+                try:
+                    self._push_images(trial, codes[images], of_images, done)
+                    break
+                except TooDeepError:
+                    if size == 1:
+                        raise
+                    size -= max(1, size // 8)
+            need = max(need, (stack.num_words - trial.low) / size)
+            trial.low, trial.floor = min(trial.low, stack.low), 0
+            trial.push_uniform([size - 1], [self._most(done + size)])
+            stack = trial
+            batches.append(size)
+            done += size
+            on_images(done)
+        unused = min(stack.untouched, reserve)
+        return Coded(
+            stack.words[unused:], reserve - unused, num_given, stack.ideal_bits, tuple(batches)
+        )
+
+    def decode(
+        self,
+        coded: Coded,
+        count: int,
+        on_images: Callable[[int], None] = lambda done: None,
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """(codes [count, *dims], labels, given), as `encode` got them. DamagedError where the bits
+        are others, or the chain is another."""
+        stack = Stack(coded.words, sealed=False)
+        codes = np.empty((count, *self.chain.dims), np.int64)
+        labels = np.empty(count, np.int64) if self.chain.num_classes else None
+        left = count
+        while left:
+            size = int(stack.pop_uniform([self._most(left)])[0]) + 1
+            if not stack.num_words:
+                raise DamagedError("they end before the images do")
+            images = slice(left - size, left)
+            codes[images], of_images = self._pop_images(stack, size, left - size)
+            if labels is not None and of_images is not None:
+                labels[images] = of_images
+            left -= size
+            on_images(count - left)
+        initial, words = coded.num_initial, stack.words
+        expected = np.append(random_words(initial, self.seed), words[initial:-1])
+        if (
+            len(words) != initial + coded.num_given + 1
+            or words[-1] != 1
+            or (expected != words[:-1]).any()
+        ):
+            raise DamagedError("they do not end where the stack began")
+        return codes, labels, words[initial:-1]
+
+    def _push_images(
+        self, stack: Stack, codes: np.ndarray, labels: np.ndarray | None, first: int
+    ) -> None:
+        chain, levels = self.chain, self.chain.levels
+        x = chain.encode(codes)
+        path = self._draw_path(stack, x, first) if self.order == "top_down" else []
+        if path:
+            cells = path[0]
+        else:
+            cells = levels.first().draw(stack, levels.alpha[0] * x, self._key(first, 0))
+        _push_codes(stack, codes, chain.probabilities(cells * levels.cell[0]))
+        for i in range(1, levels.num_steps + 1):
+            if path:
+                above = path[i]
+            else:
+                mean = levels.alpha_ratio[i - 1] * cells * levels.cell[i - 1]
+                above = levels.forward(i).draw(stack, mean, self._key(first, i))
+            levels.model(i - 1).push(stack, cells, self._model_mean(i, above, labels))
+            cells = above
+        levels.model(levels.num_steps).push(stack, cells, np.zeros(cells.shape))
+        if labels is not None:
+            stack.push_uniform(labels, np.full(labels.shape, chain.num_classes))
+
+    def _pop_images(
+        self, stack: Stack, count: int, first: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        chain, levels = self.chain, self.chain.levels
+        labels = None
+        if chain.num_classes:
+            labels = stack.pop_uniform(np.full(count, chain.num_classes))
+        cells = levels.model(levels.num_steps).pop(stack, np.zeros((count, *chain.latent_dims)))
+        path = [cells]  # of the top-down order, from the top
+        for i in range(levels.num_steps, 0, -1):
+            below = levels.model(i - 1).pop(stack, self._model_mean(i, cells, labels))
+            if self.order == "bit_swap":
+                mean = levels.alpha_ratio[i - 1] * below * levels.cell[i - 1]
+                levels.forward(i).undraw(stack, cells, mean, self._key(first, i))
+            else:
+                path.append(below)
+            cells = below
+        codes = _pop_codes(stack, chain.probabilities(cells * levels.cell[0]))
+        codes = codes.reshape(count, *chain.dims)
+        x = chain.encode(codes)
+        if self.order == "bit_swap":
+            levels.first().undraw(stack, cells, levels.alpha[0] * x, self._key(first, 0))
+        else:
+            self._undraw_path(stack, x, path[::-1], first)
+        return codes, labels
+
+    def _model_mean(self, i: int, cells: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        """Of p(z_{i-1} | z_i)."""
+        z = cells * self.chain.levels.cell[i]
+        return self.chain.levels.posterior_mean(i, z, self.chain.eps_hat(i, z, labels))
+
+    def _posterior_mean(self, i: int, cells: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Of q(z_{i-1} | z_i, x)."""
+        levels = self.chain.levels
+        z = cells * levels.cell[i]
+        return levels.posterior_mean(i, z, (z - levels.alpha[i] * x) / levels.sigma[i])
+
+    def _draw_path(self, stack: Stack, x: np.ndarray, first: int) -> list[np.ndarray]:
+        """z_0 ... z_T of q(. | x), in cells, from the top down."""
+        levels, last = self.chain.levels, self.chain.levels.num_steps
+        path = [levels.last().draw(stack, levels.alpha[-1] * x, self._key(first, last))]
+        for i in range(last, 0, -1):
+            mean, key = self._posterior_mean(i, path[-1], x), self._key(first, i - 1)
+            path.append(levels.posterior(i - 1).draw(stack, mean, key))
+        return path[::-1]
+
+    def _undraw_path(self, stack: Stack, x: np.ndarray, path: list[np.ndarray], first: int) -> None:
+        levels, last = self.chain.levels, self.chain.levels.num_steps
+        for i in range(1, last + 1):
+            mean, key = self._posterior_mean(i, path[i], x), self._key(first, i - 1)
+            levels.posterior(i - 1).undraw(stack, path[i - 1], mean, key)
+        levels.last().undraw(stack, path[-1], levels.alpha[-1] * x, self._key(first, last))
+
+    def _most(self, done: int) -> int:
+        """The most images that the last batch of the first `done` may have: half as many as were
+        there before it. So small a choice costs few bits."""
+        return max(1, min(self.lanes, done // 3))
+
+    def _key(self, first: int, i: int) -> tuple[int, int]:
+        """Of the noise of z_i, of a batch that begins with that image."""
+        return self.seed, first << 32 | i
+
+
+def _push_codes(stack: Stack, codes: np.ndarray, probabilities: np.ndarray) -> None:
+    """Image by image, the last one first."""
+    for image, table in zip(codes[::-1], probabilities[::-1], strict=True):
+        stack.push_categorical(image.ravel(), table)
+
+
+def _pop_codes(stack: Stack, probabilities: np.ndarray) -> np.ndarray:
+    return np.stack([stack.pop_categorical(table) for table in probabilities])

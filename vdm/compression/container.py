@@ -1,0 +1,174 @@
+"""The file that holds compressed images, `.vdm`.
+
+    bytes   content
+    4       93 56 44 4D (".VDM")
+    1       the version of the format, 1
+    8       the first bytes of the SHA-256 of all that follows
+    8       of the model: of its parameters and the config that they belong to (`fingerprint`)
+    4       `Chain.probe`: what the model's machine computes at one point
+    8       of the images: the first bytes of the SHA-256 of their codes as 64-bit integers
+    .       numbers: count, axes of an image, each axis, index in DTYPES, index in ORDERS, T, cells
+            per standard deviation, lanes, seed, step of the checkpoint, 1 for its EMA; random words
+            that the stack began with; bytes given instead of such, 0: none; bytes of the next two
+    .       device and versions, UTF-8
+    .       names of the images, if they came from a folder: UTF-8, one in each line, zlib
+    rest    the stack of bits: 32-bit words, the top one last
+
+Numbers have 7 bits in each byte, the lowest first, and a high bit where more follow (LEB128);
+words are little-endian.
+"""
+
+import dataclasses
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from vdm.compression.codec import ORDERS, Coded
+from vdm.compression.lattice import DamagedError
+from vdm.typing import Params
+
+MAGIC = b"\x93VDM"
+VERSION = 1
+DTYPES = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a file says of its bits. shape: of the array, images first. num_given: bytes."""
+
+    fingerprint: bytes
+    probe: bytes
+    checksum: bytes
+    shape: tuple[int, ...]
+    dtype: str
+    order: str
+    num_steps: int
+    cells: int
+    lanes: int
+    seed: int
+    step: int
+    ema: bool
+    num_initial: int
+    num_given: int
+    environment: str
+    names: tuple[str, ...] = ()
+
+
+def write(header: Header, words: np.ndarray) -> bytes:
+    """The content of a file."""
+    environment = header.environment.encode()
+    names = zlib.compress("\n".join(header.names).encode(), 9) if header.names else b""
+    count, *axes = header.shape
+    numbers = [
+        count, len(axes), *axes, DTYPES.index(header.dtype), ORDERS.index(header.order),
+        header.num_steps, header.cells, header.lanes, header.seed, header.step, int(header.ema),
+        header.num_initial, header.num_given, len(environment), len(names),
+    ]  # fmt: skip
+    body = b"".join(
+        [header.fingerprint, header.probe, header.checksum]
+        + [_leb128(number) for number in numbers]
+        + [environment, names, words.astype("<u4").tobytes()]
+    )
+    return MAGIC + bytes([VERSION]) + _short_hash(body) + body
+
+
+def read(content: bytes) -> tuple[Header, np.ndarray]:
+    """The header and the words of a file. DamagedError where a byte is not as it was written."""
+    if content[:4] != MAGIC:
+        raise DamagedError("it is no file of compressed images: these begin with 93 56 44 4D")
+    if len(content) < 13:
+        raise DamagedError("it is cut off")
+    if content[4] != VERSION:
+        raise DamagedError(
+            f"its format has version {content[4]}, and this program reads version {VERSION}: "
+            "decompress it with the program that wrote it"
+        )
+    body = content[13:]
+    if _short_hash(body) != content[5:13]:
+        raise DamagedError("it is damaged or cut off (its checksum is wrong): get it again")
+    try:
+        return _parse(body)
+    except (IndexError, UnicodeDecodeError, zlib.error) as error:
+        raise DamagedError("its header makes no sense") from error
+
+
+def _parse(body: bytes) -> tuple[Header, np.ndarray]:
+    numbers = _Numbers(body, 20)
+    count, num_axes = next(numbers), next(numbers)
+    shape = (count, *(next(numbers) for _ in range(num_axes)))
+    dtype, order = DTYPES[next(numbers)], ORDERS[next(numbers)]
+    num_steps, cells, lanes, seed, step, ema, initial, given, environment_size, names_size = (
+        next(numbers) for _ in range(10)
+    )
+    at = numbers.position
+    environment = body[at : at + environment_size].decode()
+    at += environment_size
+    names = body[at : at + names_size]
+    words = body[at + names_size :]
+    if len(words) % 4 or len(words) < 4 * initial + given:
+        raise IndexError
+    header = Header(
+        body[:8], body[8:12], body[12:20], shape, dtype, order, num_steps, cells, lanes, seed, step,
+        bool(ema), initial, given, environment,
+        tuple(zlib.decompress(names).decode().split("\n")) if names else (),
+    )  # fmt: skip
+    return header, np.frombuffer(words, "<u4").astype(np.uint32)
+
+
+class _Numbers(Iterator[int]):
+    """Numbers of bytes, from a position on."""
+
+    def __init__(self, content: bytes, position: int) -> None:
+        self._content, self.position = content, position
+
+    def __next__(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._content[self.position]
+            self.position += 1
+            value |= (byte & 0x7F) << shift
+            if not byte & 0x80:
+                return value
+            shift += 7
+
+
+def _leb128(number: int) -> bytes:
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _short_hash(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:8]
+
+
+def codes_checksum(codes: np.ndarray) -> bytes:
+    """Of codes, whatever their dtype and shape."""
+    return _short_hash(np.ascontiguousarray(codes, "<i8").tobytes())
+
+
+def fingerprint(params: Params, settings: Mapping[str, Any]) -> bytes:
+    """Of a model: every parameter with its name and shape, and the config that they belong to."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for path, leaf in jax.tree.leaves_with_path(jax.device_get(params)):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.digest()[:8]
+
+
+def to_words(given: bytes) -> np.ndarray:
+    """Bytes as words, filled up with zeros."""
+    return np.frombuffer(given + bytes(-len(given) % 4), "<u4").astype(np.uint32)
+
+
+def coded_of(header: Header, words: np.ndarray) -> Coded:
+    """The bits as the codec takes them."""
+    return Coded(words, header.num_initial, -(-header.num_given // 4))
