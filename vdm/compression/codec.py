@@ -107,7 +107,7 @@ class Codec:
         batches: list[int] = []
         done, need = 0, 1.0  # need: words that an image takes before it gives
         while done < len(codes):
-            # The first image takes what it needs; later ones reach no deeper, what is given is free.
+            # The first image takes what it needs, others reach no deeper. What is given is free.
             floor = min(stack.low, reserve + STATE_WORDS)
             size = int((stack.num_words - floor) / need)
             size = max(1, min(size, self.lanes, done // 2, len(codes) - done))

@@ -1,0 +1,168 @@
+"""How close does a file come to the bound, and what does it cost, for which number of steps?"""
+
+import dataclasses
+import statistics
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.compression.others import measure
+from experiments.results import Row, format_table, identity, parse_flags, write_results
+from vdm import api, archives
+from vdm.data.sources import Split
+from vdm.io.files import read_json
+from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
+from vdm.loops import train
+from vdm.options import CompressOptions
+from vdm.run import open_run
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+
+
+class Case(NamedTuple):
+    """The first `count` test images of a data set in T steps; coded `seeds` times; the bound on
+    them with that many draws."""
+
+    data: str
+    count: int
+    num_steps: int
+    seeds: int
+    draws: int
+    order: str = "bit_swap"
+    lanes: int = 64
+
+    @property
+    def name(self) -> str:
+        """Of its row."""
+        changed = "" if self.order == "bit_swap" else f" {self.order}"
+        return f"{self.data} {self.count} T={self.num_steps}{changed}"
+
+
+SCALES = {
+    "small": (
+        *(Case("digits", 297, steps, 6, 600) for steps in (10, 20, 50, 100)),
+        *(Case("digits", 297, steps, 2, 600) for steps in (250, 500, 1000)),
+        Case("digits", 20, 100, 2, 600),
+        Case("digits", 20, 100, 2, 600, "top_down"),
+        *(Case("fashion_mnist", 1000, steps, 1, 60) for steps in (10, 20, 50)),
+        Case("fashion_mnist", 20, 1000, 1, 2000),
+    ),
+    "full": tuple(Case("cifar10", 10_000, steps, 1, 20, lanes=512) for steps in (100, 250, 1000)),
+}
+COLUMNS = (
+    "name", "images", "bpd", "stderr", "net", "net_stderr", "path", "step_cost", "gross",
+    "initial_bits", "encode_secs", "decode_secs",
+)  # fmt: skip
+
+
+def trained(data: str, outdir: Path) -> tuple[ConfigDict, Path]:
+    """The config of a data set and the workdir of its run, which is trained if it is not there."""
+    config = api.load_config(CONFIGS / f"{data}.py")
+    train(open_run(config, outdir / "runs" / data))
+    return config, outdir / "runs" / data
+
+
+def row_of(case: Case, model: api.Model) -> Row:
+    """Codes the images, gives them back, and evaluates the bound of T steps on them."""
+    images = model.run.source.load("test").examples[: case.count].astype(np.uint8)
+    options = CompressOptions(case.num_steps, case.lanes, 1, case.order, 0, "", "")
+    source = archives.Trained(model.run, model.params, model.step)
+    start = time.monotonic()
+    coded = [
+        archives.pack(source, images, dataclasses.replace(options, seed=seed))
+        for seed in range(case.seeds)
+    ]
+    encoded = time.monotonic()
+    exact = (archives.unpack(source, coded[0][0]).images == images).all()
+    decoded = time.monotonic()
+    assert exact, case.name
+    nets = [bits.net_bits / images.size for _, bits in coded]
+    path = [bits.ideal_bits / images.size for _, bits in coded]
+    content, bits = coded[0]
+    bound = model.bpd(images, num_steps=case.num_steps, draws=case.draws)
+    return {
+        "name": case.name,
+        "images": case.count,
+        "num_steps": case.num_steps,
+        "bpd": bound.mean,
+        "stderr": bound.stderr_monte_carlo,
+        "stderr_images": bound.stderr_images,
+        "bound": "elbo",
+        "draws_per_example": case.draws,
+        "data_fingerprint": Split("first", images, None).fingerprint,
+        "exact": bool(exact),
+        "net": statistics.fmean(nets),
+        "net_stderr": statistics.stdev(nets) / len(nets) ** 0.5 if len(nets) > 1 else None,
+        "path": statistics.fmean(path),
+        "net_minus_bound": statistics.fmean(nets) - bound.mean,
+        "step_cost": (statistics.fmean(nets) - statistics.fmean(path)) / case.num_steps,
+        "gross": 8 * len(content) / images.size,
+        "initial_bits": 32 * bits.num_initial / (images.size / len(images)),
+        "bytes": len(content),
+        "batches": list(bits.batches),
+        "encode_secs": (encoded - start) / len(coded) / len(images),
+        "decode_secs": (decoded - encoded) / len(images),
+        "seconds": time.monotonic() - start,
+        "seeds": list(range(case.seeds)),
+    }
+
+
+def others(data: str, count: int, model: api.Model) -> list[Row]:
+    """The general-purpose codecs on the same images."""
+    images = model.run.source.load("test").examples[:count].astype(np.uint8)
+    start = time.monotonic()
+    found = measure(images)
+    seconds = time.monotonic() - start
+    return [
+        {"name": f"{data} {codec}", "images": count, "seconds": seconds / len(found)} | sizes
+        for codec, sizes in found.items()
+    ]
+
+
+def plot(path: Path, rows: list[Row]) -> None:
+    """Bits/dim over T: the bound, the net rate, and the file."""
+    sets = sorted({row["name"].split()[0] for row in rows})
+    figure, all_axes = make_figure(3.4 * len(sets), 2.8, len(sets))
+    for data, axes in zip(sets, all_axes, strict=True):
+        most = max(row["images"] for row in rows if row["name"].startswith(data))
+        own = [row for row in rows if row["name"].startswith(data) and "net" in row]
+        own = [row for row in own if row["images"] == most]
+        steps = [row["num_steps"] for row in own]
+        axes.plot(steps, [row["bpd"] for row in own], color="black", label="the bound")
+        axes.plot(steps, [row["net"] for row in own], "o", color=BLUE, label="net")
+        axes.plot(steps, [row["gross"] for row in own], "s", markersize=4, color=VERMILLION,
+                  label=f"the file of {most:,} images")  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xlabel(f"T ({data})")
+        axes.set_ylabel("bits/dim")
+        axes.legend(fontsize=7)
+    save_figure(figure, path)
+
+
+def main() -> None:
+    """Trains, codes, writes results.json and compression.png."""
+    flags = parse_flags(__file__)
+    rows: list[Row] = []
+    cases = SCALES[flags.scale]
+    for data in dict.fromkeys(case.data for case in cases):
+        config, workdir = trained(data, flags.outdir)
+        identified = identity(config, "experiments.compression.run", flags.scale)
+        identified["train_commit"] = read_json(workdir / "environment.json")["commit"]
+        model, own = api.load(workdir), [case for case in cases if case.data == data]
+        for case in own:
+            rows.append(identified | row_of(case, model))
+            print(format_table(rows[-1:], COLUMNS).splitlines()[-1], flush=True)
+        most = max(case.count for case in own)
+        rows += [identified | row for row in others(data, most, model)]
+    write_results(flags.outdir, rows)
+    plot(flags.outdir / "compression.png", rows)
+    print(format_table([row for row in rows if "net" in row], COLUMNS))
+    print(format_table([row for row in rows if "net" not in row],
+                       ("name", "images", "bpd_each", "bpd_mosaic")))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
