@@ -97,6 +97,9 @@ def unpack(
     header, words = container.read(content)
     if header.fingerprint != trained.fingerprint:
         raise DamagedError(_other_model(header, trained))
+    full = _full_shape(header.shape, trained.run.vdm.dims)
+    if full[1:] != trained.run.vdm.dims or not (header.num_steps and header.cells and header.lanes):
+        raise DamagedError("its header makes no sense")
     devices = environment(trained.run).partition(";")[0]
     if header.environment.partition(";")[0] != devices:
         raise DamagedError(
@@ -224,9 +227,7 @@ def _read_images(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     if path.suffix == ".npy":
         return _read_npy(path), ()
     if not path.is_dir():
-        raise ValueError(
-            f"--input={path} must be an .npy of integer codes, or a folder of pictures"
-        )
+        raise ValueError(f"--input={path} must be an .npy of codes, or a folder of pictures")
     found = sorted(pictures.below(path))
     if not found:
         raise ValueError(f"--input={path} has no pictures ({', '.join(pictures.ENDINGS)})")

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 PREDICTIONS = ("eps", "x", "v", "score", "next_mean", "codes")
 SCHEDULE_TRAINING = ("bound", "variance", "variance_stratified", "adaptive", "fixed")
 DIVERGENCES = ("auto", "exact", "hutchinson")
+ORDERS = ("bit_swap", "top_down")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +186,7 @@ def read(config: ConfigDict) -> Options:
         _field(config, field)
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
     check_choice("model.prediction", config.model.prediction, PREDICTIONS)
+    check_choice("compress.order", _field(config, "compress.order"), ORDERS)
     check_choice("eval.params", _field(config, "eval.params"), ("ema", "raw"))
     check_choice("eval.ode.divergence", _field(config, "eval.ode.divergence"), DIVERGENCES)
     ode = _group(config, "eval.ode", OdeOptions, num_steps=0)

@@ -5,10 +5,11 @@ last bit, is computed here: the network by one compiled function for each size o
 in float64 with NumPy from the float32 values of the schedule.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +93,31 @@ class Levels:
         return (z - self.shrink[i - 1] * eps) / self.alpha_ratio[i - 1]
 
 
+class _Functions(NamedTuple):
+    """Compiled: (params, batch, omega) -> eps_hat; (params, batch) -> what noise is added to;
+    (params, batch, omega_0) -> p(code | z_0) of every code."""
+
+    eps_hat: Callable[[Params, dict, np.ndarray], jax.Array]
+    encode: Callable[[Params, dict], jax.Array]
+    probabilities: Callable[[Params, dict, np.ndarray], jax.Array]
+
+
+@functools.lru_cache(maxsize=8)  # compiled once for all files of a model
+def _compiled(model: VDM) -> _Functions:
+    def eps_hat(params: Params, batch: dict, omega: jax.Array) -> jax.Array:
+        of_each = jnp.broadcast_to(omega, batch["z"].shape[:1] + omega.shape)
+        return model.denoiser(params, batch.get("labels"))(batch["z"], of_each)
+
+    def encode(params: Params, batch: dict) -> jax.Array:
+        return model.likelihood_of(params).encode(batch["codes"])
+
+    def probabilities(params: Params, batch: dict, omega_0: jax.Array) -> jax.Array:
+        likelihood: Any = model.likelihood_of(params)
+        return jnp.exp(likelihood.log_probs(batch["z"], omega_0))
+
+    return _Functions(jax.jit(eps_hat), jax.jit(encode), jax.jit(probabilities))
+
+
 class Chain:
     """A model with its parameters in T steps, evaluated in batches of a few fixed sizes."""
 
@@ -109,38 +135,30 @@ class Chain:
         self.dims, self.latent_dims = model.dims, model.latent_dims
         self.num_classes = model.num_classes
         self._params, self._mesh = params, mesh
-        omega_0 = jnp.asarray(self.levels.omegas[:1] if omegas.ndim > 1 else self.levels.omegas[0])
-
-        def eps_hat(params: Params, batch: dict, omega: jax.Array) -> jax.Array:
-            of_each = jnp.broadcast_to(omega, batch["z"].shape[:1] + omega.shape)
-            labels = batch.get("labels")
-            return model.denoiser(params, labels)(batch["z"], of_each)
-
-        def encode(params: Params, batch: dict) -> jax.Array:
-            return model.likelihood_of(params).encode(batch["codes"])
-
-        def probabilities(params: Params, batch: dict) -> jax.Array:
-            likelihood: Any = model.likelihood_of(params)
-            return jnp.exp(likelihood.log_probs(batch["z"], omega_0))
-
-        self._eps_hat, self._encode, self._probabilities = map(
-            jax.jit, (eps_hat, encode, probabilities)
-        )
+        self._functions = _compiled(model)
 
     def eps_hat(self, i: int, z: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         """The network's estimate at z_i, float64 [batch, *latent_dims]."""
         batch: dict[str, np.ndarray] = {"z": z.astype(np.float32)}
         if labels is not None:
             batch["labels"] = labels.astype(np.int32)
-        return self._evaluate(self._eps_hat, batch, self.levels.omegas[i]).astype(np.float64)
+        return self._evaluate(self._functions.eps_hat, batch, self.levels.omegas[i]).astype(
+            np.float64
+        )
 
     def encode(self, codes: np.ndarray) -> np.ndarray:
         """What noise is added to, float64 [batch, *latent_dims]."""
-        return self._evaluate(self._encode, {"codes": codes.astype(np.int32)}).astype(np.float64)
+        return self._evaluate(self._functions.encode, {"codes": codes.astype(np.int32)}).astype(
+            np.float64
+        )
 
     def probabilities(self, z_0: np.ndarray) -> np.ndarray:
         """p(code | z_0) of every code, float32 [batch, D, V]."""
-        found = self._evaluate(self._probabilities, {"z": z_0.astype(np.float32)})
+        omega_0 = self.levels.omegas[0]
+        if omega_0.ndim:
+            omega_0 = omega_0[None]
+        batch = {"z": z_0.astype(np.float32)}
+        found = self._evaluate(self._functions.probabilities, batch, omega_0)
         return found.reshape(len(z_0), math.prod(self.dims), -1)
 
     def _evaluate(self, function: Callable, batch: dict[str, np.ndarray], *more: Any) -> np.ndarray:

@@ -26,8 +26,7 @@ import numpy as np
 
 from vdm.compression.chain import Chain
 from vdm.compression.lattice import STATE_WORDS, DamagedError, Stack, TooDeepError, random_words
-
-ORDERS = ("bit_swap", "top_down")
+from vdm.options import ORDERS
 
 MOST_LANES = 2**16
 

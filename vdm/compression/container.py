@@ -28,8 +28,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from vdm.compression.codec import ORDERS, Coded
+from vdm.compression.codec import Coded
 from vdm.compression.lattice import DamagedError
+from vdm.options import ORDERS
 from vdm.typing import Params
 
 MAGIC = b"\x93VDM"

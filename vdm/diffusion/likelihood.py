@@ -194,10 +194,11 @@ class Discretised:
         self, z_0: Float[Array, "batch *dims"], omega_0: EndPoint
     ) -> Float[Array, "batch *dims codes"]:
         """log p(code | z_0) of every code, nats."""
-        x = codes_to_x(jnp.arange(self.num_codes), self.num_codes)
-        distance = z_0[..., None] / alpha(omega_0)[..., None] - x.reshape((1,) * z_0.ndim + (-1,))
-        squares = jnp.square(distance) * jnp.exp(-omega_0)[..., None]
-        return jax.nn.log_softmax(-0.5 * squares, axis=-1)
+        x = codes_to_x(jnp.arange(self.num_codes), self.num_codes).reshape((1,) * z_0.ndim + (-1,))
+        distance = (z_0 / alpha(omega_0))[..., None] - x
+        precision = jnp.exp(-omega_0)  # of z_0 / alpha_0
+        precision = precision[..., None] if precision.ndim else precision
+        return jax.nn.log_softmax(-0.5 * precision * jnp.square(distance), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)

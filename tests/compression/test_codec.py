@@ -1,0 +1,193 @@
+"""Images as bits: exact for every array, and as many bits as the bound says."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vdm import sharding
+from vdm.compression.chain import Chain, Levels
+from vdm.compression.codec import Codec, Coded
+from vdm.compression.lattice import DamagedError
+from vdm.diffusion.likelihood import Discretised, Gaussian
+from vdm.model import VDM
+from vdm.nn.mlp import MLP
+from vdm.nn.schedules import Linear, Polynomial
+
+
+class NoLogits(nn.Module):
+    """With prediction "codes" the exact denoiser of independent uniform codes."""
+
+    num_codes: int
+
+    def __call__(self, z, omega, labels=None, train=False):
+        return jnp.zeros((*z.shape, self.num_codes))
+
+
+def make_chain(num_steps, cells=1, dims=(6,), schedule=None, num_classes=0, model=None):
+    """An MLP as it is initialised: any model is lossless."""
+    if model is None:
+        schedule = Linear(-5.0, 5.0) if schedule is None else schedule
+        network = MLP(width=16, num_classes=num_classes)
+        model = VDM(schedule, network, Discretised(7), dims, num_classes=num_classes)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, model.init(jax.random.key(0)))
+    return Chain(model, params, sharding.build_mesh(1), num_steps, cells)
+
+
+@pytest.fixture(scope="module")
+def chains():
+    return {num_steps: make_chain(num_steps) for num_steps in (1, 2, 7)}
+
+
+def assert_exact(codec, codes, labels=None, words=None):
+    coded = codec.encode(codes, labels, words)
+    found, found_labels, found_words = codec.decode(coded, len(codes))
+    np.testing.assert_array_equal(found, codes)
+    np.testing.assert_array_equal(found_words, np.zeros(0) if words is None else words)
+    if labels is not None:
+        np.testing.assert_array_equal(found_labels, labels)
+    return coded
+
+
+@given(
+    st.data(), st.integers(0, 12), st.sampled_from([1, 2, 7]), st.integers(1, 5),
+    st.sampled_from(["bit_swap", "top_down"]), st.integers(0, 2**40),
+)  # fmt: skip
+@settings(max_examples=40)
+def test_any_codes_come_back(chains, data, count, num_steps, lanes, order, seed):
+    codes = np.array(
+        data.draw(st.lists(st.lists(st.integers(0, 6), min_size=6, max_size=6),
+                           min_size=count, max_size=count)), int).reshape(count, 6)  # fmt: skip
+    assert_exact(Codec(chains[num_steps], order, lanes, seed), codes)
+
+
+@pytest.mark.parametrize("order", ["bit_swap", "top_down"])
+def test_noise_and_constant_images_come_back(chains, order):
+    noise = np.random.default_rng(0).integers(0, 7, (40, 6))
+    constant = np.repeat(np.arange(7), 6).reshape(7, 6)
+    for codes in (noise, constant, np.zeros((30, 6), int)):
+        assert_exact(Codec(chains[2], order), codes)
+
+
+def test_labels_come_back_and_cost_their_entropy():
+    chain = make_chain(3, num_classes=4)
+    codes, labels = np.random.default_rng(1).integers(0, 7, (64, 6)), np.arange(64) % 4
+    coded = assert_exact(Codec(chain), codes, labels)
+    other = assert_exact(Codec(chain), codes, np.zeros(64, int))
+    assert coded.net_bits > 128
+    assert other.net_bits != coded.net_bits  # the network reads them
+
+
+def test_a_schedule_for_each_dimension_comes_back():
+    schedule = Polynomial(-5.0, 5.0, per_dimension=True, dims=(6,))
+    chain = make_chain(5, schedule=schedule)
+    assert chain.levels.omegas.shape == (6, 6)
+    codes = np.random.default_rng(2).integers(0, 7, (20, 6))
+    for order in ("bit_swap", "top_down"):
+        assert_exact(Codec(chain, order), codes)
+
+
+def test_a_schedule_that_stands_still_has_steps_of_some_width():
+    levels = Levels(np.array([-3.0, -3.0, 0.0, 0.0, 4.0], np.float32), 1)
+    assert (np.diff(levels.omegas) > 0).all()
+    assert np.isfinite(levels.shrink).all()
+    with pytest.raises(ValueError, match="take fewer"):
+        Levels(np.array([-30.0, -30.0, 4.0], np.float32), 1)
+
+
+@pytest.mark.parametrize("count", [1, 3, 100, 1000])
+def test_given_words_come_back_and_take_the_place_of_random_ones(chains, count):
+    words = np.zeros(count, np.uint32)
+    codes = np.random.default_rng(3).integers(0, 7, (10, 6))
+    coded = assert_exact(Codec(chains[7]), codes, words=words)
+    alone = Codec(chains[7]).encode(codes)
+    assert coded.num_given == count
+    assert coded.num_initial < max(1, alone.num_initial - count + 3)
+
+
+def test_many_images_take_the_initial_bits_of_one(chains):
+    codes = np.random.default_rng(4).integers(0, 7, (200, 6))
+    one, many = (Codec(chains[7], lanes=16).encode(codes[:n]) for n in (1, 200))
+    assert many.num_initial <= one.num_initial + 2
+    assert sum(many.batches) == 200
+    assert max(many.batches) == 16
+
+
+def test_initial_bits_of_bit_swap_do_not_grow_with_the_steps():
+    codes = np.random.default_rng(5).integers(0, 7, (1, 6))
+    initial = {
+        order: [Codec(make_chain(T), order).encode(codes).num_initial for T in (20, 160)]
+        for order in ("bit_swap", "top_down")
+    }
+    assert initial["bit_swap"][1] <= initial["bit_swap"][0] + 2  # log2 of the root of 8, times 6
+    assert initial["top_down"][1] > 6 * initial["top_down"][0]
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+@pytest.mark.parametrize("order", ["bit_swap", "top_down"])
+def test_the_rate_is_the_bound(order, cells):
+    # The bound of T steps with the exact denoiser, by many draws; log2 5 = 2.3219 is the entropy.
+    num_steps, count, dims = 40, 300, (16,)
+    model = VDM(Linear(-5.0, 4.0), NoLogits(5), Discretised(5), dims, prediction="codes")
+    chain = make_chain(num_steps, cells, dims=dims, model=model)
+    codes = np.random.default_rng(6).integers(0, 5, (count, 16))
+    coded = Codec(chain, order, seed=1).encode(codes)
+    keys = jax.random.split(jax.random.key(0), 40 * count)
+    from vdm.diffusion.bounds import path_log_weight
+
+    omegas = jnp.asarray(chain.levels.omegas)
+    weights = path_log_weight(
+        keys, jnp.tile(codes, (40, 1)), omegas, model.denoiser({"network": {}}), model.likelihood
+    )
+    bits = -np.asarray(weights).reshape(40, count) / np.log(2) / 16
+    of_path = bits.std(axis=0, ddof=1).mean() / count**0.5  # of one path for each image
+    assert bits.mean() > np.log2(5)
+    assert coded.ideal_bits / codes.size == pytest.approx(bits.mean(), abs=4 * of_path)
+    assert of_path < 0.015
+    # the grid: at most 5e-6 bits a step and dimension; a word; and the sizes of the batches
+    sizes = 8 * len(coded.batches)
+    allowed = 5e-6 * num_steps * codes.size + 32 + sizes
+    assert abs(coded.net_bits - coded.ideal_bits) < allowed
+
+
+def test_other_bits_are_noticed_or_give_other_images(chains):
+    codes = np.random.default_rng(7).integers(0, 7, (8, 6))
+    codec = Codec(chains[2])
+    coded = codec.encode(codes)
+    rng = np.random.default_rng(0)
+    noticed = 0
+    for _ in range(200):
+        words = coded.words.copy()
+        words[rng.integers(len(words))] ^= np.uint32(1 << rng.integers(32))
+        try:
+            found, _, _ = codec.decode(dataclasses.replace(coded, words=words), 8)
+            assert (found != codes).any()
+        except DamagedError:
+            noticed += 1
+    assert noticed > 150
+
+
+def test_missing_words_are_noticed(chains):
+    codes = np.random.default_rng(8).integers(0, 7, (8, 6))
+    codec = Codec(chains[2])
+    coded = codec.encode(codes)
+    for words in (coded.words[:-3], coded.words[:0], coded.words[5:]):
+        with pytest.raises(DamagedError):
+            codec.decode(Coded(words, coded.num_initial, 0), 8)
+    with pytest.raises(DamagedError):
+        codec.decode(coded, 9)
+
+
+def test_what_cannot_be_coded_is_refused(chains):
+    with pytest.raises(ValueError, match="unknown order 'bottom_up'"):
+        Codec(chains[2], "bottom_up")
+    with pytest.raises(ValueError, match="lanes = 0"):
+        Codec(chains[2], lanes=0)
+    real = VDM(Linear(-5.0, 5.0), MLP(width=8), Gaussian(), (6,))
+    with pytest.raises(ValueError, match="choose 'discretised'"):
+        make_chain(2, model=real)

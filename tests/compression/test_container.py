@@ -1,0 +1,100 @@
+"""The file format: what is written is read, and damage is noticed before anything is decoded."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vdm.compression import container
+from vdm.compression.container import DTYPES, Header
+from vdm.compression.lattice import DamagedError
+from vdm.options import ORDERS
+
+HEADER = Header(
+    b"12345678", b"abcd", b"87654321", (297, 8, 8, 1), "u1", "bit_swap", 500, 1, 64, 0, 2000, True,
+    20, 0, "2 x cpu; jax 0.10.2, constriction 0.5.0",
+)  # fmt: skip
+WORDS = np.random.default_rng(0).integers(0, 2**32, 300, dtype=np.uint32)
+COUNT = st.integers(0, 2**40)
+
+
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=5), st.sampled_from(DTYPES),
+    st.sampled_from(ORDERS), COUNT, COUNT, st.booleans(), st.text(max_size=20),
+    st.lists(st.text(st.characters(exclude_characters="\n"), min_size=1), max_size=4),
+    st.lists(st.integers(0, 2**32 - 1), max_size=20),
+)  # fmt: skip
+def test_what_is_written_is_read(shape, dtype, order, steps, seed, ema, environment, names, words):
+    environment = environment.encode("utf-8", "ignore").decode()
+    names = [name.encode("utf-8", "ignore").decode() or "?" for name in names]
+    header = Header(
+        b"\x00" * 8, b"\xff" * 4, b"12345678", tuple(shape), dtype, order, steps, 1, 64, seed, 7,
+        ema, 0, 0, environment, tuple(names),
+    )  # fmt: skip
+    found, found_words = container.read(container.write(header, np.array(words, np.uint32)))
+    assert found == header
+    assert found_words.tolist() == words
+
+
+def test_two_thousand_corrupted_files_are_all_noticed():
+    content = container.write(HEADER, WORDS)
+    rng = np.random.default_rng(1)
+    for case in range(2000):
+        damaged = bytearray(content)
+        at = int(rng.integers(len(content)))
+        match case % 6:
+            case 0:  # a bit
+                damaged[at] ^= 1 << int(rng.integers(8))
+            case 1:  # cut off
+                del damaged[at:]
+            case 2:  # a piece is missing
+                del damaged[at : at + int(rng.integers(1, 50))]
+            case 3:  # a piece too much
+                damaged[at:at] = rng.bytes(int(rng.integers(1, 50)))
+            case 4:  # a block of zeros, as a disk that failed leaves it
+                damaged[at : at + 64] = bytes(len(damaged[at : at + 64]))
+            case 5:  # another file
+                damaged = bytearray(rng.bytes(at))
+        if bytes(damaged) != content:
+            with pytest.raises(DamagedError) as error:
+                container.read(bytes(damaged))
+            assert "\n" not in str(error.value)
+
+
+def test_a_header_that_makes_no_sense_is_noticed_though_its_checksum_holds():
+    content = container.write(HEADER, WORDS)
+    rng = np.random.default_rng(2)
+    for _ in range(1000):
+        body = bytearray(content[13:])
+        at = int(rng.integers(120))
+        body[at] = int(rng.integers(256))
+        mended = content[:5] + container._short_hash(bytes(body)) + bytes(body)
+        try:
+            header, words = container.read(mended)
+        except DamagedError:
+            continue
+        assert len(words) >= header.num_initial + header.num_given // 4
+
+
+def test_another_version_is_named():
+    content = bytearray(container.write(HEADER, WORDS))
+    content[4] = 9
+    with pytest.raises(DamagedError, match=r"version 9, and this program reads version 1"):
+        container.read(bytes(content))
+    with pytest.raises(DamagedError, match="no file of compressed images"):
+        container.read(b"PK\x03\x04 a zip")
+
+
+def test_the_header_of_digits_is_small():
+    assert len(container.write(HEADER, WORDS[:0])) < 100
+
+
+def test_the_fingerprint_knows_every_parameter_and_the_config():
+    params = {"network": {"a": np.zeros(3), "b": np.ones(2)}}
+    same = container.fingerprint(params, {"model": {"prediction": "eps"}})
+    assert same == container.fingerprint(
+        {"network": {"b": np.ones(2), "a": np.zeros(3)}}, {"model": {"prediction": "eps"}}
+    )
+    moved = {"network": {"a": np.zeros(3), "b": np.array([1.0, np.nextafter(1, 2)])}}
+    for other, config in ((moved, "eps"), ({"network": {"a": np.zeros(3)}}, "eps"), (params, "v")):
+        assert same != container.fingerprint(other, {"model": {"prediction": config}})

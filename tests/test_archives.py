@@ -1,0 +1,249 @@
+"""--mode=compress and --mode=decompress: the same files come out, and mistakes harm nothing."""
+
+import dataclasses
+import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import vdm
+from vdm import archives
+from vdm import main as program
+from vdm.compression import container
+from vdm.compression.lattice import DamagedError
+from vdm.data.sources import digits
+
+ROOT = Path(__file__).parent.parent
+FASHION = ROOT.parent / "shared" / "data" / "fashion_mnist" / "t10k-images-idx3-ubyte.gz"
+
+
+@pytest.fixture(autouse=True)
+def _at_home(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    jax.devices()
+
+
+@pytest.fixture
+def call(finished_run, capsys):
+    """(mode, input, output, fields) -> (status, stdout, stderr) on the finished run."""
+    import json
+
+    def in_process(mode, source, target, **fields):
+        saved = json.loads((finished_run / "config.json").read_text())
+        overrides = {"compress__num_steps": 3, "compress__lanes": 16} | fields
+        flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in overrides.items()]
+        for key in (
+            "network.kwargs.width", "network.kwargs.num_blocks", "schedule.kwargs.hidden_features",
+            "train.num_devices", "train.batch_size", "train.num_steps",
+        ):  # fmt: skip
+            value = saved
+            for part in key.split("."):
+                value = value[part]
+            flags.append(f"--config.{key}={value}")
+        status = program.main(
+            ["vdm.main", "--config=configs/digits.py", f"--workdir={finished_run}",
+             f"--mode={mode}", f"--input={source}", f"--output={target}", *flags]
+        )  # fmt: skip
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return in_process
+
+
+@pytest.fixture(scope="module")
+def images():
+    return digits("", 0).load("test").examples
+
+
+@pytest.fixture(scope="module")
+def model(finished_run):
+    return vdm.load(finished_run)
+
+
+def test_the_digits_come_back_bit_for_bit(call, images, tmp_path):
+    np.save(tmp_path / "images.npy", images)
+    status, out, _ = call("compress", tmp_path / "images.npy", tmp_path / "images.vdm")
+    assert status == 0
+    size = (tmp_path / "images.vdm").stat().st_size
+    assert f"{size:,} bytes, {8 * size / images.size:.4f} bits/dim" in out
+    status, out, _ = call("decompress", tmp_path / "images.vdm", tmp_path / "back.npy")
+    assert status == 0
+    assert "297 images" in out
+    assert (tmp_path / "back.npy").read_bytes() == (tmp_path / "images.npy").read_bytes()
+
+
+def test_another_process_gives_them_back(finished_run, model, images, tmp_path):
+    content = model.compress(images[:20], num_steps=2)
+    (tmp_path / "images.vdm").write_bytes(content)
+    code = (
+        "import sys, vdm, numpy, jax; jax.config.update('jax_num_cpu_devices', 8); "
+        "content = open(sys.argv[2], 'rb').read(); "
+        "numpy.save(sys.argv[3], vdm.load(sys.argv[1]).decompress(content))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    arguments = [finished_run, tmp_path / "images.vdm", tmp_path / "back.npy"]
+    subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, env=environment, check=True
+    )
+    np.testing.assert_array_equal(np.load(tmp_path / "back.npy"), images[:20])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])
+def test_dtype_and_missing_channel_are_restored(model, images, dtype):
+    flat = images[:5, :, :, 0].astype(dtype)
+    found = model.decompress(model.compress(flat, num_steps=2))
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, flat)
+
+
+def test_no_image_is_an_image_too_few_but_no_mistake(model, images):
+    assert model.decompress(model.compress(images[:0], num_steps=2)).shape == (0, 8, 8, 1)
+
+
+def test_a_folder_of_pictures_comes_back_with_its_names(call, images, tmp_path):
+    for name, image in zip(("b.png", "a.png", "more/c.bmp"), images, strict=False):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0].astype(np.uint8)).save(tmp_path / "in" / name)
+    assert call("compress", tmp_path / "in", tmp_path / "all.vdm")[0] == 0
+    assert call("decompress", tmp_path / "all.vdm", tmp_path / "out")[0] == 0
+    found = sorted(
+        p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("out/**/*.png")
+    )
+    assert found == ["a.png", "b.png", "more/c.bmp.png"]
+    for name, image in zip(("b.png", "a.png", "more/c.bmp.png"), images, strict=False):
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(tmp_path / "out" / name)), image[..., 0]
+        )
+    assert call("decompress", tmp_path / "all.vdm", tmp_path / "array.npy")[0] == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "array.npy")[1], images[0])
+    status, _, err = call("decompress", tmp_path / "all.vdm", tmp_path / "out")
+    assert status == 2
+    assert "is there already" in err
+
+
+def test_a_second_file_gives_the_initial_bits_and_comes_back(call, images, tmp_path):
+    np.save(tmp_path / "images.npy", images[:10])
+    (tmp_path / "notes").write_bytes(b"any bytes, even these" * 200 + b"!")
+    given = {"compress__initial_bits": tmp_path / "notes"}
+    _, out, _ = call("compress", tmp_path / "images.npy", tmp_path / "both.vdm", **given)
+    assert "0.0000 of initial bits" in out
+    _, out, _ = call("decompress", tmp_path / "both.vdm", tmp_path / "back.npy")
+    assert "also holds 4201 bytes" in out
+    back = {"compress__initial_bits": tmp_path / "notes2"}
+    call("decompress", tmp_path / "both.vdm", tmp_path / "back.npy", **back)
+    assert (tmp_path / "notes2").read_bytes() == (tmp_path / "notes").read_bytes()
+    np.testing.assert_array_equal(np.load(tmp_path / "back.npy"), images[:10])
+
+
+def test_mistakes_are_one_line_and_leave_nothing(call, images, tmp_path):
+    np.save(tmp_path / "images.npy", images[:4])
+    assert call("compress", tmp_path / "images.npy", tmp_path / "good.vdm")[0] == 0
+    good = (tmp_path / "good.vdm").read_bytes()
+    flipped = bytearray(good)
+    flipped[-9] ^= 4
+    (tmp_path / "flipped.vdm").write_bytes(flipped)
+    (tmp_path / "cut.vdm").write_bytes(good[:-40])
+    (tmp_path / "version.vdm").write_bytes(good[:4] + b"\x07" + good[5:])
+    np.save(tmp_path / "real.npy", images[:4] / 16)
+    np.save(tmp_path / "large.npy", images[:4] + 5)
+    np.save(tmp_path / "shape.npy", images[:4, :5])
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "empty").mkdir()
+    output, before = tmp_path / "output", sorted(tmp_path.iterdir())
+    for mode, source, says in [
+        ("decompress", "flipped.vdm", "its checksum is wrong"),
+        ("decompress", "cut.vdm", "its checksum is wrong"),
+        ("decompress", "version.vdm", "its format has version 7"),
+        ("decompress", "images.npy", "no file of compressed images"),
+        ("decompress", "missing.vdm", "is not there"),
+        ("compress", "real.npy", "integers"),
+        ("compress", "large.npy", "expected 0 to 16"),
+        ("compress", "shape.npy", "expected [N, 8, 8, 1]"),
+        ("compress", "text.npy", "is no .npy"),
+        ("compress", "empty", "has no pictures"),
+        ("compress", "good.vdm", "an .npy of codes, or a folder"),
+    ]:
+        status, _, err = call(mode, tmp_path / source, output)
+        assert (status, err.count("\n")) == (2, 1), (source, err)
+        assert says in err
+    status, _, err = call("decompress", tmp_path / "good.vdm", output, eval__params="raw")
+    assert status == 2
+    assert "another model (ema parameters of step 30; these are the raw" in err
+    assert call("decompress", tmp_path / "good.vdm", tmp_path / "x.png")[0] == 2
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--mode=compress"], "needs --input=PATH"),
+        (["--mode=compress", "--input=README.md"], "needs --output=PATH"),
+        (["--mode=compress", "--input=README.md", "--output=README.md"], "are the same"),
+        (["--mode=eval", "--input=README.md"], "--input is for"),
+        (["--mode=compress", "--input=tests", "--output=y", "--config.compress.order=up"], "known"),
+    ],
+)  # fmt: skip
+def test_flags_that_make_no_sense_are_refused(flags, says, capsys, tmp_path):
+    arguments = ["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}", *flags]
+    assert program.main(["vdm.main", *arguments]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_bits_that_changed_under_a_valid_checksum_give_no_images(model, images):
+    content = model.compress(images[:3], num_steps=1)
+    header, words = container.read(content)
+    trained = archives.Trained(model.run, model.params, model.step)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        changed = words.copy()
+        changed[rng.integers(len(words))] ^= np.uint32(1 << rng.integers(32))
+        with pytest.raises(DamagedError):
+            archives.unpack(trained, container.write(header, changed))
+    for change in ({"shape": (4, 8, 8, 1)}, {"shape": (3, 8, 9, 1)}, {"num_steps": 2},
+                   {"checksum": b"12345678"}, {"dtype": "i8", "num_given": 40},
+                   {"num_steps": 0}, {"cells": 0}, {"lanes": 0}):  # fmt: skip
+        with pytest.raises(DamagedError):
+            archives.unpack(trained, container.write(dataclasses.replace(header, **change), words))
+
+
+def test_another_machine_is_named(model, images):
+    header, words = container.read(model.compress(images[:2], num_steps=1))
+    trained = archives.Trained(model.run, model.params, model.step)
+    elsewhere = dataclasses.replace(header, environment="4 x NVIDIA H100; jax 0.9")
+    with pytest.raises(DamagedError, match=r"on 4 x NVIDIA H100, and this is 2 x cpu"):
+        archives.unpack(trained, container.write(elsewhere, words))
+    otherwise = dataclasses.replace(header, probe=b"0000")
+    with pytest.raises(DamagedError, match="computes the model differently"):
+        archives.unpack(trained, container.write(otherwise, words))
+
+
+def test_a_conditional_model_asks_for_labels(make_tiny_config, images):
+    model = vdm.build(make_tiny_config(model__class_conditional=True))
+    with pytest.raises(ValueError, match="give labels"):
+        model.compress(images[:2], num_steps=1)
+    labels = np.array([3, 9])
+    content = model.compress(images[:2], labels, num_steps=1)
+    trained = archives.Trained(model.run, model.params, model.step)
+    np.testing.assert_array_equal(archives.unpack(trained, content).labels, labels)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FASHION.is_file(), reason="needs ../shared/data/fashion_mnist")
+def test_a_thousand_pictures_of_256_codes_come_back(make_tiny_config):
+    codes = np.frombuffer(gzip.decompress(FASHION.read_bytes()), np.uint8, offset=16)
+    codes = codes.reshape(-1, 28, 28, 1)[:1000]
+    config = vdm.load_config(ROOT / "configs" / "fashion_mnist.py")
+    config.network.kwargs.width, config.network.kwargs.num_blocks = 8, 0
+    config.data.name, config.data.kwargs.num_codes = "synthetic", 256
+    config.data.kwargs.shape = (28, 28, 1)
+    model = vdm.build(config)
+    content = model.compress(codes, num_steps=2)
+    np.testing.assert_array_equal(model.decompress(content), codes)
