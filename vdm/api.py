@@ -23,7 +23,7 @@ from vdm.evaluation.guided import Guidance
 from vdm.evaluation.likelihood import evaluate
 from vdm.evaluation.samples import draw_samples
 from vdm.io.files import read_json
-from vdm.model import VDM, AnyModel, check_codes
+from vdm.model import VDM, AnyModel, check_codes, check_labels
 from vdm.nn.stacks import unstack_blocks
 from vdm.run import Run, build_run, open_run
 from vdm.typing import Params
@@ -85,7 +85,7 @@ class Model:
         """
         options = dataclasses.replace(self.run.options.eval, bound=bound, num_steps=num_steps)
         images = check_codes(self.model, np.asarray(images))
-        split = Split("given", images, _checked_labels(labels, len(images), self.num_classes))
+        split = Split("given", images, check_labels(labels, len(images), self.num_classes))
         result = evaluate(
             self.model, self.params, split, self.run.mesh,
             estimator=build_estimator(options, self.model),
@@ -125,7 +125,7 @@ class Model:
             num_steps=run.options.sample.num_steps if num_steps is None else num_steps,
             guidance=guidance,
             batch_size=batch_size, seed=seed,
-            labels=None if labels is None else _checked_labels(labels, num_samples, classes),
+            labels=None if labels is None else check_labels(labels, num_samples, classes),
         ).data  # fmt: skip
 
     def compress(
@@ -136,10 +136,8 @@ class Model:
         settings: num_steps (T), lanes, cells, order, seed; the config's compress.* by default.
         """
         options = dataclasses.replace(self.run.options.compress, **settings)
-        images = np.asarray(images)
-        labels = _checked_labels(labels, len(images), self.num_classes)
         trained = archives.Trained(self.run, self.params, self.step)
-        return archives.pack(trained, images, options, labels=labels)[0]
+        return archives.pack(trained, np.asarray(images), options, labels=labels)[0]
 
     def decompress(self, content: bytes) -> np.ndarray:
         """The images again, with their dtype. ValueError for content that is damaged or another
@@ -150,20 +148,6 @@ class Model:
     def omega(self, t: np.ndarray) -> np.ndarray:
         """omega(t) = -log SNR(t) for times t in [0, 1], any shape."""
         return np.asarray(self.vdm.schedule_fn(self.params)(jnp.asarray(t, jnp.float32)))
-
-
-def _checked_labels(labels: np.ndarray | None, count: int, num_classes: int) -> np.ndarray | None:
-    if not num_classes:
-        return None  # an unconditional model reads none
-    if labels is None:
-        raise ValueError(f"this model is conditional on {num_classes} classes: give labels")
-    labels = np.asarray(labels)
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels of shape {labels.shape}: expected {count} integers")
-    if count and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected 0 to "
-                         f"{num_classes - 1}")  # fmt: skip
-    return labels.astype(np.int32)
 
 
 def build(config: ConfigDict) -> Model:

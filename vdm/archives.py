@@ -18,7 +18,7 @@ from vdm.compression.lattice import DamagedError
 from vdm.data import pictures
 from vdm.io.console import Progress, say
 from vdm.io.files import atomic_path, write_bytes
-from vdm.model import check_codes
+from vdm.model import check_codes, check_labels
 from vdm.options import CompressOptions
 from vdm.run import Run
 from vdm.typing import Params
@@ -72,18 +72,14 @@ def pack(
     dims = trained.run.vdm.dims
     codes = check_codes(trained.run.vdm, images.reshape(_full_shape(images.shape, dims)))
     chain = trained.chain(options.num_steps, options.cells)
-    if chain.num_classes and labels is None:
-        raise ValueError(
-            f"this model is conditional on {chain.num_classes} classes, and which of them an image "
-            "is of is not said: set compress.labels to an .npy of one integer for each"
-        )
+    labels = check_labels(labels, len(codes), chain.num_classes)
     codec = Codec(chain, options.order, options.lanes, options.seed)
     coded = codec.encode(codes.astype(np.int64), labels, container.to_words(given), on_images)
     header = Header(
         trained.fingerprint, chain.probe(), container.codes_checksum(codes),
         images.shape, images.dtype.str[1:], options.order, options.num_steps, options.cells,
         options.lanes, options.seed, trained.step, trained.run.options.eval.params == "ema",
-        coded.num_initial, len(given), environment(trained.run), names,
+        coded.num_initial, len(given), coded.growth, environment(trained.run), names,
     )  # fmt: skip
     return container.write(header, coded.words), coded
 
@@ -156,6 +152,11 @@ def compress(run: Run, source: str, target: str, init_from: str | None = None) -
     _check_alone()
     if Path(target).is_dir() or Path(target).suffix == ".npy":
         raise ValueError(f"--output={target} must name a file, such as images.vdm")
+    if run.vdm.num_classes and not options.labels:
+        raise ValueError(
+            f"this model is conditional on {run.vdm.num_classes} classes: set compress.labels to "
+            "an .npy of one label for each image"
+        )
     images, names = _read_images(Path(source))
     labels = _read_npy(Path(options.labels)) if options.labels else None
     given = Path(options.initial_bits).read_bytes() if options.initial_bits else b""
@@ -219,7 +220,7 @@ def decompress(run: Run, source: str, target: str, init_from: str | None = None)
 
 def _check_alone() -> None:
     if jax.process_count() > 1:
-        raise ValueError("images are coded by one process: start one without --coordinator")
+        raise ValueError("images are coded by one process: start one, without VDM_COORDINATOR")
 
 
 def _read_images(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:

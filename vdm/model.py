@@ -268,6 +268,21 @@ def check_codes(model: AnyModel, images: np.ndarray) -> np.ndarray:
     return images
 
 
+def check_labels(labels: np.ndarray | None, count: int, num_classes: int) -> np.ndarray | None:
+    """Labels of the user's, [count], int32; None for a model that reads none (num_classes = 0)."""
+    if not num_classes:
+        return None  # an unconditional model reads none
+    if labels is None:
+        raise ValueError(f"this model is conditional on {num_classes} classes: give labels")
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels of shape {labels.shape}: expected {count} integers")
+    if count and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected 0 to "
+                         f"{num_classes - 1}")  # fmt: skip
+    return labels.astype(np.int32)
+
+
 def finite(values: Shaped[Array, "batch *dims"]) -> Bool[Array, " batch"]:
     """Whether all numbers of an example are finite."""
     return jnp.all(jnp.isfinite(values), axis=tuple(range(1, values.ndim)))

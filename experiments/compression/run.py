@@ -43,12 +43,12 @@ class Case(NamedTuple):
 
 SCALES = {
     "small": (
-        *(Case("digits", 297, steps, 6, 600) for steps in (10, 20, 50, 100)),
-        *(Case("digits", 297, steps, 2, 600) for steps in (250, 500, 1000)),
-        Case("digits", 20, 100, 2, 600),
-        Case("digits", 20, 100, 2, 600, "top_down"),
-        *(Case("fashion_mnist", 1000, steps, 1, 60) for steps in (10, 20, 50)),
-        Case("fashion_mnist", 20, 1000, 1, 2000),
+        *(Case("digits", 297, steps, 4, 400) for steps in (10, 20, 50, 100)),
+        *(Case("digits", 297, steps, 2, 400) for steps in (250, 500, 1000)),
+        Case("digits", 20, 100, 2, 400),
+        Case("digits", 20, 100, 2, 400, "top_down"),
+        *(Case("fashion_mnist", 1000, steps, 1, 30) for steps in (10, 20, 50)),
+        Case("fashion_mnist", 20, 1000, 1, 1000),
     ),
     "full": tuple(Case("cifar10", 10_000, steps, 1, 20, lanes=512) for steps in (100, 250, 1000)),
 }

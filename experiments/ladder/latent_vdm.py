@@ -11,6 +11,7 @@ the VDM. No diffusion between z_1 and z_0: a VAE of fixed variance.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jaxtyping import Array, Bool, Float, Int, Shaped
@@ -55,6 +56,16 @@ class LatentLikelihood:
         """log p(data | z_0), nats."""
         decoded = self.decoder(z_0 / alpha(omega_0), omega_0)
         return hierarchy.log_likelihood(self.likelihood, data, decoded)
+
+    def log_probs(
+        self, z_0: Float[Array, "batch latent"], omega_0: EndPoint
+    ) -> Float[Array, "batch *dims codes"]:
+        """log p(code | z_0) of every code, nats: what lossless compression needs."""
+        decoded = self.decoder(z_0 / alpha(omega_0), omega_0)
+        likelihood: Any = self.likelihood
+        return likelihood.log_probs(
+            alpha(decoded.log_variance) * decoded.mean, decoded.log_variance
+        )
 
     def reconstruction(
         self,

@@ -12,7 +12,7 @@ from vdm.options import ORDERS
 
 HEADER = Header(
     b"12345678", b"abcd", b"87654321", (297, 8, 8, 1), "u1", "bit_swap", 500, 1, 64, 0, 2000, True,
-    20, 0, "2 x cpu; jax 0.10.2, constriction 0.5.0",
+    20, 0, 51, "2 x cpu; jax 0.10.2, constriction 0.5.0",
 )  # fmt: skip
 WORDS = np.random.default_rng(0).integers(0, 2**32, 300, dtype=np.uint32)
 COUNT = st.integers(0, 2**40)
@@ -29,7 +29,7 @@ def test_what_is_written_is_read(shape, dtype, order, steps, seed, ema, environm
     names = [name.encode("utf-8", "ignore").decode() or "?" for name in names]
     header = Header(
         b"\x00" * 8, b"\xff" * 4, b"12345678", tuple(shape), dtype, order, steps, 1, 64, seed, 7,
-        ema, 0, 0, environment, tuple(names),
+        ema, 0, 0, 9, environment, tuple(names),
     )  # fmt: skip
     found, found_words = container.read(container.write(header, np.array(words, np.uint32)))
     assert found == header

@@ -40,6 +40,8 @@ class Levels:
 
     def __init__(self, omegas: np.ndarray, cells_per_std: float) -> None:
         """omegas: [T + 1] or [T + 1, *dims]."""
+        if not np.isfinite(omegas).all():
+            raise ValueError("omega(t) is not finite: the schedule's parameters are no numbers")
         for i in range(1, len(omegas)):
             omegas[i] = np.maximum(omegas[i], omegas[i - 1] + np.float32(LEAST_STEP))
         self.omegas = omegas
@@ -124,10 +126,15 @@ class Chain:
     def __init__(
         self, model: VDM, params: Params, mesh: Mesh, num_steps: int, cells_per_std: float
     ) -> None:
-        likelihood = model.likelihood_of(params)
-        if not hasattr(likelihood, "log_probs"):
+        if num_steps < 1 or cells_per_std < 1:
             raise ValueError(
-                f"likelihood {type(likelihood).__name__} gives no probability of each code "
+                f"T = {num_steps} steps on {cells_per_std} cells per standard deviation: both must "
+                "be at least 1"
+            )
+        parts = (model.likelihood, model.likelihood_of(params))
+        if not all(hasattr(part, "log_probs") for part in parts):
+            raise ValueError(
+                f"likelihood {type(model.likelihood).__name__} gives no probability of each code "
                 "(log_probs), which lossless compression needs: choose 'discretised'"
             )
         omegas = jax.device_get(equal_times(model.schedule_fn(params), num_steps))
@@ -142,15 +149,13 @@ class Chain:
         batch: dict[str, np.ndarray] = {"z": z.astype(np.float32)}
         if labels is not None:
             batch["labels"] = labels.astype(np.int32)
-        return self._evaluate(self._functions.eps_hat, batch, self.levels.omegas[i]).astype(
-            np.float64
-        )
+        found = self._evaluate(self._functions.eps_hat, batch, self.levels.omegas[i])
+        return found.astype(np.float64)
 
     def encode(self, codes: np.ndarray) -> np.ndarray:
         """What noise is added to, float64 [batch, *latent_dims]."""
-        return self._evaluate(self._functions.encode, {"codes": codes.astype(np.int32)}).astype(
-            np.float64
-        )
+        batch = {"codes": codes.astype(np.int32)}
+        return self._evaluate(self._functions.encode, batch).astype(np.float64)
 
     def probabilities(self, z_0: np.ndarray) -> np.ndarray:
         """p(code | z_0) of every code, float32 [batch, D, V]."""

@@ -30,17 +30,27 @@ from vdm.options import ORDERS
 
 MOST_LANES = 2**16
 
+SINGLES = 4
+"""Images that are coded one by one, before it is known how many bits an image takes and gives."""
+
+UNIT = 256
+"""After n images the next batch has n growth / UNIT, or half, a quarter ... as many."""
+
+HALVINGS = np.append(1 - 2**-6, np.full(16, 2**-10))[None]
+"""How probable 0 ... 16 halvings are: with none, a batch costs 0.02 bits to tell."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Coded:
     """Images as bits. words: uint32, the stack; of these the lowest num_initial are the random bits
     that it began with and that were needed, and above them the num_given that the user gave.
-    ideal_bits: what the densities of the coded latents say that the images add. batches: images
-    that were coded at once."""
+    growth: of the batches, see UNIT. ideal_bits: what the densities of the coded latents say that
+    the images add. batches: images that were coded at once."""
 
     words: np.ndarray
     num_initial: int
     num_given: int
+    growth: int
     ideal_bits: float = math.nan
     batches: tuple[int, ...] = ()
 
@@ -103,14 +113,17 @@ class Codec:
         on_images: Callable[[int], None],
     ) -> Coded:
         """TooDeepError where `reserve` random words below the given ones are not enough."""
-        batches: list[int] = []
-        done, need = 0, 1.0  # need: words that an image takes before it gives
-        while done < len(codes):
+        count, batches, growth = len(codes), [], 0
+        done, need = 0, 1  # need: the most words that an image of a batch took before it gave
+        while done < count:
             # The first image takes what it needs, others reach no deeper. What is given is free.
             floor = min(stack.low, reserve + STATE_WORDS)
-            size = int((stack.num_words - floor) / need)
-            size = max(1, min(size, self.lanes, done // 2, len(codes) - done))
+            if done == SINGLES:
+                gain = (stack.num_words - reserve - num_given) / done
+                growth = int(np.clip(0.9 * gain / need, 0, 0.5) * UNIT)
+            halvings = 0
             while True:
+                size = min(self._size(done, growth, halvings), count - done)
                 trial = stack.copy()
                 trial.low, trial.floor = stack.num_words, floor if size > 1 else STATE_WORDS + 1
                 images = slice(done, done + size)
@@ -121,18 +134,22 @@ class Codec:
                 except TooDeepError:
                     if size == 1:
                         raise
-                    size -= max(1, size // 8)
-            need = max(need, (stack.num_words - trial.low) / size)
+                    halvings += 1
+            need = max(need, -(-(stack.num_words - trial.low) // size))
             trial.low, trial.floor = min(trial.low, stack.low), 0
-            trial.push_uniform([size - 1], [self._most(done + size)])
+            done += size
+            if done == count:
+                trial.push_uniform([size - 1], [self.lanes])
+            else:
+                trial.push_categorical(np.array([halvings]), HALVINGS)
             stack = trial
             batches.append(size)
-            done += size
             on_images(done)
         unused = min(stack.untouched, reserve)
         return Coded(
-            stack.words[unused:], reserve - unused, num_given, stack.ideal_bits, tuple(batches)
-        )
+            stack.words[unused:], reserve - unused, num_given, growth, stack.ideal_bits,
+            tuple(batches),
+        )  # fmt: skip
 
     def decode(
         self,
@@ -147,8 +164,8 @@ class Codec:
         labels = np.empty(count, np.int64) if self.chain.num_classes else None
         left = count
         while left:
-            size = int(stack.pop_uniform([self._most(left)])[0]) + 1
-            if not stack.num_words:
+            size = self._pop_size(stack, left, count, coded.growth)
+            if not stack.num_words or size > left:
                 raise DamagedError("they end before the images do")
             images = slice(left - size, left)
             codes[images], of_images = self._pop_images(stack, size, left - size)
@@ -242,10 +259,20 @@ class Codec:
             levels.posterior(i - 1).undraw(stack, path[i - 1], mean, key)
         levels.last().undraw(stack, path[-1], levels.alpha[-1] * x, self._key(first, last))
 
-    def _most(self, done: int) -> int:
-        """The most images that the last batch of the first `done` may have: half as many as were
-        there before it. So small a choice costs few bits."""
-        return max(1, min(self.lanes, done // 3))
+    def _size(self, done: int, growth: int, halvings: int) -> int:
+        """Of the batch after the first `done` images: done + size grows with done."""
+        size = done * growth // UNIT if done >= SINGLES else 1
+        return max(1, min(size, self.lanes) >> halvings)
+
+    def _pop_size(self, stack: Stack, left: int, count: int, growth: int) -> int:
+        """Of the batch that ended with image number `left`."""
+        if left == count:
+            return int(stack.pop_uniform([self.lanes])[0]) + 1
+        halvings = int(stack.pop_categorical(HALVINGS)[0])
+        for size in range(1, min(self.lanes, left) + 1):
+            if self._size(left - size, growth, halvings) == size:
+                return size
+        raise DamagedError("no batch ends where one should")
 
     def _key(self, first: int, i: int) -> tuple[int, int]:
         """Of the noise of z_i, of a batch that begins with that image."""

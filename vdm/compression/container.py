@@ -9,7 +9,8 @@
     8       of the images: the first bytes of the SHA-256 of their codes as 64-bit integers
     .       numbers: count, axes of an image, each axis, index in DTYPES, index in ORDERS, T, cells
             per standard deviation, lanes, seed, step of the checkpoint, 1 for its EMA; random words
-            that the stack began with; bytes given instead of such, 0: none; bytes of the next two
+            that the stack began with; bytes given instead of such, 0: none; growth of the batches
+            (`codec.UNIT`); bytes of the next two
     .       device and versions, UTF-8
     .       names of the images, if they came from a folder: UTF-8, one in each line, zlib
     rest    the stack of bits: 32-bit words, the top one last
@@ -56,6 +57,7 @@ class Header:
     ema: bool
     num_initial: int
     num_given: int
+    growth: int
     environment: str
     names: tuple[str, ...] = ()
 
@@ -68,7 +70,7 @@ def write(header: Header, words: np.ndarray) -> bytes:
     numbers = [
         count, len(axes), *axes, DTYPES.index(header.dtype), ORDERS.index(header.order),
         header.num_steps, header.cells, header.lanes, header.seed, header.step, int(header.ema),
-        header.num_initial, header.num_given, len(environment), len(names),
+        header.num_initial, header.num_given, header.growth, len(environment), len(names),
     ]  # fmt: skip
     body = b"".join(
         [header.fingerprint, header.probe, header.checksum]
@@ -103,9 +105,19 @@ def _parse(body: bytes) -> tuple[Header, np.ndarray]:
     count, num_axes = next(numbers), next(numbers)
     shape = (count, *(next(numbers) for _ in range(num_axes)))
     dtype, order = DTYPES[next(numbers)], ORDERS[next(numbers)]
-    num_steps, cells, lanes, seed, step, ema, initial, given, environment_size, names_size = (
-        next(numbers) for _ in range(10)
-    )
+    (
+        num_steps,
+        cells,
+        lanes,
+        seed,
+        step,
+        ema,
+        initial,
+        given,
+        growth,
+        environment_size,
+        names_size,
+    ) = (next(numbers) for _ in range(11))
     at = numbers.position
     environment = body[at : at + environment_size].decode()
     at += environment_size
@@ -115,7 +127,7 @@ def _parse(body: bytes) -> tuple[Header, np.ndarray]:
         raise IndexError
     header = Header(
         body[:8], body[8:12], body[12:20], shape, dtype, order, num_steps, cells, lanes, seed, step,
-        bool(ema), initial, given, environment,
+        bool(ema), initial, given, growth, environment,
         tuple(zlib.decompress(names).decode().split("\n")) if names else (),
     )  # fmt: skip
     return header, np.frombuffer(words, "<u4").astype(np.uint32)
@@ -172,4 +184,4 @@ def to_words(given: bytes) -> np.ndarray:
 
 def coded_of(header: Header, words: np.ndarray) -> Coded:
     """The bits as the codec takes them."""
-    return Coded(words, header.num_initial, -(-header.num_given // 4))
+    return Coded(words, header.num_initial, -(-header.num_given // 4), header.growth)
