@@ -184,8 +184,8 @@ def get_config(version: str = "old") -> ConfigDict:
                 "cells": 1,  # of the latents' grid, per standard deviation of a step
                 "order": "bit_swap",  # or top_down, which needs initial bits for all T latents
                 "seed": 0,  # of the initial bits
-                "initial_bits": "",  # a file to take them from, and to give them back to
-                "labels": "",  # an .npy of one label for each image: of a conditional model
+                "initial_bits": "",  # a file to take them from; to give them back, a new one
+                "labels": "",  # of a conditional model: an .npy of one for each image; likewise
             },
         }
     )

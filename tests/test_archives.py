@@ -5,6 +5,7 @@ import gzip
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import jax
@@ -136,10 +137,16 @@ def test_a_second_file_gives_the_initial_bits_and_comes_back(call, images, tmp_p
     _, out, _ = call("compress", tmp_path / "images.npy", tmp_path / "both.vdm", **given)
     assert "0.0000 of initial bits" in out
     _, out, _ = call("decompress", tmp_path / "both.vdm", tmp_path / "back.npy")
-    assert "also holds 4201 bytes" in out
+    assert "another file, its initial bits" in out
     back = {"compress__initial_bits": tmp_path / "notes2"}
     call("decompress", tmp_path / "both.vdm", tmp_path / "back.npy", **back)
     assert (tmp_path / "notes2").read_bytes() == (tmp_path / "notes").read_bytes()
+    (tmp_path / "notes2").write_bytes(b"mine")
+    status, _, err = call("decompress", tmp_path / "both.vdm", tmp_path / "no.npy", **back)
+    assert status == 2
+    assert "is there already" in err
+    assert (tmp_path / "notes2").read_bytes() == b"mine"
+    assert not (tmp_path / "no.npy").exists()
     np.testing.assert_array_equal(np.load(tmp_path / "back.npy"), images[:10])
 
 
@@ -151,16 +158,26 @@ def test_mistakes_are_one_line_and_leave_nothing(call, images, tmp_path):
     flipped[-9] ^= 4
     (tmp_path / "flipped.vdm").write_bytes(flipped)
     (tmp_path / "cut.vdm").write_bytes(good[:-40])
+    header, words = container.read(good)
+    (tmp_path / "seed.vdm").write_bytes(container.write(
+        dataclasses.replace(header, seed=2**70, cells=2**30), words
+    ))  # fmt: skip
     (tmp_path / "version.vdm").write_bytes(good[:4] + b"\x07" + good[5:])
     np.save(tmp_path / "real.npy", images[:4] / 16)
     np.save(tmp_path / "large.npy", images[:4] + 5)
     np.save(tmp_path / "shape.npy", images[:4, :5])
     (tmp_path / "text.npy").write_text("no array")
     (tmp_path / "empty").mkdir()
+    with zipfile.ZipFile(tmp_path / "zip.npy", "w") as archive:
+        archive.writestr("a.txt", "no array")
+    (tmp_path / "twice").mkdir()
+    for name in ("a.bmp", "a.bmp.png"):
+        Image.fromarray(images[0, ..., 0].astype(np.uint8)).save(tmp_path / "twice" / name)
     output, before = tmp_path / "output", sorted(tmp_path.iterdir())
     for mode, source, says in [
         ("decompress", "flipped.vdm", "its checksum is wrong"),
         ("decompress", "cut.vdm", "its checksum is wrong"),
+        ("decompress", "seed.vdm", "header makes no sense"),
         ("decompress", "version.vdm", "its format has version 7"),
         ("decompress", "images.npy", "no file of compressed images"),
         ("decompress", "missing.vdm", "is not there"),
@@ -169,6 +186,8 @@ def test_mistakes_are_one_line_and_leave_nothing(call, images, tmp_path):
         ("compress", "shape.npy", "expected [N, 8, 8, 1]"),
         ("compress", "text.npy", "is no .npy"),
         ("compress", "empty", "has no pictures"),
+        ("compress", "zip.npy", "no .npy"),
+        ("compress", "twice", "a.bmp.png would be the name of two"),
         ("compress", "good.vdm", "an .npy of codes, or a folder"),
     ]:
         status, _, err = call(mode, tmp_path / source, output)
@@ -176,7 +195,7 @@ def test_mistakes_are_one_line_and_leave_nothing(call, images, tmp_path):
         assert says in err
     status, _, err = call("decompress", tmp_path / "good.vdm", output, eval__params="raw")
     assert status == 2
-    assert "another model (ema parameters of step 30; these are the raw" in err
+    assert "other parameters (ema parameters of step 30; these are the raw" in err
     assert call("decompress", tmp_path / "good.vdm", tmp_path / "x.png")[0] == 2
     assert sorted(tmp_path.iterdir()) == before
 
@@ -230,6 +249,8 @@ def test_a_conditional_model_asks_for_labels(make_tiny_config, images):
     model = vdm.build(make_tiny_config(model__class_conditional=True))
     with pytest.raises(ValueError, match="give labels"):
         model.compress(images[:2], num_steps=1)
+    with pytest.raises(ValueError, match="expected 0 to 9"):
+        model.compress(images[:2], np.array([3, 10]), num_steps=1)
     labels = np.array([3, 9])
     content = model.compress(images[:2], labels, num_steps=1)
     trained = archives.Trained(model.run, model.params, model.step)

@@ -106,6 +106,9 @@ TABLES_OF_SOME_ROWS = [
                     "input_share")),
     ("guidance", ("name", "bpd", "stderr", "stderr_images", "difference", "difference_stderr",
                   "difference_stderr_images")),
+    ("compression", ("name", "net", "bpd", "stderr", "net_stderr", "path", "step_cost", "gross",
+                     "initial_bits", "encode_secs", "decode_secs")),
+    ("compression", ("name", "bpd_each", "bpd_mosaic")),
 ]  # fmt: skip
 
 

@@ -278,7 +278,7 @@ def test_sigterm_ends_the_program_also_where_its_exception_is_swallowed(swallow)
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 128 + signal.SIGTERM, result.stderr
-    assert result.stdout == f"{program.STOPPED}\n"
+    assert result.stdout == f"{program._stopped()}\n"
 
 
 @pytest.mark.slow

@@ -129,19 +129,26 @@ class Model:
         ).data  # fmt: skip
 
     def compress(
-        self, images: np.ndarray, labels: np.ndarray | None = None, **settings: Any
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        *,
+        num_steps: int | None = None,
+        lanes: int | None = None,
+        order: str | None = None,
+        seed: int | None = None,
     ) -> bytes:
-        """Integer codes [N, *dims] as the content of a file (`vdm.compression.container`).
-
-        settings: num_steps (T), lanes, cells, order, seed; the config's compress.* by default.
-        """
-        options = dataclasses.replace(self.run.options.compress, **settings)
+        """Integer codes [N, *dims] as the content of a file (`vdm.compression.container`); what is
+        not given is as config.compress says. ValueError for other codes, or settings of no use."""
+        given = {"num_steps": num_steps, "lanes": lanes, "order": order, "seed": seed}
+        changes: Any = {key: value for key, value in given.items() if value is not None}
+        options = dataclasses.replace(self.run.options.compress, **changes)
         trained = archives.Trained(self.run, self.params, self.step)
         return archives.pack(trained, np.asarray(images), options, labels=labels)[0]
 
     def decompress(self, content: bytes) -> np.ndarray:
-        """The images again, with their dtype. ValueError for content that is damaged or another
-        model's."""
+        """The images again, with their dtype; `vdm.archives.unpack` has their labels too.
+        ValueError for content that is damaged or another model's."""
         trained = archives.Trained(self.run, self.params, self.step)
         return archives.unpack(trained, content).images
 

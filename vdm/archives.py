@@ -1,8 +1,11 @@
 """Files of compressed images: what --mode=compress writes and --mode=decompress gives back."""
 
 import importlib.metadata
+import io
 import os
 import shutil
+import tokenize
+import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -15,16 +18,14 @@ from vdm.compression.chain import Chain
 from vdm.compression.codec import Codec, Coded
 from vdm.compression.container import Header
 from vdm.compression.lattice import DamagedError
+from vdm.config_changes import model_fields
 from vdm.data import pictures
 from vdm.io.console import Progress, say
-from vdm.io.files import atomic_path, write_bytes
-from vdm.model import check_codes, check_labels
+from vdm.io.files import write_bytes
+from vdm.model import VDM, check_codes, check_labels
 from vdm.options import CompressOptions
 from vdm.run import Run
 from vdm.typing import Params
-
-FINGERPRINTED = ("model", "schedule", "network", "likelihood")
-"""The groups of a config that say what the parameters mean."""
 
 
 class Trained(NamedTuple):
@@ -37,8 +38,7 @@ class Trained(NamedTuple):
     @property
     def fingerprint(self) -> bytes:
         """Of all that the decoder must have."""
-        settings = {group: self.run.resolved[group] for group in FINGERPRINTED}
-        return container.fingerprint(self.params, settings)
+        return container.fingerprint(self.params, model_fields(self.run.resolved))
 
     def chain(self, num_steps: int, cells: int) -> Chain:
         """The model in that many steps."""
@@ -110,9 +110,12 @@ def unpack(
         )
     codec = Codec(chain, header.order, header.lanes, header.seed)
     count = header.shape[0]
-    codes, labels, given = codec.decode(
-        container.coded_of(header, words), count, lambda done: on_images(done, count)
-    )
+    try:
+        codes, labels, given = codec.decode(
+            container.coded_of(header, words), count, lambda done: on_images(done, count)
+        )
+    except MemoryError as error:
+        raise DamagedError(f"its {count} images need more memory than there is") from error
     if container.codes_checksum(codes) != header.checksum:
         raise DamagedError(
             f"the images are not those that were compressed: the model was computed differently "
@@ -140,10 +143,13 @@ def _other_model(header: Header, trained: Trained) -> str:
     kind = {True: "ema", False: "raw"}
     theirs = f"{kind[header.ema]} parameters of step {header.step}"
     ours = f"{trained.run.options.eval.params} parameters of step {trained.step}"
-    remedy = "give the --workdir that it was compressed with"
-    if theirs != ours:
-        remedy += f", with --config.eval.step={header.step} --config.eval.params={kind[header.ema]}"
-    return f"it was compressed by another model ({theirs}; these are the {ours}): {remedy}"
+    if theirs == ours:
+        return "it was compressed by another run: give the --workdir that it was compressed with"
+    return (
+        f"it was compressed by other parameters ({theirs}; these are the {ours}): give the "
+        "--workdir that it was compressed with, with "
+        f"--config.eval.step={header.step} --config.eval.params={kind[header.ema]}"
+    )
 
 
 def compress(run: Run, source: str, target: str, init_from: str | None = None) -> None:
@@ -171,9 +177,9 @@ def compress(run: Run, source: str, target: str, init_from: str | None = None) -
     say(f"wrote {target}: {describe(content, coded, images.size)}")
 
 
-def describe(content: bytes, coded: Coded, num_codes: int) -> str:
-    """The size of a file in a line."""
-    dims = max(1, num_codes)
+def describe(content: bytes, coded: Coded, num_dims: int) -> str:
+    """The size of a file in a line; num_dims: of all its images together."""
+    dims = max(1, num_dims)
     net, initial = coded.net_bits / dims, 32 * coded.num_initial / dims
     own = 8 * len(content) - 32 * coded.num_given
     header = own / dims - net - initial
@@ -190,32 +196,50 @@ def decompress(run: Run, source: str, target: str, init_from: str | None = None)
     path = Path(target)
     if path.suffix not in ("", ".npy"):
         raise ValueError(f"--output={target} must be an .npy, or a folder for PNGs")
-    if not path.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if (path.is_dir() and (path.suffix or any(path.iterdir()))) or (
+        path.is_file() and not path.suffix
+    ):
         raise ValueError(f"--output={target} is there already: name a new folder, or an .npy")
     content = Path(source).read_bytes()
     try:
-        container.read(content)  # what is damaged is known before anything is compiled
+        header, _ = container.read(content)  # damage is known before anything is compiled
+        if not path.suffix:
+            _check_pictures(header.shape, run.vdm)
         step, params = run.trained_params(init_from)
         with Progress("decompress", 1, unit="image") as progress:
             restored = unpack(Trained(run, params, step), content, progress.update)
-        if path.suffix == ".npy":
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.save(file, restored.images)
+        _write_besides(source, restored, options)
+        if path.suffix:
+            write_bytes(path, _npy(restored.images))
         else:
             _write_folder(path, restored)
     except DamagedError as error:
         raise DamagedError(f"{source}: {error}") from error
-    if options.labels and restored.labels is not None:
-        with atomic_path(options.labels) as temporary, temporary.open("wb") as file:
-            np.save(file, restored.labels)
-    if restored.given and options.initial_bits:
-        write_bytes(options.initial_bits, restored.given)
-    elif restored.given:
-        say(
-            f"{source} also holds {len(restored.given)} bytes of another file, which were its "
-            "initial bits: --config.compress.initial_bits=PATH writes them there"
-        )
     say(f"wrote {target}: {len(restored.images)} images, the ones that were compressed")
+
+
+def _write_besides(source: str, restored: Restored, options: CompressOptions) -> None:
+    """What a file holds beside its images, where the config says; an existing file is left as it
+    is."""
+    labels = b"" if restored.labels is None else _npy(restored.labels)
+    besides = (
+        ("labels", options.labels, labels, "the labels of its images"),
+        ("initial_bits", options.initial_bits, restored.given, "another file, its initial bits"),
+    )
+    for field, place, content, _ in besides:
+        if content and place and Path(place).exists() and Path(place).read_bytes() != content:
+            raise ValueError(f"compress.{field} = {place} is there already: name another file")
+    for field, place, content, what in besides:
+        if content and place:
+            write_bytes(place, content)
+        elif content:
+            say(f"{source} also holds {what}: --config.compress.{field}=PATH writes that there")
+
+
+def _npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def _check_alone() -> None:
@@ -240,8 +264,12 @@ def _read_images(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
         )
     names = [picture.relative_to(path).as_posix() for picture in found]
     png = tuple(name if name.lower().endswith(".png") else f"{name}.png" for name in names)
-    if any("\n" in name for name in png):
-        raise ValueError(f"--input={path}: a picture has a line break in its name; rename it")
+    for name in png:
+        if "\n" in name or not name.isprintable():
+            raise ValueError(f"--input={path}: rename {name!r}, which is no plain text")
+    if len(set(png)) < len(png):
+        double = next(name for name in png if png.count(name) > 1)
+        raise ValueError(f"--input={path}: {double} would be the name of two PNGs; rename one")
     return pictures.decode(found, next(iter(shapes)), 0), () if png == _numbered(len(png)) else png
 
 
@@ -250,14 +278,30 @@ def _numbered(count: int) -> tuple[str, ...]:
     return tuple(f"{i:06d}.png" for i in range(count))
 
 
+# What numpy.load raises for a file that is none, or whose header asks for the impossible.
+_UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, tokenize.TokenError, MemoryError)
+
+
 def _read_npy(path: Path) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path} is no .npy of numbers: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} holds several arrays: save one of them as an .npy")
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{path} has numbers of {array.dtype}: codes and labels are integers")
     return array
+
+
+def _check_pictures(shape: tuple[int, ...], model: VDM) -> None:
+    """Whether an array of that shape is one of 8-bit pictures."""
+    grey, coloured = len(shape) == 3 or shape[-1] == 1, len(shape) == 4 and shape[-1] == 3
+    num_codes = getattr(model.likelihood, "num_codes", 0)
+    if not (grey or coloured) or len(shape) > 4 or num_codes > 256:
+        raise ValueError(
+            f"{num_codes} codes in an array of shape {shape} are no 8-bit pictures: name an .npy"
+        )
 
 
 def _write_folder(path: Path, restored: Restored) -> None:
@@ -267,11 +311,6 @@ def _write_folder(path: Path, restored: Restored) -> None:
     images = restored.images
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
-    grey, coloured = images.ndim == 3, images.ndim == 4 and images.shape[-1] == 3
-    if not (grey or coloured) or (images.size and images.max() > 255):
-        raise ValueError(
-            f"codes of shape {restored.images.shape} are no 8-bit pictures: name an .npy"
-        )
     names = restored.names or _numbered(len(images))
     if len(names) != len(images) or not all(_is_inside(name) for name in names):
         raise DamagedError("its names are none")

@@ -44,6 +44,30 @@ def differing_fields(config: Mapping, other: Mapping) -> list[str]:
     ]
 
 
+# Fields that matter to the training of a model alone, not to what it computes afterwards.
+TRAINING_FIELDS = ("model.label_dropout", "model.augmented_flag", "network.kwargs.dropout",
+                   "schedule.train")  # fmt: skip
+
+
+def model_fields(config: Mapping) -> dict[str, Any]:
+    """Fields that say what the parameters mean. Kwargs with their default are left out, so that a
+    parameter that a component gets in a later version changes nothing."""
+    complete_config = complete(config).to_dict()
+    groups = {key: complete_config[key] for key in ("model", "schedule", "network", "likelihood")}
+    for what, table in (("schedule", SCHEDULES), ("network", NETWORKS)):
+        component = groups[what]
+        if component["name"] in table:
+            parameters = inspect.signature(table[component["name"]]).parameters
+            given = {
+                name: value
+                for name, value in dict(component["kwargs"]).items()
+                if name in parameters and value != parameters[name].default
+            }
+            groups[what] = component | {"kwargs": given}
+    left_out = NOT_STATE_FIELDS + TRAINING_FIELDS
+    return {field: v for field, v in _flatten(groups).items() if field not in left_out}
+
+
 _ABSENT = object()
 
 

@@ -41,7 +41,11 @@ from vdm.config_files import find_config_file
 MODES = ("train", "eval", "sample", "classifier", "compress", "decompress")
 
 
-STOPPED = "stopped; the same command goes on from what is saved"
+def _stopped() -> str:
+    """What is said after a signal."""
+    if any(argument.startswith(("--mode=compress", "--mode=decompress")) for argument in sys.argv):
+        return "stopped; nothing was written"
+    return "stopped; the same command goes on from what is saved"
 
 
 class UsageError(ValueError):
@@ -77,7 +81,7 @@ def main(argv: list[str]) -> int:
         return leave(2)
     except (KeyboardInterrupt, Terminated) as stop:
         # Nothing half-written stays: every file is written beside its place and renamed.
-        print(STOPPED, flush=True)
+        print(_stopped(), flush=True)
         return leave(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
     except Exception as error:
         if not is_one_of_several():
@@ -115,7 +119,7 @@ def _terminate(signum: int, frame: Any) -> None:
 
 
 def _end(signum: int, frame: Any) -> None:
-    os.write(1, f"{STOPPED}\n".encode())  # print may be what was interrupted
+    os.write(1, f"{_stopped()}\n".encode())  # print may be what was interrupted
     os._exit(128 + signal.SIGTERM)
 
 

@@ -25,12 +25,12 @@ def by_pillow(kind: str, **settings: object) -> Callable[[np.ndarray], int]:
 
     def size(image: np.ndarray) -> int:
         pixels = image[..., 0] if image.shape[-1] == 1 else image
-        if kind != "PNG" and pixels.ndim == 2:
-            pixels = np.repeat(pixels[..., None], 3, axis=-1)  # both know colours alone
+        if kind == "WEBP" and pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, axis=-1)  # it knows colours alone
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, kind, **settings)
         assert (np.asarray(Image.open(file)) == pixels).all(), kind
-        return file.tell()
+        return file.getbuffer().nbytes
 
     return size
 

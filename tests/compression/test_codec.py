@@ -13,12 +13,21 @@ from hypothesis import strategies as st
 from experiments.ladder.latent_vdm import LatentVDM
 from vdm import sharding
 from vdm.compression.chain import Chain, Levels
-from vdm.compression.codec import Codec, Coded
-from vdm.compression.lattice import DamagedError
+from vdm.compression.codec import HALVINGS, UNIT, Codec, Coded
+from vdm.compression.lattice import DamagedError, Stack, random_words
 from vdm.diffusion.likelihood import Discretised, Gaussian
 from vdm.model import VDM
 from vdm.nn.mlp import MLP
 from vdm.nn.schedules import Linear, Polynomial
+
+
+class Certain(nn.Module):
+    """A network that is certain of code 0."""
+
+    num_codes: int
+
+    def __call__(self, z, omega, labels=None, train=False):
+        return jnp.zeros((*z.shape, self.num_codes)).at[..., 0].set(8.0)
 
 
 class NoLogits(nn.Module):
@@ -79,9 +88,11 @@ def test_labels_come_back_and_cost_their_entropy():
     chain = make_chain(3, num_classes=4)
     codes, labels = np.random.default_rng(1).integers(0, 7, (64, 6)), np.arange(64) % 4
     coded = assert_exact(Codec(chain), codes, labels)
-    other = assert_exact(Codec(chain), codes, np.zeros(64, int))
-    assert coded.net_bits > 128
-    assert other.net_bits != coded.net_bits  # the network reads them
+    # two bits each, beside a word, and the sizes of the batches
+    assert coded.net_bits - coded.ideal_bits == pytest.approx(128, abs=40)
+    z = np.ones((2, 6))
+    one, other = chain.eps_hat(2, z, np.array([0, 3]))
+    assert (one != other).any()  # the network reads them
 
 
 def test_learned_latents_of_codes_come_back():
@@ -126,6 +137,35 @@ def test_many_images_take_the_initial_bits_of_one(chains):
     assert many.num_initial <= one.num_initial + 2
     assert sum(many.batches) == 200
     assert max(many.batches) == 16
+    found, _, _ = Codec(chains[7], lanes=16).decode(many, 200)
+    np.testing.assert_array_equal(found, codes)
+
+
+def test_batches_shrink_where_the_bits_do_not_suffice():
+    # Of the exact denoiser's images the first cost a lot, the others next to nothing.
+    model = VDM(Linear(-5.0, 4.0), Certain(5), Discretised(5), (16,), prediction="codes")
+    codec = Codec(make_chain(20, dims=(16,), model=model))
+    codes = np.zeros((200, 16), int)
+    codes[:12] = np.random.default_rng(0).integers(0, 5, (12, 16))
+    coded = assert_exact(codec, codes)
+    sizes = [codec._size(done, coded.growth, 0) for done in np.cumsum(coded.batches)[:-1]]
+    assert any(size < most for size, most in zip(coded.batches[1:-1], sizes, strict=False))
+
+
+@given(st.integers(1, 300), st.integers(0, UNIT // 2), st.integers(0, 16), st.integers(1, 70))
+@settings(max_examples=200)
+def test_the_decoder_finds_the_size_of_every_batch(done, growth, halvings, lanes):
+    codec = Codec(None, lanes=lanes)
+    size = codec._size(done, growth, halvings)
+    stack = Stack(random_words(10, 0))
+    stack.push_categorical(np.array([halvings]), HALVINGS)
+    assert codec._pop_size(stack, done + size, 10**6, growth) == size
+
+
+def test_a_chain_that_needs_more_words_than_are_reserved_gets_them():
+    chain = make_chain(700)
+    codes = np.random.default_rng(10).integers(0, 7, (1, 6))
+    assert assert_exact(Codec(chain, "top_down"), codes).num_initial > 256
 
 
 def test_initial_bits_of_bit_swap_do_not_grow_with_the_steps():
@@ -197,6 +237,10 @@ def test_what_cannot_be_coded_is_refused(chains):
         Codec(chains[2], "bottom_up")
     with pytest.raises(ValueError, match="lanes = 0"):
         Codec(chains[2], lanes=0)
+    with pytest.raises(ValueError, match="seed = -1"):
+        Codec(chains[2], seed=-1)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        make_chain(0)
     real = VDM(Linear(-5.0, 5.0), MLP(width=8), Gaussian(), (6,))
     with pytest.raises(ValueError, match="choose 'discretised'"):
         make_chain(2, model=real)

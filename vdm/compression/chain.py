@@ -39,7 +39,8 @@ class Levels:
     """
 
     def __init__(self, omegas: np.ndarray, cells_per_std: float) -> None:
-        """omegas: [T + 1] or [T + 1, *dims]."""
+        """omegas: [T + 1] or [T + 1, *dims], float32. ValueError where they are not finite, or so
+        close that a step would need cells below FINEST."""
         if not np.isfinite(omegas).all():
             raise ValueError("omega(t) is not finite: the schedule's parameters are no numbers")
         for i in range(1, len(omegas)):
@@ -53,15 +54,15 @@ class Levels:
         self.alpha_ratio = self.alpha[1:] / self.alpha[:-1]
         self.shrink = self.sigma[1:] * lost
         self._forward_std = np.concatenate([self.sigma[:1], self.sigma[1:] * np.sqrt(lost)])
-        self._posterior_std = np.concatenate(
+        self._reverse_std = np.concatenate(
             [self.sigma[:-1] * np.sqrt(lost), np.ones_like(omega[:1])]
         )
-        least = np.minimum(self._forward_std, self._posterior_std)
+        least = np.minimum(self._forward_std, self._reverse_std)
         self.cell = np.exp2(np.floor(np.log2(least / cells_per_std)))
         if self.cell.min() < FINEST:
             raise ValueError(
-                f"compress.num_steps = {self.num_steps}: a step of this schedule is narrower than "
-                f"{FINEST:g}, the finest grid; take fewer"
+                f"compress.num_steps = {self.num_steps} with compress.cells = {cells_per_std}: the "
+                f"narrowest step needs cells below {FINEST:g}, the finest grid; take fewer"
             )
 
     @property
@@ -69,25 +70,17 @@ class Levels:
         """T."""
         return len(self.omegas) - 1
 
-    def first(self) -> Gaussians:
-        """q(z_0 | x)."""
-        return Gaussians(self.sigma[0], self.cell[0])
-
     def last(self) -> Gaussians:
         """q(z_T | x)."""
         return Gaussians(self.sigma[-1], self.cell[-1])
 
     def forward(self, i: int) -> Gaussians:
-        """q(z_i | z_{i-1})."""
+        """q(z_i | z_{i-1}), and q(z_0 | x)."""
         return Gaussians(self._forward_std[i], self.cell[i])
 
-    def posterior(self, i: int) -> Gaussians:
-        """q(z_i | z_{i+1}, x)."""
-        return Gaussians(self._posterior_std[i], self.cell[i])
-
-    def model(self, i: int) -> Gaussians:
-        """p(z_i | z_{i+1}), and p(z_T)."""
-        return Gaussians(self._posterior_std[i], self.cell[i])
+    def reverse(self, i: int) -> Gaussians:
+        """q(z_i | z_{i+1}, x) and p(z_i | z_{i+1}), which have one variance; and p(z_T)."""
+        return Gaussians(self._reverse_std[i], self.cell[i])
 
     def posterior_mean(self, i: int, z: np.ndarray, eps: np.ndarray) -> np.ndarray:
         """The mean of q(z_{i-1} | z_i, x) with x = (z_i - sigma_i eps) / alpha_i; with the
@@ -117,7 +110,10 @@ def _compiled(model: VDM) -> _Functions:
         likelihood: Any = model.likelihood_of(params)
         return jnp.exp(likelihood.log_probs(batch["z"], omega_0))
 
-    return _Functions(jax.jit(eps_hat), jax.jit(encode), jax.jit(probabilities))
+    # On a GPU the fastest kernels are searched for anew in each process, and differ in rounding.
+    options = {"xla_gpu_deterministic_ops": True} if jax.default_backend() == "gpu" else None
+    compiled = functools.partial(jax.jit, compiler_options=options)
+    return _Functions(compiled(eps_hat), compiled(encode), compiled(probabilities))
 
 
 class Chain:
@@ -126,6 +122,8 @@ class Chain:
     def __init__(
         self, model: VDM, params: Params, mesh: Mesh, num_steps: int, cells_per_std: float
     ) -> None:
+        """params live on the mesh. ValueError for a model of real numbers, or a grid that is too
+        fine."""
         if num_steps < 1 or cells_per_std < 1:
             raise ValueError(
                 f"T = {num_steps} steps on {cells_per_std} cells per standard deviation: both must "
@@ -179,11 +177,12 @@ class Chain:
 
     def probe(self) -> bytes:
         """Four bytes that tell whether this machine computes as another one did: of the noise
-        levels, and of the network at one latent."""
+        levels, and at one latent of the network and of p(code | z_0)."""
         z = np.cos(np.arange(math.prod(self.latent_dims))).reshape(1, *self.latent_dims)
         labels = np.zeros(1, np.int32) if self.num_classes else None
         digest = hashlib.sha256()
         for array in (self.levels.cell, self.levels.alpha_ratio, self.levels.shrink):
             digest.update(array.tobytes())
         digest.update(self.eps_hat(self.levels.num_steps, z, labels).tobytes())
+        digest.update(self.probabilities(z).tobytes())
         return digest.digest()[:4]

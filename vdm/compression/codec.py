@@ -59,11 +59,6 @@ class Coded:
         """What the images have added."""
         return 32 * (len(self.words) - self.num_initial - self.num_given)
 
-    @property
-    def gross_bits(self) -> int:
-        """With the initial bits that nobody asked for."""
-        return 32 * (len(self.words) - self.num_given)
-
 
 @dataclasses.dataclass(frozen=True)
 class Codec:
@@ -82,6 +77,8 @@ class Codec:
             raise ValueError(f"unknown order {self.order!r}; known: {', '.join(ORDERS)}")
         if not 1 <= self.lanes <= MOST_LANES:
             raise ValueError(f"lanes = {self.lanes}: they must be 1 to {MOST_LANES}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed = {self.seed}: it must be 0 to 2^64 - 1")
 
     def encode(
         self,
@@ -93,7 +90,7 @@ class Codec:
         """codes: [N, *dims]; labels: [N] of a conditional model; given: words (uint32) to take the
         initial bits from, which the decoder gives back. on_images(n): n images are done."""
         given = np.zeros(0, np.uint32) if given is None else given
-        reserve = 1024 + math.prod(self.chain.latent_dims)
+        reserve = 256 + math.prod(self.chain.latent_dims)
         while True:
             initial = np.concatenate([random_words(reserve, self.seed), given])
             try:
@@ -134,7 +131,8 @@ class Codec:
                 except TooDeepError:
                     if size == 1:
                         raise
-                    halvings += 1
+                    while self._size(done, growth, halvings) >= size:
+                        halvings += 1
             need = max(need, -(-(stack.num_words - trial.low) // size))
             trial.low, trial.floor = min(trial.low, stack.low), 0
             done += size
@@ -192,7 +190,7 @@ class Codec:
         if path:
             cells = path[0]
         else:
-            cells = levels.first().draw(stack, levels.alpha[0] * x, self._key(first, 0))
+            cells = levels.forward(0).draw(stack, levels.alpha[0] * x, self._key(first, 0))
         _push_codes(stack, codes, chain.probabilities(cells * levels.cell[0]))
         for i in range(1, levels.num_steps + 1):
             if path:
@@ -200,9 +198,9 @@ class Codec:
             else:
                 mean = levels.alpha_ratio[i - 1] * cells * levels.cell[i - 1]
                 above = levels.forward(i).draw(stack, mean, self._key(first, i))
-            levels.model(i - 1).push(stack, cells, self._model_mean(i, above, labels))
+            levels.reverse(i - 1).push(stack, cells, self._model_mean(i, above, labels))
             cells = above
-        levels.model(levels.num_steps).push(stack, cells, np.zeros(cells.shape))
+        levels.reverse(levels.num_steps).push(stack, cells, np.zeros(cells.shape))
         if labels is not None:
             stack.push_uniform(labels, np.full(labels.shape, chain.num_classes))
 
@@ -213,10 +211,10 @@ class Codec:
         labels = None
         if chain.num_classes:
             labels = stack.pop_uniform(np.full(count, chain.num_classes))
-        cells = levels.model(levels.num_steps).pop(stack, np.zeros((count, *chain.latent_dims)))
+        cells = levels.reverse(levels.num_steps).pop(stack, np.zeros((count, *chain.latent_dims)))
         path = [cells]  # of the top-down order, from the top
         for i in range(levels.num_steps, 0, -1):
-            below = levels.model(i - 1).pop(stack, self._model_mean(i, cells, labels))
+            below = levels.reverse(i - 1).pop(stack, self._model_mean(i, cells, labels))
             if self.order == "bit_swap":
                 mean = levels.alpha_ratio[i - 1] * below * levels.cell[i - 1]
                 levels.forward(i).undraw(stack, cells, mean, self._key(first, i))
@@ -227,7 +225,7 @@ class Codec:
         codes = codes.reshape(count, *chain.dims)
         x = chain.encode(codes)
         if self.order == "bit_swap":
-            levels.first().undraw(stack, cells, levels.alpha[0] * x, self._key(first, 0))
+            levels.forward(0).undraw(stack, cells, levels.alpha[0] * x, self._key(first, 0))
         else:
             self._undraw_path(stack, x, path[::-1], first)
         return codes, labels
@@ -249,14 +247,14 @@ class Codec:
         path = [levels.last().draw(stack, levels.alpha[-1] * x, self._key(first, last))]
         for i in range(last, 0, -1):
             mean, key = self._posterior_mean(i, path[-1], x), self._key(first, i - 1)
-            path.append(levels.posterior(i - 1).draw(stack, mean, key))
+            path.append(levels.reverse(i - 1).draw(stack, mean, key))
         return path[::-1]
 
     def _undraw_path(self, stack: Stack, x: np.ndarray, path: list[np.ndarray], first: int) -> None:
         levels, last = self.chain.levels, self.chain.levels.num_steps
         for i in range(1, last + 1):
             mean, key = self._posterior_mean(i, path[i], x), self._key(first, i - 1)
-            levels.posterior(i - 1).undraw(stack, path[i - 1], mean, key)
+            levels.reverse(i - 1).undraw(stack, path[i - 1], mean, key)
         levels.last().undraw(stack, path[-1], levels.alpha[-1] * x, self._key(first, last))
 
     def _size(self, done: int, growth: int, halvings: int) -> int:

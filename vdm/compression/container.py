@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vdm.compression.codec import Coded
+from vdm.compression.codec import MOST_LANES, Coded
 from vdm.compression.lattice import DamagedError
 from vdm.options import ORDERS
 from vdm.typing import Params
@@ -123,7 +123,8 @@ def _parse(body: bytes) -> tuple[Header, np.ndarray]:
     at += environment_size
     names = body[at : at + names_size]
     words = body[at + names_size :]
-    if len(words) % 4 or len(words) < 4 * initial + given:
+    sizes = (num_steps, 2**20), (cells, 2**10), (lanes, MOST_LANES), (seed, 2**64 - 1)
+    if len(words) % 4 or len(words) < 4 * initial + given or any(n > most for n, most in sizes):
         raise IndexError
     header = Header(
         body[:8], body[8:12], body[12:20], shape, dtype, order, num_steps, cells, lanes, seed, step,
@@ -148,6 +149,8 @@ class _Numbers(Iterator[int]):
             if not byte & 0x80:
                 return value
             shift += 7
+            if shift > 63:
+                raise IndexError
 
 
 def _leb128(number: int) -> bytes:

@@ -44,13 +44,15 @@ class Stack:
     """Bits as a stack, how deep it was read, and what it should have grown by.
 
     low: the fewest words that it had; with fewer than `floor` it raises TooDeepError. ideal_bits:
-    -log2 of the probabilities of all that was pushed less those popped, with the density of a
-    Gaussian times its cell in place of the coder's probability.
+    -log2 of the probabilities of the latents and codes that were pushed less those drawn, with the
+    density of a Gaussian times its cell in place of the coder's probability.
     """
 
     def __init__(self, words: np.ndarray, *, sealed: bool = True) -> None:
         """words: uint32, the last one on top. sealed: with a word 1 above them, which keeps a zero
         on top; `words` gives it too."""
+        if not sealed and not (len(words) and words[-1]):
+            raise DamagedError("its bits end where none were written")
         self._coder = AnsCoder(np.ascontiguousarray(words, np.uint32), seal=sealed)
         self.low, self.floor = self.num_words, 0
         self.ideal_bits = 0.0
