@@ -85,6 +85,7 @@ def test_another_process_gives_them_back(finished_run, model, images, tmp_path):
     (tmp_path / "images.vdm").write_bytes(content)
     code = (
         "import sys, vdm, numpy, jax; jax.config.update('jax_num_cpu_devices', int(sys.argv[4])); "
+        "jax.devices(); "
         "content = open(sys.argv[2], 'rb').read(); "
         "numpy.save(sys.argv[3], vdm.load(sys.argv[1]).decompress(content))"
     )
@@ -186,7 +187,7 @@ def test_mistakes_are_one_line_and_leave_nothing(call, images, tmp_path):
         ("compress", "shape.npy", "expected [N, 8, 8, 1]"),
         ("compress", "text.npy", "is no .npy"),
         ("compress", "empty", "has no pictures"),
-        ("compress", "zip.npy", "no .npy"),
+        ("compress", "zip.npy", "holds several arrays"),
         ("compress", "twice", "a.bmp.png would be the name of two"),
         ("compress", "good.vdm", "an .npy of codes, or a folder"),
     ]:

@@ -87,12 +87,15 @@ def test_noise_and_constant_images_come_back(chains, order):
 def test_labels_come_back_and_cost_their_entropy():
     chain = make_chain(3, num_classes=4)
     codes, labels = np.random.default_rng(1).integers(0, 7, (64, 6)), np.arange(64) % 4
-    coded = assert_exact(Codec(chain), codes, labels)
-    # two bits each, beside a word, and the sizes of the batches
-    assert coded.net_bits - coded.ideal_bits == pytest.approx(128, abs=40)
+    assert_exact(Codec(chain), codes, labels)
     z = np.ones((2, 6))
     one, other = chain.eps_hat(2, z, np.array([0, 3]))
     assert (one != other).any()  # the network reads them
+    network = NoLogits(7)
+    model = VDM(Linear(-5.0, 4.0), network, Discretised(7), (6,), num_classes=4, prediction="codes")
+    coded = assert_exact(Codec(make_chain(20, model=model)), codes, labels)
+    # two bits each, beside a word, and the size of the last batch
+    assert coded.net_bits - coded.ideal_bits == pytest.approx(128, abs=40)
 
 
 def test_learned_latents_of_codes_come_back():

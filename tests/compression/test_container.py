@@ -20,7 +20,7 @@ COUNT = st.integers(0, 2**40)
 
 @given(
     st.lists(st.integers(0, 300), min_size=1, max_size=5), st.sampled_from(DTYPES),
-    st.sampled_from(ORDERS), COUNT, COUNT, st.booleans(), st.text(max_size=20),
+    st.sampled_from(ORDERS), st.integers(0, 2**20), COUNT, st.booleans(), st.text(max_size=20),
     st.lists(st.text(st.characters(exclude_characters="\n"), min_size=1), max_size=4),
     st.lists(st.integers(0, 2**32 - 1), max_size=20),
 )  # fmt: skip
