@@ -173,7 +173,7 @@ def get_config() -> ConfigDict:
                 "learning_rate": 2e-3,
             },
             "compress": {  # --mode=compress: lossless, to a file
-                "num_steps": 500,  # T of the chain: more are fewer bits, and more time
+                "num_steps": 1000,  # T of the chain: more are fewer bits, and more time
                 "lanes": 64,  # images coded at once, at most
                 "cells": 1,  # of the latents' grid, per standard deviation of a step
                 "order": "bit_swap",  # or top_down, which needs initial bits for all T latents

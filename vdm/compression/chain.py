@@ -35,7 +35,7 @@ class Levels:
     example where every dimension has an omega of its own.
 
     cell: h of every latent, a power of two at most 1 / cells_per_std of the standard deviations of
-    q(z_i | z_{i-1}) and of p(z_i | z_{i+1}), so that float32 holds every point of the grid.
+    q(z_i | z_{i-1}) and of p(z_i | z_{i+1}).
     """
 
     def __init__(self, omegas: np.ndarray, cells_per_std: float) -> None:

@@ -24,8 +24,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vdm.compression.chain import Chain
-from vdm.compression.lattice import STATE_WORDS, DamagedError, Stack, TooDeepError, random_words
+from vdm.compression.chain import Chain, Levels
+from vdm.compression.lattice import (
+    STATE_WORDS,
+    DamagedError,
+    Gaussians,
+    Stack,
+    TooDeepError,
+    random_words,
+)
 from vdm.options import ORDERS
 
 MOST_LANES = 2**16
@@ -185,22 +192,20 @@ class Codec:
         self, stack: Stack, codes: np.ndarray, labels: np.ndarray | None, first: int
     ) -> None:
         chain, levels = self.chain, self.chain.levels
+        grids = _Grids(levels, self.seed, first)
         x = chain.encode(codes)
-        path = self._draw_path(stack, x, first) if self.order == "top_down" else []
-        if path:
-            cells = path[0]
-        else:
-            cells = levels.forward(0).draw(stack, levels.alpha[0] * x, self._key(first, 0))
-        _push_codes(stack, codes, chain.probabilities(cells * levels.cell[0]))
+        path = self._draw_path(stack, x, grids) if self.order == "top_down" else []
+        z = path[0] if path else grids.draw(stack, 0, levels.forward(0), levels.alpha[0] * x)
+        _push_codes(stack, codes, chain.probabilities(z))
         for i in range(1, levels.num_steps + 1):
             if path:
                 above = path[i]
             else:
-                mean = levels.alpha_ratio[i - 1] * cells * levels.cell[i - 1]
-                above = levels.forward(i).draw(stack, mean, self._key(first, i))
-            levels.reverse(i - 1).push(stack, cells, self._model_mean(i, above, labels))
-            cells = above
-        levels.reverse(levels.num_steps).push(stack, cells, np.zeros(cells.shape))
+                above = grids.draw(stack, i, levels.forward(i), levels.alpha_ratio[i - 1] * z)
+            mean = levels.posterior_mean(i, above, chain.eps_hat(i, above, labels))
+            grids.push(stack, i - 1, z, mean)
+            z = above
+        grids.push(stack, levels.num_steps, z, np.zeros(z.shape))
         if labels is not None:
             stack.push_uniform(labels, np.full(labels.shape, chain.num_classes))
 
@@ -208,54 +213,51 @@ class Codec:
         self, stack: Stack, count: int, first: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
         chain, levels = self.chain, self.chain.levels
+        grids = _Grids(levels, self.seed, first)
         labels = None
         if chain.num_classes:
             labels = stack.pop_uniform(np.full(count, chain.num_classes))
-        cells = levels.reverse(levels.num_steps).pop(stack, np.zeros((count, *chain.latent_dims)))
-        path = [cells]  # of the top-down order, from the top
+        z = grids.pop(stack, levels.num_steps, np.zeros((count, *chain.latent_dims)))
+        path = [z]  # of the top-down order, from the top
         for i in range(levels.num_steps, 0, -1):
-            below = levels.reverse(i - 1).pop(stack, self._model_mean(i, cells, labels))
+            mean = levels.posterior_mean(i, z, chain.eps_hat(i, z, labels))
+            below = grids.pop(stack, i - 1, mean)
             if self.order == "bit_swap":
-                mean = levels.alpha_ratio[i - 1] * below * levels.cell[i - 1]
-                levels.forward(i).undraw(stack, cells, mean, self._key(first, i))
+                mean = levels.alpha_ratio[i - 1] * below
+                grids.undraw(stack, i, levels.forward(i), z, mean)
             else:
                 path.append(below)
-            cells = below
-        codes = _pop_codes(stack, chain.probabilities(cells * levels.cell[0]))
-        codes = codes.reshape(count, *chain.dims)
+            z = below
+        codes = _pop_codes(stack, chain.probabilities(z)).reshape(count, *chain.dims)
         x = chain.encode(codes)
         if self.order == "bit_swap":
-            levels.forward(0).undraw(stack, cells, levels.alpha[0] * x, self._key(first, 0))
+            grids.undraw(stack, 0, levels.forward(0), z, levels.alpha[0] * x)
         else:
-            self._undraw_path(stack, x, path[::-1], first)
+            self._undraw_path(stack, x, path[::-1], grids)
         return codes, labels
 
-    def _model_mean(self, i: int, cells: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        """Of p(z_{i-1} | z_i)."""
-        z = cells * self.chain.levels.cell[i]
-        return self.chain.levels.posterior_mean(i, z, self.chain.eps_hat(i, z, labels))
-
-    def _posterior_mean(self, i: int, cells: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _posterior_mean(self, i: int, z: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Of q(z_{i-1} | z_i, x)."""
         levels = self.chain.levels
-        z = cells * levels.cell[i]
         return levels.posterior_mean(i, z, (z - levels.alpha[i] * x) / levels.sigma[i])
 
-    def _draw_path(self, stack: Stack, x: np.ndarray, first: int) -> list[np.ndarray]:
-        """z_0 ... z_T of q(. | x), in cells, from the top down."""
-        levels, last = self.chain.levels, self.chain.levels.num_steps
-        path = [levels.last().draw(stack, levels.alpha[-1] * x, self._key(first, last))]
-        for i in range(last, 0, -1):
-            mean, key = self._posterior_mean(i, path[-1], x), self._key(first, i - 1)
-            path.append(levels.reverse(i - 1).draw(stack, mean, key))
+    def _draw_path(self, stack: Stack, x: np.ndarray, grids: "_Grids") -> list[np.ndarray]:
+        """z_0 ... z_T of q(. | x), from the top down."""
+        levels = self.chain.levels
+        path = [grids.draw(stack, levels.num_steps, levels.last(), levels.alpha[-1] * x)]
+        for i in range(levels.num_steps, 0, -1):
+            mean = self._posterior_mean(i, path[-1], x)
+            path.append(grids.draw(stack, i - 1, levels.reverse(i - 1), mean))
         return path[::-1]
 
-    def _undraw_path(self, stack: Stack, x: np.ndarray, path: list[np.ndarray], first: int) -> None:
-        levels, last = self.chain.levels, self.chain.levels.num_steps
-        for i in range(1, last + 1):
-            mean, key = self._posterior_mean(i, path[i], x), self._key(first, i - 1)
-            levels.reverse(i - 1).undraw(stack, path[i - 1], mean, key)
-        levels.last().undraw(stack, path[-1], levels.alpha[-1] * x, self._key(first, last))
+    def _undraw_path(
+        self, stack: Stack, x: np.ndarray, path: list[np.ndarray], grids: "_Grids"
+    ) -> None:
+        levels = self.chain.levels
+        for i in range(1, levels.num_steps + 1):
+            mean = self._posterior_mean(i, path[i], x)
+            grids.undraw(stack, i - 1, levels.reverse(i - 1), path[i - 1], mean)
+        grids.undraw(stack, levels.num_steps, levels.last(), path[-1], levels.alpha[-1] * x)
 
     def _size(self, done: int, growth: int, halvings: int) -> int:
         """Of the batch after the first `done` images: done + size grows with done."""
@@ -272,9 +274,54 @@ class Codec:
                 return size
         raise DamagedError("no batch ends where one should")
 
-    def _key(self, first: int, i: int) -> tuple[int, int]:
-        """Of the noise of z_i, of a batch that begins with that image."""
-        return self.seed, first << 32 | i
+
+class _Grids:
+    """The grids of the latents of a batch, which begins with image `first`: z_i is (k + u) h_i, k
+    an integer and u in [0, 1) random, one for each number.
+
+    With u = 0 all latents would be multiples of powers of two, on which the Fourier features of a
+    network are constant: at T = 10 Fashion-MNIST cost 0.5 bits/dim more than the bound.
+    """
+
+    def __init__(self, levels: Levels, seed: int, first: int) -> None:
+        self._levels, self._seed, self._first = levels, seed, first
+
+    def draw(self, stack: Stack, i: int, gaussians: Gaussians, mean: np.ndarray) -> np.ndarray:
+        """z_i ~ N(mean, ...) made of bits of the stack."""
+        shift = self._shift(i, mean.shape)
+        cells = gaussians.draw(stack, mean - shift, self._key(i, 0))
+        return cells * self._levels.cell[i] + shift
+
+    def undraw(
+        self, stack: Stack, i: int, gaussians: Gaussians, z: np.ndarray, mean: np.ndarray
+    ) -> None:
+        """Gives these bits back."""
+        shift = self._shift(i, z.shape)
+        gaussians.undraw(stack, self._cells(i, z, shift), mean - shift, self._key(i, 0))
+
+    def push(self, stack: Stack, i: int, z: np.ndarray, mean: np.ndarray) -> None:
+        """z_i by p(z_i | z_{i+1}), which has that mean."""
+        shift = self._shift(i, z.shape)
+        self._levels.reverse(i).push(stack, self._cells(i, z, shift), mean - shift)
+
+    def pop(self, stack: Stack, i: int, mean: np.ndarray) -> np.ndarray:
+        """What `push` pushed."""
+        shift = self._shift(i, mean.shape)
+        return self._levels.reverse(i).pop(stack, mean - shift) * self._levels.cell[i] + shift
+
+    def _cells(self, i: int, z: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        return np.rint((z - shift) / self._levels.cell[i]).astype(np.int64)
+
+    def _shift(self, i: int, shape: tuple[int, ...]) -> np.ndarray:
+        """u h_i."""
+        bits = np.random.Philox(key=np.array(self._key(i, 1), np.uint64)).random_raw(
+            math.prod(shape)
+        )
+        return (bits >> 11).reshape(shape) * 2.0**-53 * self._levels.cell[i]
+
+    def _key(self, i: int, use: int) -> tuple[int, int]:
+        """Of the random numbers of z_i: use 0 for bits, 1 for places in a cell."""
+        return self._seed, self._first << 32 | i << 1 | use
 
 
 def _push_codes(stack: Stack, codes: np.ndarray, probabilities: np.ndarray) -> None:

@@ -1,9 +1,10 @@
 """Gaussians on a grid, coded with a stack of bits.
 
-A latent lives on the grid k h, k an integer, h the cell. N(mean, variance) gives cell k the mass of
-a Gaussian between (k - 1/2) h and (k + 1/2) h whose variance is smaller by h^2 / 12: that of k h is
-then the variance asked for, up to terms of order (h / std)^4 in its fourth cumulant (Sheppard's
-correction). Without it every step would add h^2 / 12 to the noise that the model expects.
+A latent lives on the grid k h, k an integer, h the cell, perhaps shifted. N(mean, variance) gives k
+the mass of a Gaussian between (k - 1/2) h and (k + 1/2) h whose variance is smaller by h^2 / 12:
+that of k h is then the variance asked for (Sheppard's correction), up to terms of order (h / std)^4
+in its fourth cumulant. Without it every step would add h^2 / 12 to the noise that the model
+expects.
 
 The entropy coder is `constriction`'s ANS (arXiv:2201.01741): a stack of 32-bit words; probabilities
 are multiples of 2^-24. Pushing a symbol of probability p adds -log2 p bits, popping one takes them.
