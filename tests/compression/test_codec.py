@@ -124,6 +124,22 @@ def test_a_schedule_that_stands_still_has_steps_of_some_width():
         Levels(np.array([-30.0, -30.0, 4.0], np.float32), 1)
 
 
+def test_the_network_sees_latents_on_no_common_grid(monkeypatch):
+    # Fourier features of multiples of a power of two are constant.
+    chain, seen = make_chain(1), []
+    evaluate = chain.eps_hat
+
+    def watched(i, z, labels):
+        seen.append(z.ravel())
+        return evaluate(i, z, labels)
+
+    monkeypatch.setattr(chain, "eps_hat", watched)
+    Codec(chain).encode(np.random.default_rng(11).integers(0, 7, (300, 6)))
+    z = np.concatenate(seen)
+    phases = np.exp(2j * np.pi * z / chain.levels.cell[1])
+    assert abs(phases.mean()) < 5 / np.sqrt(z.size)
+
+
 @pytest.mark.parametrize("count", [1, 3, 100, 1000])
 def test_given_words_come_back_and_take_the_place_of_random_ones(chains, count):
     words = np.zeros(count, np.uint32)
