@@ -137,6 +137,8 @@ def plot(path: Path, rows: list[Row]) -> None:
         axes.plot(steps, [row["gross"] for row in own], "s", markersize=4, color=VERMILLION,
                   label=f"the file of {most:,} images")  # fmt: skip
         axes.set_xscale("log")
+        axes.set_xticks(steps, [str(step) for step in steps])
+        axes.minorticks_off()
         axes.set_xlabel(f"T ({data})")
         axes.set_ylabel("bits/dim")
         axes.legend(fontsize=7)
