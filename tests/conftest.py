@@ -67,6 +67,7 @@ def finished_run(make_tiny_config, tmp_path_factory):
     from vdm import loops
     from vdm.run import open_run
 
+    jax.devices()  # the 8 from above: a run would make them as many as it wants
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     loops.train(open_run(make_tiny_config(), workdir))
     return workdir
