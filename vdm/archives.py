@@ -1,13 +1,8 @@
 """Files of compressed images: what --mode=compress writes and --mode=decompress gives back."""
 
 import importlib.metadata
-import io
-import os
-import shutil
-import tokenize
-import zipfile
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -17,12 +12,18 @@ from vdm.compression import container
 from vdm.compression.chain import Chain
 from vdm.compression.codec import Codec, Coded
 from vdm.compression.container import Header
+from vdm.compression.image_files import (
+    check_pictures,
+    read_codes,
+    read_images,
+    to_npy,
+    write_folder,
+)
 from vdm.compression.lattice import DamagedError
 from vdm.config_changes import model_fields
-from vdm.data import pictures
 from vdm.io.console import Progress, say
 from vdm.io.files import write_bytes
-from vdm.model import VDM, check_codes, check_labels
+from vdm.model import check_codes, check_labels
 from vdm.options import CompressOptions
 from vdm.run import Run
 from vdm.typing import Params
@@ -163,8 +164,8 @@ def compress(run: Run, source: str, target: str, init_from: str | None = None) -
             f"this model is conditional on {run.vdm.num_classes} classes: set compress.labels to "
             "an .npy of one label for each image"
         )
-    images, names = _read_images(Path(source))
-    labels = _read_npy(Path(options.labels)) if options.labels else None
+    images, names = read_images(Path(source))
+    labels = read_codes(Path(options.labels)) if options.labels else None
     given = Path(options.initial_bits).read_bytes() if options.initial_bits else b""
     step, params = run.trained_params(init_from)
     trained = Trained(run, params, step)
@@ -204,15 +205,15 @@ def decompress(run: Run, source: str, target: str, init_from: str | None = None)
     try:
         header, _ = container.read(content)  # damage is known before anything is compiled
         if not path.suffix:
-            _check_pictures(header.shape, run.vdm)
+            check_pictures(header.shape, run.vdm)
         step, params = run.trained_params(init_from)
         with Progress("decompress", 1, unit="image") as progress:
             restored = unpack(Trained(run, params, step), content, progress.update)
         _write_besides(source, restored, options)
         if path.suffix:
-            write_bytes(path, _npy(restored.images))
+            write_bytes(path, to_npy(restored.images))
         else:
-            _write_folder(path, restored)
+            write_folder(path, restored.images, restored.names)
     except DamagedError as error:
         raise DamagedError(f"{source}: {error}") from error
     say(f"wrote {target}: {len(restored.images)} images, the ones that were compressed")
@@ -221,7 +222,7 @@ def decompress(run: Run, source: str, target: str, init_from: str | None = None)
 def _write_besides(source: str, restored: Restored, options: CompressOptions) -> None:
     """What a file holds beside its images, where the config says; an existing file is left as it
     is."""
-    labels = b"" if restored.labels is None else _npy(restored.labels)
+    labels = b"" if restored.labels is None else to_npy(restored.labels)
     besides = (
         ("labels", options.labels, labels, "the labels of its images"),
         ("initial_bits", options.initial_bits, restored.given, "another file, its initial bits"),
@@ -236,95 +237,6 @@ def _write_besides(source: str, restored: Restored, options: CompressOptions) ->
             say(f"{source} also holds {what}: --config.compress.{field}=PATH writes that there")
 
 
-def _npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
-
-
 def _check_alone() -> None:
     if jax.process_count() > 1:
         raise ValueError("images are coded by one process: start one, without VDM_COORDINATOR")
-
-
-def _read_images(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The codes and, of a folder, the names for their PNGs."""
-    if path.suffix == ".npy":
-        return _read_npy(path), ()
-    if not path.is_dir():
-        raise ValueError(f"--input={path} must be an .npy of codes, or a folder of pictures")
-    found = sorted(pictures.below(path))
-    if not found:
-        raise ValueError(f"--input={path} has no pictures ({', '.join(pictures.ENDINGS)})")
-    shapes = {pictures.shape_of(picture, 0): picture for picture in found}
-    if len(shapes) > 1:
-        one, other, *_ = shapes
-        raise ValueError(
-            f"pictures must have one shape: {shapes[one]} has {one}, {shapes[other]} has {other}"
-        )
-    names = [picture.relative_to(path).as_posix() for picture in found]
-    png = tuple(name if name.lower().endswith(".png") else f"{name}.png" for name in names)
-    for name in png:
-        if "\n" in name or not name.isprintable():
-            raise ValueError(f"--input={path}: rename {name!r}, which is no plain text")
-    if len(set(png)) < len(png):
-        double = next(name for name in png if png.count(name) > 1)
-        raise ValueError(f"--input={path}: {double} would be the name of two PNGs; rename one")
-    return pictures.decode(found, next(iter(shapes)), 0), () if png == _numbered(len(png)) else png
-
-
-def _numbered(count: int) -> tuple[str, ...]:
-    """The names of pictures that have none."""
-    return tuple(f"{i:06d}.png" for i in range(count))
-
-
-# What numpy.load raises for a file that is none, or whose header asks for the impossible.
-_UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, tokenize.TokenError, MemoryError)
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except _UNREADABLE as error:
-        raise ValueError(f"{path} is no .npy of numbers: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} holds several arrays: save one of them as an .npy")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{path} has numbers of {array.dtype}: codes and labels are integers")
-    return array
-
-
-def _check_pictures(shape: tuple[int, ...], model: VDM) -> None:
-    """Whether an array of that shape is one of 8-bit pictures."""
-    grey, coloured = len(shape) == 3 or shape[-1] == 1, len(shape) == 4 and shape[-1] == 3
-    num_codes = getattr(model.likelihood, "num_codes", 0)
-    if not (grey or coloured) or len(shape) > 4 or num_codes > 256:
-        raise ValueError(
-            f"{num_codes} codes in an array of shape {shape} are no 8-bit pictures: name an .npy"
-        )
-
-
-def _write_folder(path: Path, restored: Restored) -> None:
-    """PNGs in a new folder, which is there whole or not at all."""
-    from PIL import Image
-
-    images = restored.images
-    if images.ndim == 4 and images.shape[-1] == 1:
-        images = images[..., 0]
-    names = restored.names or _numbered(len(images))
-    if len(names) != len(images) or not all(_is_inside(name) for name in names):
-        raise DamagedError("its names are none")
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        for name, image in zip(names, images, strict=True):
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.astype(np.uint8)).save(temporary / name, "PNG")
-        temporary.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _is_inside(name: str) -> bool:
-    parts = PurePosixPath(name)
-    return bool(name) and not parts.is_absolute() and ".." not in parts.parts

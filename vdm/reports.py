@@ -1,6 +1,5 @@
 """What an evaluation and a set of samples leave in a workdir."""
 
-import hashlib
 import math
 import tempfile
 import time
@@ -18,6 +17,7 @@ from vdm.evaluation.features import read_features
 from vdm.evaluation.likelihood import TERMS, Evaluation, evaluate
 from vdm.evaluation.samples import Samples, draw_samples
 from vdm.io import images, plots
+from vdm.io.checksums import params_digest
 from vdm.io.console import Progress, say
 from vdm.io.files import remove, save_npz, write_json
 from vdm.io.journal import Journal
@@ -127,13 +127,9 @@ def _report_evaluation(
 
 def _identity(run: Run, params: Params, fingerprint: str) -> dict[str, Any]:
     """All that the parts of an evaluation depend on, to the last bit."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(jax.device_get(params)):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
     options = run.options.eval
     return {
-        "params": digest.hexdigest(),
+        "params": params_digest(params),
         "model": repr(run.model),
         "estimator": repr(run.estimator),
         "draws": options.draws,

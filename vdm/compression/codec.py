@@ -24,11 +24,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vdm.compression.chain import Chain, Levels
+from vdm.compression.chain import Chain
+from vdm.compression.grids import Grids
 from vdm.compression.lattice import (
     STATE_WORDS,
     DamagedError,
-    Gaussians,
     Stack,
     TooDeepError,
     random_words,
@@ -192,7 +192,7 @@ class Codec:
         self, stack: Stack, codes: np.ndarray, labels: np.ndarray | None, first: int
     ) -> None:
         chain, levels = self.chain, self.chain.levels
-        grids = _Grids(levels, self.seed, first)
+        grids = Grids(levels, self.seed, first)
         x = chain.encode(codes)
         path = self._draw_path(stack, x, grids) if self.order == "top_down" else []
         z = path[0] if path else grids.draw(stack, 0, levels.forward(0), levels.alpha[0] * x)
@@ -213,7 +213,7 @@ class Codec:
         self, stack: Stack, count: int, first: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
         chain, levels = self.chain, self.chain.levels
-        grids = _Grids(levels, self.seed, first)
+        grids = Grids(levels, self.seed, first)
         labels = None
         if chain.num_classes:
             labels = stack.pop_uniform(np.full(count, chain.num_classes))
@@ -241,7 +241,7 @@ class Codec:
         levels = self.chain.levels
         return levels.posterior_mean(i, z, (z - levels.alpha[i] * x) / levels.sigma[i])
 
-    def _draw_path(self, stack: Stack, x: np.ndarray, grids: "_Grids") -> list[np.ndarray]:
+    def _draw_path(self, stack: Stack, x: np.ndarray, grids: Grids) -> list[np.ndarray]:
         """z_0 ... z_T of q(. | x), from the top down."""
         levels = self.chain.levels
         path = [grids.draw(stack, levels.num_steps, levels.last(), levels.alpha[-1] * x)]
@@ -251,7 +251,7 @@ class Codec:
         return path[::-1]
 
     def _undraw_path(
-        self, stack: Stack, x: np.ndarray, path: list[np.ndarray], grids: "_Grids"
+        self, stack: Stack, x: np.ndarray, path: list[np.ndarray], grids: Grids
     ) -> None:
         levels = self.chain.levels
         for i in range(1, levels.num_steps + 1):
@@ -273,55 +273,6 @@ class Codec:
             if self._size(left - size, growth, halvings) == size:
                 return size
         raise DamagedError("no batch ends where one should")
-
-
-class _Grids:
-    """The grids of the latents of a batch, which begins with image `first`: z_i is (k + u) h_i, k
-    an integer and u in [0, 1) random, one for each number.
-
-    With u = 0 all latents would be multiples of powers of two, on which the Fourier features of a
-    network are constant: at T = 10 Fashion-MNIST cost 0.5 bits/dim more than the bound.
-    """
-
-    def __init__(self, levels: Levels, seed: int, first: int) -> None:
-        self._levels, self._seed, self._first = levels, seed, first
-
-    def draw(self, stack: Stack, i: int, gaussians: Gaussians, mean: np.ndarray) -> np.ndarray:
-        """z_i ~ N(mean, ...) made of bits of the stack."""
-        shift = self._shift(i, mean.shape)
-        cells = gaussians.draw(stack, mean - shift, self._key(i, 0))
-        return cells * self._levels.cell[i] + shift
-
-    def undraw(
-        self, stack: Stack, i: int, gaussians: Gaussians, z: np.ndarray, mean: np.ndarray
-    ) -> None:
-        """Gives these bits back."""
-        shift = self._shift(i, z.shape)
-        gaussians.undraw(stack, self._cells(i, z, shift), mean - shift, self._key(i, 0))
-
-    def push(self, stack: Stack, i: int, z: np.ndarray, mean: np.ndarray) -> None:
-        """z_i by p(z_i | z_{i+1}), which has that mean."""
-        shift = self._shift(i, z.shape)
-        self._levels.reverse(i).push(stack, self._cells(i, z, shift), mean - shift)
-
-    def pop(self, stack: Stack, i: int, mean: np.ndarray) -> np.ndarray:
-        """What `push` pushed."""
-        shift = self._shift(i, mean.shape)
-        return self._levels.reverse(i).pop(stack, mean - shift) * self._levels.cell[i] + shift
-
-    def _cells(self, i: int, z: np.ndarray, shift: np.ndarray) -> np.ndarray:
-        return np.rint((z - shift) / self._levels.cell[i]).astype(np.int64)
-
-    def _shift(self, i: int, shape: tuple[int, ...]) -> np.ndarray:
-        """u h_i."""
-        bits = np.random.Philox(key=np.array(self._key(i, 1), np.uint64)).random_raw(
-            math.prod(shape)
-        )
-        return (bits >> 11).reshape(shape) * 2.0**-53 * self._levels.cell[i]
-
-    def _key(self, i: int, use: int) -> tuple[int, int]:
-        """Of the random numbers of z_i: use 0 for bits, 1 for places in a cell."""
-        return self._seed, self._first << 32 | i << 1 | use
 
 
 def _push_codes(stack: Stack, codes: np.ndarray, probabilities: np.ndarray) -> None:

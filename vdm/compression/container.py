@@ -26,11 +26,11 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from vdm.compression.codec import MOST_LANES, Coded
 from vdm.compression.lattice import DamagedError
+from vdm.io.checksums import params_digest
 from vdm.options import ORDERS
 from vdm.typing import Params
 
@@ -173,11 +173,7 @@ def codes_checksum(codes: np.ndarray) -> bytes:
 
 def fingerprint(params: Params, settings: Mapping[str, Any]) -> bytes:
     """Of a model: every parameter with its name and shape, and the config that they belong to."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path, leaf in jax.tree.leaves_with_path(jax.device_get(params)):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.digest()[:8]
+    return _short_hash((json.dumps(settings, sort_keys=True) + params_digest(params)).encode())
 
 
 def to_words(given: bytes) -> np.ndarray:

@@ -1,13 +1,27 @@
-"""Checksums of a folder's files, in a file that `sha256sum -c SHA256SUMS` understands."""
+"""Checksums: of parameters, and of a folder's files, in a file that `sha256sum -c SHA256SUMS`
+understands."""
 
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from vdm.io.files import sync, write_bytes
+from vdm.typing import Params
 
 CHECKSUMS = "SHA256SUMS"
+
+
+def params_digest(params: Params) -> str:
+    """SHA-256 of all arrays with their names, dtypes and shapes, hexadecimal."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(jax.device_get(params)):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
 
 
 def seal(folder: Path) -> None:

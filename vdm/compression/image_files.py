@@ -1,0 +1,105 @@
+"""Images as files: an .npy of codes, or a folder of pictures."""
+
+import io
+import os
+import shutil
+import tokenize
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from vdm.compression.lattice import DamagedError
+from vdm.data import pictures
+from vdm.model import VDM
+
+
+def read_images(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The codes [N, ...] and, of a folder, the names for their PNGs. ValueError for what is neither
+    an .npy nor a folder of equal pictures."""
+    if path.suffix == ".npy":
+        return read_codes(path), ()
+    if not path.is_dir():
+        raise ValueError(f"--input={path} must be an .npy of codes, or a folder of pictures")
+    found = sorted(pictures.below(path))
+    if not found:
+        raise ValueError(f"--input={path} has no pictures ({', '.join(pictures.ENDINGS)})")
+    shapes = {pictures.shape_of(picture, 0): picture for picture in found}
+    if len(shapes) > 1:
+        one, other, *_ = shapes
+        raise ValueError(
+            f"pictures must have one shape: {shapes[one]} has {one}, {shapes[other]} has {other}"
+        )
+    names = [picture.relative_to(path).as_posix() for picture in found]
+    png = tuple(name if name.lower().endswith(".png") else f"{name}.png" for name in names)
+    for name in png:
+        if "\n" in name or not name.isprintable():
+            raise ValueError(f"--input={path}: rename {name!r}, which is no plain text")
+    if len(set(png)) < len(png):
+        double = next(name for name in png if png.count(name) > 1)
+        raise ValueError(f"--input={path}: {double} would be the name of two PNGs; rename one")
+    return pictures.decode(found, next(iter(shapes)), 0), () if png == _numbered(len(png)) else png
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    """The names of pictures that have none."""
+    return tuple(f"{i:06d}.png" for i in range(count))
+
+
+# What numpy.load raises for a file that is none, or whose header asks for the impossible.
+_UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, tokenize.TokenError, MemoryError)
+
+
+def read_codes(path: Path) -> np.ndarray:
+    """The integers in an .npy. ValueError where there are none."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except _UNREADABLE as error:
+        raise ValueError(f"{path} is no .npy of numbers: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} holds several arrays: save one of them as an .npy")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{path} has numbers of {array.dtype}: codes and labels are integers")
+    return array
+
+
+def check_pictures(shape: tuple[int, ...], model: VDM) -> None:
+    """Whether an array of that shape is one of 8-bit pictures."""
+    grey, coloured = len(shape) == 3 or shape[-1] == 1, len(shape) == 4 and shape[-1] == 3
+    num_codes = getattr(model.likelihood, "num_codes", 0)
+    if not (grey or coloured) or len(shape) > 4 or num_codes > 256:
+        raise ValueError(
+            f"{num_codes} codes in an array of shape {shape} are no 8-bit pictures: name an .npy"
+        )
+
+
+def write_folder(path: Path, images: np.ndarray, names: tuple[str, ...]) -> None:
+    """PNGs in a new folder, which is there whole or not at all."""
+    from PIL import Image
+
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    names = names or _numbered(len(images))
+    if len(names) != len(images) or not all(_is_inside(name) for name in names):
+        raise DamagedError("its names are none")
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        for name, image in zip(names, images, strict=True):
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.astype(np.uint8)).save(temporary / name, "PNG")
+        temporary.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_inside(name: str) -> bool:
+    parts = PurePosixPath(name)
+    return bool(name) and not parts.is_absolute() and ".." not in parts.parts
+
+
+def to_npy(array: np.ndarray) -> bytes:
+    """The content of an .npy."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
