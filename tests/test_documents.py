@@ -165,6 +165,21 @@ def test_readme_quotes_the_variances_of_the_swapped_schedules():
     assert " | ".join(variances[name] for name in order) in README
 
 
+def test_readme_quotes_the_rates_of_the_codec():
+    found = json.loads((ROOT / "experiments" / "compression" / "results.json").read_text())
+    rows = {row["name"]: row for row in found}
+    assert all(row["exact"] for row in found if "net" in row)
+    for name, text in [
+        ("digits 297 T=1000", "{net:.3f} bits/dim with 1,000 steps, where the bound is {bpd:.3f} ± "
+                              "{stderr:.3f};\ntheir file has {gross:.3f}"),
+        ("fashion_mnist 1000 T=50", "net {net:.3f}, bound {bpd:.3f} ± {stderr:.3f},\n"
+                                    "file {gross:.3f}"),
+        ("digits JPEG-XL", "JPEG-XL {bpd_mosaic:.3f} in one mosaic"),
+        ("fashion_mnist JPEG-XL", "JPEG-XL {bpd_mosaic:.3f} ("),
+    ]:  # fmt: skip
+        assert text.format(**rows[name]) in README
+
+
 def test_config_headers_state_command_and_cost():
     for path in (ROOT / "configs").glob("*.py"):
         header = path.read_text().split('"""')[1]
