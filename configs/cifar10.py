@@ -180,6 +180,7 @@ def paper() -> ConfigDict:
                 "keep_checkpoints": 3,
                 "watchdog_secs": 900,  # without a step until the stacks are printed; 0: never
             },
+            "metrics": {"name": "none", "kwargs": {}},  # or your own, to W&B and the like
             "eval": {
                 "bound": "elbo",  # or iw-64, ode-decoder, ode-uniform, ode-truncated-normal
                 "num_steps": 0,  # T of the bound that is evaluated; 0 is continuous time

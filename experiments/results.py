@@ -25,9 +25,11 @@ def parse_flags(script: str) -> argparse.Namespace:
 
 
 def config_hash(config: ConfigDict) -> str:
-    """Twelve hex digits of the resolved config without its seeds and its places on this machine."""
+    """Twelve hex digits of the resolved config without its seeds, its places on this machine and
+    where its metrics go."""
     fields = config.to_dict()
     fields.pop("seed")
+    fields.pop("metrics")
     fields["eval"].pop("seed")
     fields["data"].pop("data_dir")
     return settings_hash(fields)

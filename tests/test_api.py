@@ -1,11 +1,17 @@
+import inspect
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vdm
 from vdm.api import BitsPerDim
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +33,50 @@ def test_load_gives_the_numbers_of_eval_json(trained, finished_run):
     assert trained.omega(np.array([0.0, 1.0])) == pytest.approx(
         [report["omega_0"], report["omega_1"]], rel=1e-6
     )
+
+
+def test_train_leaves_a_workdir_and_returns_its_model(make_tiny_config, tmp_path):
+    config = make_tiny_config(train__num_steps=4, train__save_every=2, train__eval_every=0)
+    model = vdm.train(config, tmp_path / "run")
+    assert model.step == 4
+    assert json.loads((tmp_path / "run" / "eval.json").read_text())["step"] == 4
+    config.seed = 1
+    with pytest.raises(ValueError, match="belongs to another config"):
+        vdm.train(config, tmp_path / "run")
+
+
+def test_the_splits_of_a_model_are_those_of_its_data(trained):
+    assert trained.split().examples.shape == (297, 8, 8, 1)
+    assert trained.split("train").labels.shape == (1500,)
+
+
+def test_the_api_is_used_without_importing_the_trainer():
+    code = (
+        "import sys, numpy as np, vdm; config = vdm.load_config('configs/toy_swirl.py'); "
+        "config.data.kwargs['num_train'] = 8; model = vdm.build(config); "
+        "model.sample(2, num_steps=2); "
+        "sys.exit('vdm.loops' if 'vdm.loops' in sys.modules else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stderr.strip() == ""
+
+
+def test_what_is_public_has_types_and_docstrings():
+    assert {"train", "build", "load", "load_config", "Model", "BitsPerDim"} == set(vdm.__all__)
+    for name in vdm.__all__:
+        thing = getattr(vdm, name)
+        methods = (
+            [m for n, m in vars(thing).items() if n[0] != "_"] if isinstance(thing, type) else []
+        )
+        for public in [thing, *methods]:
+            public = getattr(public, "fget", public)
+            if not callable(public):
+                continue  # the default of a field
+            assert public.__doc__, public
+            if inspect.isfunction(public):
+                parameters = inspect.signature(public).parameters
+                assert {*parameters, "return"} - {"self"} == set(public.__annotations__), public
+    assert (ROOT / "vdm" / "py.typed").exists()
 
 
 def test_a_workdir_from_before_the_ode_options_is_loaded(finished_run, tmp_path):

@@ -416,3 +416,28 @@ def test_bounds_are_built_by_name():
     assert build_estimator(evaluation, model).facts["divergence"] == "exact"
     with pytest.raises(ValueError, match="is for integer codes: choose 'ode-decoder'"):
         build_estimator(dataclasses.replace(evaluation, bound="ode-uniform"), model)
+
+
+def test_a_metrics_hook_of_the_users_own_gets_config_and_workdir(
+    make_tiny_config, tmp_path, monkeypatch
+):
+    (tmp_path / "my_tracker.py").write_text(
+        "class Tracker:\n"
+        "    opened = []\n"
+        "    def __init__(self, project, config, workdir):\n"
+        "        self.opened.append((project, config['seed'], workdir.name))\n"
+        "    def write(self, step, scalars): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = make_tiny_config(metrics__name="my_tracker:Tracker")
+    with pytest.raises(ValueError, match=r"metrics.name = 'my_tracker:Tracker' also needs"):
+        build_run(config, tmp_path / "run")
+    config.metrics.kwargs = {"project": "mine"}
+    run = build_run(config, tmp_path / "run")
+    import my_tracker
+
+    assert my_tracker.Tracker.opened == []  # not before a training begins
+    assert run.open_metrics_hook().opened == [("mine", 0, "run")]
+    config.metrics.name = "my_tracker:Trakcer"
+    with pytest.raises(ValueError, match="cannot be imported"):
+        build_run(config, tmp_path / "run")

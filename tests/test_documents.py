@@ -2,9 +2,11 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from experiments.results import format_table
 from vdm.evaluation.features import read_mlp_features
@@ -186,6 +188,12 @@ def test_config_headers_state_command_and_cost():
         assert f"--config=configs/{path.name} " in header
         assert "Cost" in header
         assert not re.search(UNFINISHED, header)
+
+
+def test_the_citation_is_of_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
 
 
 def test_readme_is_finished():

@@ -4,9 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vdm.api import BitsPerDim, Model, build, load, load_config
+    from vdm.api import BitsPerDim, Model, build, load, load_config, train
 
-__all__ = ["BitsPerDim", "Model", "build", "load", "load_config"]
+__all__ = ["BitsPerDim", "Model", "build", "load", "load_config", "train"]
 
 
 def __getattr__(name: str) -> Any:

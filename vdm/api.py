@@ -1,8 +1,8 @@
-"""The library's front door: a model from a config or a workdir, its bits/dim, its samples.
+"""The library's front door: a model from a config or a workdir, its bits/dim, samples and files.
 
 import vdm
 trained = vdm.load("runs/digits")
-trained.bpd(images).mean, trained.sample(16)
+trained.bpd(images).mean, trained.sample(16), trained.compress(images)
 """
 
 import dataclasses
@@ -65,6 +65,11 @@ class Model:
     def num_classes(self) -> int:
         """Of the labels that it is conditional on; 0: none."""
         return getattr(self.model, "num_classes", 0)
+
+    def split(self, name: str = "test") -> Split:
+        """The data of the config, read from its files: "train" or "test"; `examples` [N, *dims],
+        `labels` [N] or None. ValueError for data that are not there."""
+        return self.run.source.load(name)
 
     def bpd(
         self,
@@ -161,6 +166,18 @@ def build(config: ConfigDict) -> Model:
     """A freshly initialised model from a config."""
     run = build_run(config, Path())
     return Model(run, unstack_blocks(run.chosen(run.initial_state()), run.loops), 0)
+
+
+def train(config: ConfigDict, workdir: str | Path, *, init_from: str | None = None) -> Model:
+    """The model of a config, trained in a workdir, with all that `python -m vdm.main` leaves there.
+
+    A run that was stopped goes on, and a finished one is left as it is. `init_from` is a run or a
+    checkpoint whose parameters to start from. ValueError for a workdir of another config.
+    """
+    from vdm.loops import train as train_run  # nothing else here needs the trainer
+
+    train_run(open_run(config, workdir), init_from)
+    return load(workdir)
 
 
 def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> Model:

@@ -11,6 +11,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from vdm.classifier import NoisyClassifier
 from vdm.data import files, sources, transforms
 from vdm.diffusion import flow, grids, langevin, likelihood, samplers, weightings
 from vdm.evaluation import guided
+from vdm.io.metrics import MetricsHook
 from vdm.model import VDM, AnyModel, check_methods
 from vdm.nn import classifiers, mlp, published_schedules, schedules, unet
 from vdm.options import count, suggest
@@ -88,10 +90,18 @@ CLASSIFIERS: Mapping[str, Callable] = {
     "convnet": classifiers.ConvNet,
     "perceptron": classifiers.Perceptron,
 }
+METRICS: Mapping[str, Callable] = {"none": lambda: None}
 
 
 def build(what: str, component: ConfigDict, table: Mapping[str, Callable], **facts: Any) -> Any:
     """The component `config[what]`, with those facts that its constructor has parameters for."""
+    return bind(what, component, table, **facts)()
+
+
+def bind(
+    what: str, component: ConfigDict, table: Mapping[str, Callable], **facts: Any
+) -> Callable[[], Any]:
+    """What builds it: names and kwargs are checked, and nothing is called yet."""
     constructor = lookup(what, component.name, table)
     kwargs = dict(component.kwargs)
     parameters = inspect.signature(constructor).parameters
@@ -117,7 +127,7 @@ def build(what: str, component: ConfigDict, table: Mapping[str, Callable], **fac
     if missing:
         raise ValueError(f"{what}.name = {component.name!r} also needs {', '.join(missing)}")
     kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
-    return constructor(**wanted, **kwargs)
+    return partial(constructor, **wanted, **kwargs)
 
 
 def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:
@@ -335,3 +345,8 @@ def build_guidance(
     if isinstance(model, VDM):  # else there is none
         guidance.check(model)
     return guidance
+
+
+def bind_metrics_hook(config: ConfigDict, workdir: Path) -> Callable[[], MetricsHook | None]:
+    """What opens the user's own record of the metrics, when a training begins."""
+    return bind("metrics", config.metrics, METRICS, config=config.to_dict(), workdir=workdir)

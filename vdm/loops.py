@@ -85,7 +85,7 @@ def train(run: Run, init_from: str | None = None) -> None:
     scalars = _eval_scalars(result)
     line = to_json({"step": step} | scalars)
     if line not in read_metrics(run.workdir):  # a run that was killed in its samples has it
-        with MetricsWriter(run.workdir, step) as writer:
+        with MetricsWriter(run.workdir, step, run.open_metrics_hook) as writer:
             writer.write(step, scalars)
     if run.guidance.num_classes and not run.classifier_checkpoints.steps():
         say("no classifier guides these samples: --mode=classifier trains one for --mode=sample")
@@ -241,7 +241,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     owed = distributed.any_of(_evaluates(run, first) and not _is_evaluated(run, first))
     pending: list[Metrics] = []  # of the steps since the last log line, still on the devices
     with (
-        MetricsWriter(run.workdir, first) as writer,
+        MetricsWriter(run.workdir, first, run.open_metrics_hook) as writer,
         Progress("train", options.num_steps, first, "step") as progress,
         stop_signals() as signals,
         _watchdog(run) as watchdog,

@@ -128,7 +128,7 @@ data.name data.kwargs data.data_dir data.holdout data.augmentation.name data.aug
 model.name model.kwargs model.prediction
 model.class_conditional schedule.name schedule.kwargs schedule.train network.name network.kwargs
 likelihood.name likelihood.kwargs weighting.name weighting.kwargs optim.name optim.kwargs
-sample.name sample.kwargs
+metrics.name metrics.kwargs sample.name sample.kwargs
 """
 
 # Fields that workdirs of earlier versions lack, and what was done then.
@@ -149,6 +149,7 @@ ADDED_FIELDS = {
     "sample.features": "",
     "train.fsdp": 1,
     "train.accumulate": 1,
+    "metrics": {"name": "none", "kwargs": {}},
     "classifier": {
         "name": "convnet", "kwargs": {}, "num_steps": 500, "batch_size": 128, "learning_rate": 2e-3
     },

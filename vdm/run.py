@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ from vdm.io.checkpoints import CheckpointError, Checkpoints, restore_params
 from vdm.io.console import say
 from vdm.io.files import read_json, write_json
 from vdm.io.interop import is_published, read_published
-from vdm.io.metrics import read_metrics
+from vdm.io.metrics import MetricsHook, read_metrics
 from vdm.model import VDM, AnyModel
 from vdm.nn.stacks import stack_blocks, unstack_blocks
 from vdm.nn.unet import UNet
@@ -58,6 +59,7 @@ class Run:
     guidance: Guidance
     classifier: NoisyClassifier | None
     estimator: Estimator
+    open_metrics_hook: Callable[[], MetricsHook | None]
     mesh: Mesh
 
     @property
@@ -327,5 +329,6 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
         guidance=guidance,
         classifier=classifier,
         estimator=build_estimator(options.eval, model),
+        open_metrics_hook=configs.bind_metrics_hook(config, Path(workdir).absolute()),
         mesh=sharding.build_mesh(options.train.num_devices, options.train.fsdp),
     )

@@ -166,3 +166,44 @@ def test_a_disk_that_takes_half_a_line_is_full(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     MetricsWriter(tmp_path, 2).close()
     assert [line["step"] for line in read_metrics(tmp_path)] == [1]
+
+
+class Tracker:
+    """A hook that keeps what it is given, and fails from step `broken` on."""
+
+    def __init__(self, broken: float = math.inf) -> None:
+        self.lines, self.broken, self.closed = [], broken, 0
+
+    def write(self, step, scalars):
+        if step >= self.broken:
+            raise ConnectionError("no network\ntoday")
+        self.lines.append((step, dict(scalars)))
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_hook_gets_the_finite_scalars_and_is_closed_once(tmp_path):
+    tracker = Tracker()
+    with MetricsWriter(tmp_path, 0, lambda: tracker) as writer:
+        writer.write(10, {"train/bpd": jnp.float32(2.5), "nan": math.nan})
+        writer.close()
+    assert tracker.lines == [(10, {"train/bpd": 2.5})]
+    assert tracker.closed == 1
+
+
+def test_a_hook_that_fails_is_named_once_and_stops_no_training(tmp_path, capsys):
+    tracker = Tracker(broken=20)
+    with MetricsWriter(tmp_path, 0, lambda: tracker) as writer:
+        for step in (10, 20, 30):
+            writer.write(step, {"a": 1.0})
+    assert [step for step, _ in tracker.lines] == [10]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [10, 20, 30]
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["metrics: ConnectionError: no network today at step 20; they go on in "
+                    "metrics.jsonl alone"]  # fmt: skip
+
+
+def test_what_is_no_hook_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"metrics.name gives a dict, which has no write"):
+        MetricsWriter(tmp_path, 0, dict)

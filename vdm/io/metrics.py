@@ -6,26 +6,43 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, SupportsFloat, cast
+from typing import Any, Protocol, Self, SupportsFloat, cast
 
 from vdm import distributed
+from vdm.io.console import say
 from vdm.io.files import write_bytes
 
 FILENAME = "metrics.jsonl"
 
 
+class MetricsHook(Protocol):
+    """Another place that metrics go to, such as an experiment tracker. It may have close() too.
+
+    A resumed run repeats the steps since its last checkpoint, and so their scalars.
+    """
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Records the finite scalars of a step."""
+
+
 class MetricsWriter:
-    """Appends scalars to `workdir/metrics.jsonl` and to TensorBoard events, as a context manager.
+    """Appends scalars to `workdir/metrics.jsonl` and to TensorBoard events, as a context manager;
+    and to what `open_hook` returns, if anything.
 
     A run resumed from the checkpoint of `first_step` (0: a fresh one) repeats the steps after it,
     so lines of later steps are dropped first, with any line that a kill left unfinished, and
     TensorBoard is told to forget them. Of several processes the first writes.
     """
 
-    def __init__(self, workdir: str | Path, first_step: int) -> None:
+    def __init__(
+        self,
+        workdir: str | Path,
+        first_step: int,
+        open_hook: Callable[[], MetricsHook | None] = lambda: None,
+    ) -> None:
         # tensorboardX is imported here, as it takes 0.2 s. Its SummaryWriter queues events for a
         # thread: on a full disk the thread dies and the training hangs at the tenth event. The
         # record writer below it is synchronous.
@@ -38,7 +55,7 @@ class MetricsWriter:
         workdir = Path(workdir)
         # Opening an event file empties it: the process id keeps two starts in one second apart.
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._events = None
+        self._events, self._hook = None, None
         if not distributed.is_first():
             self._path = Path(os.devnull)
             self._file = self._path.open("ab", buffering=0)
@@ -53,6 +70,7 @@ class MetricsWriter:
         session_log = self._event_pb2.SessionLog
         start = session_log(status=session_log.START)
         self._write_event(step=first_step + 1, session_log=start)
+        self._hook = _Guarded.opened(open_hook)
 
     def write(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
         """Records Python, NumPy or JAX scalars at `step`; they are in the files on return.
@@ -88,12 +106,17 @@ class MetricsWriter:
         for name, value in finite.items():
             summary.value.add(tag=name, simple_value=value)
         self._write_event(step=int(step), summary=summary)
+        if self._hook is not None:
+            self._hook.write(int(step), finite)
 
     def close(self) -> None:
         """Closes both files; a second call does nothing."""
         self._file.close()
         if self._events is not None:
             self._events.close()
+        if self._hook is not None:
+            self._hook.close()
+            self._hook = None
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +135,48 @@ class MetricsWriter:
         event = self._event_pb2.Event(wall_time=time.time(), **fields)
         self._events.write(event.SerializeToString())
         self._events.flush()
+
+
+class _Guarded:
+    """A hook that fails once is said to, and left alone: a tracker that cannot be reached stops no
+    training, and metrics.jsonl has everything."""
+
+    def __init__(self, hook: MetricsHook) -> None:
+        self._found: MetricsHook | None = hook
+
+    @classmethod
+    def opened(cls, open_hook: Callable[[], MetricsHook | None]) -> "_Guarded | None":
+        """What it opens, guarded; an error in opening it is the user's to mend, and is raised."""
+        hook = open_hook()
+        if hook is None:
+            return None
+        if not callable(getattr(hook, "write", None)):
+            raise ValueError(
+                f"metrics.name gives a {type(hook).__name__}, which has no write(step, scalars)"
+            )
+        return cls(hook)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._found is None:
+            return
+        try:
+            self._found.write(step, scalars)
+        except Exception as error:
+            say(f"metrics: {_one_line(error)} at step {step}; they go on in {FILENAME} alone")
+            self._found = None
+
+    def close(self) -> None:
+        close = getattr(self._found, "close", None)
+        if close is None:
+            return
+        try:
+            close()
+        except Exception as error:
+            say(f"metrics: {_one_line(error)} at the end; {FILENAME} has them all")
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
