@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vdm.io.environment import commit
+from vdm.io.environment import commit, machine
 from vdm.io.files import write_json
 
 Row = dict[str, Any]
@@ -18,10 +18,15 @@ Row = dict[str, Any]
 
 def parse_flags(script: str) -> argparse.Namespace:
     """--scale=small|full and --outdir=DIR; without it the committed results are rewritten."""
+    return make_parser(script).parse_args()
+
+
+def make_parser(script: str) -> argparse.ArgumentParser:
+    """The same, to which an experiment adds flags of its own."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--scale", choices=("small", "full"), default="small")
     parser.add_argument("--outdir", type=Path, default=Path(script).parent)
-    return parser.parse_args()
+    return parser
 
 
 def config_hash(config: ConfigDict) -> str:
@@ -53,8 +58,8 @@ def row_identity(settings: Row, module: str, scale: str) -> Row:
 
 
 def write_results(outdir: Path, rows: Sequence[Row]) -> None:
-    """outdir/results.json, one row per name."""
-    write_json(outdir / "results.json", list(rows))
+    """outdir/results.json, one row per name, with the machine where it says none."""
+    write_json(outdir / "results.json", [{"machine": machine()} | row for row in rows])
 
 
 def format_table(rows: Sequence[Row], columns: Sequence[str]) -> str:

@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.results import Row, format_table, identity, parse_flags, write_results
+from experiments.results import Row, format_table, identity, write_results
+from experiments.sweep import CONFIGS, finish, parse_flags, seeded
 from vdm.api import load_config
 from vdm.compare import Result, difference
 from vdm.io.environment import commit
 from vdm.io.files import read_json
 from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
-from vdm.loops import evaluate_run, train
+from vdm.loops import evaluate_run
 from vdm.run import open_run
 
-FOLDER = Path(__file__).parent.parent.parent / "configs"
 # bound, T, draws of each image
 SETTINGS = (
     ("elbo", 0, 100),
@@ -72,11 +72,13 @@ def plot(path: Path, rows: list[Row]) -> None:
 def main() -> None:
     """Trains, evaluates, writes results.json and bounds.png."""
     flags = parse_flags(__file__)
-    config = load_config(FOLDER / ("cifar10.py" if flags.scale == "full" else "digits.py"))
+    config = load_config(CONFIGS / ("cifar10.py" if flags.scale == "full" else "digits.py"))
     identified = identity(config, "experiments.bounds.run", flags.scale)
-    workdir = flags.outdir / "runs" / "seed0"
-    train(open_run(config, workdir))
-    results = evaluated(config, workdir)
+    jobs = seeded("model", config, (0,))
+    if not finish(jobs, flags):
+        return
+    workdir = flags.outdir / "runs" / jobs[0].name
+    results = evaluated(jobs[0].config, workdir)
     trained = read_json(workdir / "environment.json")["commit"] or commit()
     rows = [identified | {"train_commit": trained} | row(r, results[0]) for r in results]
     write_results(flags.outdir, rows)

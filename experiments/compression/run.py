@@ -7,19 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from experiments.compression.others import measure
-from experiments.results import Row, format_table, identity, parse_flags, write_results
+from experiments.results import Row, format_table, identity, write_results
+from experiments.sweep import CONFIGS, finish, parse_flags, seeded
 from vdm import api, archives
 from vdm.data.sources import Split
 from vdm.io.files import read_json
 from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
-from vdm.loops import train
 from vdm.options import CompressOptions
-from vdm.run import open_run
-
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
 
 class Case(NamedTuple):
@@ -57,13 +53,6 @@ COLUMNS = (
     "name", "net", "bpd", "stderr", "net_stderr", "path", "step_cost", "gross", "initial_bits",
     "encode_secs", "decode_secs",
 )  # fmt: skip
-
-
-def trained(data: str, outdir: Path) -> tuple[ConfigDict, Path]:
-    """The config of a data set and the workdir of its run, which is trained if it is not there."""
-    config = api.load_config(CONFIGS / f"{data}.py")
-    train(open_run(config, outdir / "runs" / data))
-    return config, outdir / "runs" / data
 
 
 def row_of(case: Case, model: api.Model) -> Row:
@@ -150,9 +139,15 @@ def main() -> None:
     flags = parse_flags(__file__)
     rows: list[Row] = []
     cases = SCALES[flags.scale]
-    for data in dict.fromkeys(case.data for case in cases):
-        config, workdir = trained(data, flags.outdir)
-        identified = identity(config, "experiments.compression.run", flags.scale)
+    jobs = {
+        data: seeded(data, api.load_config(CONFIGS / f"{data}.py"), (0,))[0]
+        for data in dict.fromkeys(case.data for case in cases)
+    }
+    if not finish(list(jobs.values()), flags):
+        return
+    for data, job in jobs.items():
+        workdir = flags.outdir / "runs" / job.name
+        identified = identity(job.config, "experiments.compression.run", flags.scale)
         identified["train_commit"] = read_json(workdir / "environment.json")["commit"]
         model, own = api.load(workdir), [case for case in cases if case.data == data]
         for case in own:

@@ -1,21 +1,16 @@
 """How many bits/dim does the main job reach on the digits, against what knows less of them?"""
 
-import json
 import shutil
-import statistics
-from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.results import Row, format_table, identity, parse_flags, write_results
+from experiments.results import Row, format_table, identity, write_results
+from experiments.sweep import CONFIGS, Job, finish, mean_row, parse_flags, results, seeded
 from vdm.api import load_config
 from vdm.config import build_source
 from vdm.data.sources import Split
-from vdm.loops import train
-from vdm.run import open_run
 
-CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits.py"
 SEEDS = {"small": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
 PICTURES = ("samples.png", "omega.png", "loss_density.png")
 
@@ -54,50 +49,27 @@ def reference(name: str, probabilities: np.ndarray, test: Split) -> Row:
     }
 
 
-def trained(config: ConfigDict, seeds: tuple[int, ...], outdir: Path) -> Row:
-    """The row of the main job: means over seeds; the runs and the first pictures in outdir.
-
-    Its commit is that of the code which trained: finished runs in outdir are not trained again.
-    """
-    reports = []
-    for seed in seeds:
-        # Noise of its own for each evaluation, so that the Monte-Carlo errors are independent.
-        config.seed = config.eval.seed = seed
-        workdir = outdir / "runs" / f"seed{seed}"
-        train(open_run(config, workdir))
-        reports.append(json.loads((workdir / "eval.json").read_text()))
-    for picture in PICTURES:
-        shutil.copy(outdir / "runs" / f"seed{seeds[0]}" / picture, outdir / picture)
-    mean = {
-        key: statistics.fmean(report[key] for report in reports)
-        for key in ("bpd", "stderr_images", "bpd_reconstruction", "bpd_prior", "bpd_denoising",
-                    "omega_0", "omega_1", "train_secs")
-    }  # fmt: skip
-    noise = [report["stderr_monte_carlo"] for report in reports]
-    environment = json.loads((outdir / "runs" / f"seed{seeds[0]}" / "environment.json").read_text())
-    return mean | {
-        "name": "vdm",
-        "commit": environment["commit"],
-        "stderr": float(np.sqrt(np.sum(np.square(noise))) / len(noise)),
-        "bpd_of_seeds": [report["bpd"] for report in reports],
-        "seeds": list(seeds),
-        "seconds": sum(report["train_secs"] + report["eval_secs"] for report in reports),
-        **{key: reports[0][key] for key in (
-            "bound", "num_steps", "num_examples", "draws_per_example", "params", "step",
-            "data_fingerprint")},
-    }  # fmt: skip
+def make_jobs(scale: str) -> list[Job]:
+    """One training for each seed."""
+    config = load_config(CONFIGS / "digits.py")
+    if scale == "full":  # wider and longer, for an accelerator
+        config.network.kwargs.width, config.network.kwargs.num_blocks = 128, 4
+        config.network.kwargs.dropout, config.train.num_steps = 0.4, 10_000
+    return seeded("vdm", config, SEEDS[scale])
 
 
 def main() -> None:
-    """Trains, evaluates, writes results.json and the pictures."""
+    """Trains, evaluates, writes results.json and the pictures, those of the first seed."""
     flags = parse_flags(__file__)
-    config = load_config(CONFIG)
-    if flags.scale == "full":  # wider and longer, for an accelerator
-        config.network.kwargs.width, config.network.kwargs.num_blocks = 128, 4
-        config.network.kwargs.dropout, config.train.num_steps = 0.4, 10_000
-    identified = identity(config, "experiments.digits.run", flags.scale)
-    rows = [identified | {"seconds": 0.0} | row for row in references(config)]
-    rows.append(identified | trained(config, SEEDS[flags.scale], flags.outdir))
+    jobs = make_jobs(flags.scale)
+    identified = identity(jobs[0].config, "experiments.digits.run", flags.scale)
+    if not finish(jobs, flags):
+        return
+    rows = [identified | {"seconds": 0.0} | row for row in references(jobs[0].config)]
+    found = results(jobs, flags.outdir)
+    rows.append(identified | mean_row("vdm", jobs, found, flags.outdir))
+    for picture in PICTURES:
+        shutil.copy(flags.outdir / "runs" / jobs[0].name / picture, flags.outdir / picture)
     write_results(flags.outdir, rows)
     print(format_table(rows, ("name", "bpd", "stderr", "stderr_images", "bound", "seconds")))
 

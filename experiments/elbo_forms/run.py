@@ -2,7 +2,6 @@
 
 import math
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -17,14 +16,13 @@ from experiments.elbo_forms.estimates import (
     variance_error,
 )
 from experiments.elbo_forms.figure import plot_forms
-from experiments.results import Row, format_table, identity, parse_flags, write_results
+from experiments.results import Row, format_table, identity, write_results
+from experiments.sweep import CONFIGS, finish, parse_flags, seeded
 from vdm.api import Model, load, load_config
 from vdm.evaluation.statistics import standard_error
 from vdm.io.files import read_json
-from vdm.loops import train
-from vdm.run import open_run
 
-CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits.py"
+CONFIG = CONFIGS / "digits.py"
 STEPS = {"small": (8, 32), "full": (8, 32, 128, 1000)}
 PATHS = {"small": 20, "full": 100}
 LEVELS = {"small": 200, "full": 1000}
@@ -100,8 +98,10 @@ def main() -> None:
     flags = parse_flags(__file__)
     config = load_config(CONFIG)
     identified = identity(config, "experiments.elbo_forms.run", flags.scale)
-    workdir = flags.outdir / "runs" / "seed0"
-    train(open_run(config, workdir))
+    jobs = seeded("model", config, (0,))
+    if not finish(jobs, flags):
+        return
+    workdir = flags.outdir / "runs" / jobs[0].name
     start = time.perf_counter()
     rows = four_step_rows(2_000_000)
     rows = [row | {"seconds": time.perf_counter() - start} for row in rows]

@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 from sklearn.svm import SVC
 
-from experiments.results import Row, format_table, identity, parse_flags, write_results
+from experiments.results import Row, format_table, identity, write_results
+from experiments.sweep import CONFIGS, finish, open_runs, parse_flags, seeded
 from vdm.api import load_config
 from vdm.classifier import NoisyClassifier
 from vdm.data.sources import Split
@@ -19,12 +19,12 @@ from vdm.evaluation.statistics import standard_error, stratified_error
 from vdm.io.files import read_json
 from vdm.io.images import save_grid
 from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
-from vdm.loops import train, train_classifier
+from vdm.loops import train_classifier
 from vdm.reports import run_samples
-from vdm.run import Run, open_run
+from vdm.run import Run
 from vdm.typing import NO_LABEL
 
-CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits.py"
+CONFIG = CONFIGS / "digits.py"
 SEEDS = (0, 1, 2)
 NUM_STEPS = 25  # of DPM-Solver++
 SAMPLES_PER_CLASS = {"small": 50, "full": 500}
@@ -178,14 +178,6 @@ def plot(path: Path, rows: list[Row]) -> None:
     save_figure(figure, path)
 
 
-def trained(config: ConfigDict, seed: int, outdir: Path) -> Run:
-    """A finished run of the class-conditional model."""
-    config.seed = config.eval.seed = seed
-    run = open_run(config, outdir / "runs" / f"seed{seed}")
-    train(run)
-    return run
-
-
 def main() -> None:
     """Trains, samples; writes results.json, guidance.png and grids of samples."""
     flags = parse_flags(__file__)
@@ -195,7 +187,10 @@ def main() -> None:
         config.train.num_steps = 1000
     config.eval.draws, config.sample.num_images, config.sample.batch_size = 20, 20, 250
     identified = identity(config, "experiments.guidance.run", flags.scale)
-    runs = [trained(config, seed, flags.outdir) for seed in SEEDS]
+    jobs = seeded("conditional", config, SEEDS)
+    if not finish(jobs, flags):
+        return
+    runs = open_runs(jobs, flags.outdir)
     real, test = runs[0].source.load("train"), runs[0].source.load("test")
     svm = judge(real)
     own = float(svm.score(test.examples.reshape(len(test.examples), -1) / 16, test.labels))

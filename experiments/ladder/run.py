@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -12,17 +11,17 @@ from experiments.ladder.checks import checks, claim
 from experiments.ladder.figure import plot_samples
 from experiments.ladder.mixture_digits import mixture_rung
 from experiments.ladder.rungs import RUNGS, changed
-from experiments.results import Row, config_hash, format_table, identity, parse_flags, write_results
+from experiments.results import Row, config_hash, format_table, identity, write_results
+from experiments.sweep import CONFIGS, Job, finish, open_runs, parse_flags, seeded
 from vdm.api import load_config
 from vdm.compare import Result
 from vdm.data.sources import digits
 from vdm.evaluation.statistics import standard_error
 from vdm.io.files import write_json
-from vdm.loops import train
 from vdm.model import count_parameters
-from vdm.run import Run, open_run
+from vdm.run import Run
 
-CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits.py"
+CONFIG = CONFIGS / "digits.py"
 FULL_STEPS = 10_000
 SEEDS = {"small": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
 REFERENCE = "vae"
@@ -38,21 +37,15 @@ def make_config() -> ConfigDict:
     return config
 
 
-def trained_runs(config: ConfigDict, name: str, scale: str, outdir: Path) -> list[Run]:
-    """One training for each seed."""
-    config, runs = changed(config, RUNGS[name]), []
+def make_jobs(name: str, scale: str) -> list[Job]:
+    """Of a rung: one training for each seed, the same images and noise of its own for each."""
+    config = changed(make_config(), RUNGS[name])
     if scale == "full":  # longer, and the U-Net wider, for an accelerator
         config.train.num_steps = FULL_STEPS
         if config.network.name == "unet":
             config.network.kwargs.update(width=128, num_blocks=4, dropout=0.4)
     config.train.save_every = config.train.num_steps
-    for seed in SEEDS[scale]:
-        # The same images for every rung, noise of its own for every seed.
-        config.seed = config.eval.seed = config.sample.seed = seed
-        folder = name.replace(", ", "-").replace(" ", "")
-        runs.append(open_run(config, outdir / "runs" / f"{folder}-seed{seed}"))
-        train(runs[-1])
-    return runs
+    return seeded(name.replace(", ", "-").replace(" ", ""), config, SEEDS[scale])
 
 
 def row(name: str, runs: list[Run], of_images: dict[str, np.ndarray]) -> Row:
@@ -105,9 +98,12 @@ def main() -> None:
     flags = parse_flags(__file__)
     config = make_config()
     identified = identity(config, "experiments.ladder.run", flags.scale)
+    jobs = {name: make_jobs(name, flags.scale) for name in RUNGS}
+    if not finish([job for of_rung in jobs.values() for job in of_rung], flags):
+        return
     sources = (digits(config.data.data_dir, holdout) for holdout in (200, 0))
     fitted = mixture_rung(*sources, seeds=SEEDS[flags.scale])
-    runs = {name: trained_runs(config, name, flags.scale, flags.outdir) for name in RUNGS}
+    runs = {name: open_runs(of_rung, flags.outdir) for name, of_rung in jobs.items()}
     of_images = {fitted.row["name"]: fitted.nats / (64 * math.log(2))}
     rows = [fitted.row, *(row(name, of_rung, of_images) for name, of_rung in runs.items())]
     add_differences(rows, of_images)

@@ -1,7 +1,5 @@
 """What should the network output, and which weighting of its loss should it be trained on?"""
 
-import copy
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.results import Row, format_table, identity, parse_flags, write_results
+from experiments.results import Row, format_table, identity, write_results
+from experiments.sweep import (
+    CONFIGS,
+    Job,
+    finish,
+    mean_row,
+    paired,
+    parse_flags,
+    results,
+    seeded,
+)
 from vdm.api import load_config
-from vdm.compare import Result
 from vdm.evaluation.quality import frechet_distance
 from vdm.evaluation.statistics import standard_error
 from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
-from vdm.loops import train
-from vdm.run import Run, open_run
+from vdm.run import Run, build_run
 
-FOLDER = Path(__file__).parent.parent.parent / "configs"
 SEEDS = (0, 1, 2)
 PREDICTIONS = ("eps", "x", "v", "score", "codes")
 WEIGHTINGS = ("simple", "min_snr", "sigmoid")
@@ -33,7 +38,7 @@ SETTINGS: tuple[Setting, ...] = (
 
 def make_config(scale: str) -> ConfigDict:
     """The budget that all settings share."""
-    config = load_config(FOLDER / ("cifar10.py" if scale == "full" else "digits.py"))
+    config = load_config(CONFIGS / ("cifar10.py" if scale == "full" else "digits.py"))
     config.data.holdout = 0
     if scale == "small":
         config.network.kwargs.width, config.network.kwargs.num_blocks = 16, 0
@@ -50,18 +55,17 @@ def name_of(setting: Setting) -> str:
     return f"{prediction}, {weighting}" + (f", T = {num_steps}" if num_steps else "")
 
 
-def trained_runs(config: ConfigDict, setting: Setting, outdir: Path) -> list[Run]:
-    """One training for each seed, evaluated with the number of steps that it was trained with."""
-    config.model.prediction, config.weighting.name, config.model.num_steps = setting
-    config.eval.num_steps = config.model.num_steps
-    if config.model.num_steps:  # next_mean needs a schedule that stays where it is
-        config.schedule.name, config.schedule.train = "linear", "fixed"
-    found = []
-    for seed in SEEDS:
-        config.seed = config.eval.seed = config.sample.seed = seed
-        folder = f"{name_of(setting).replace(', ', '-').replace(' ', '')}-seed{seed}"
-        found.append(open_run(config, outdir / "runs" / folder))
-        train(found[-1])
+def make_jobs(scale: str) -> dict[Setting, list[Job]]:
+    """For each setting: one for each seed, evaluated with as many steps as it is trained with."""
+    found = {}
+    for setting in SETTINGS:
+        config = make_config(scale)
+        config.model.prediction, config.weighting.name, config.model.num_steps = setting
+        config.eval.num_steps = config.model.num_steps
+        if config.model.num_steps:  # next_mean needs a schedule that stays where it is
+            config.schedule.name, config.schedule.train = "linear", "fixed"
+        folder = name_of(setting).replace(", ", "-").replace(" ", "")
+        found[setting] = seeded(folder, config, SEEDS)
     return found
 
 
@@ -79,38 +83,24 @@ def quality_of(run: Run, examples: np.ndarray) -> Row:
     return sample_quality(*(np.asarray(encode(jnp.asarray(codes))) for codes in both))
 
 
-def row(setting: Setting, runs: list[Run], reference: list[Run]) -> Row:
-    """Means over the seeds, and the paired difference to eps trained on the bound of as many
-    steps, with its error over seeds."""
-    ours, theirs = ([Result(run.workdir) for run in of] for of in (runs, reference))
-    bpds = np.array([result.bpd.mean() for result in ours])
-    difference = bpds - np.array([result.bpd.mean() for result in theirs])
-    noise = [result.report["stderr_monte_carlo"] for result in ours]
-    samples = [np.load(run.workdir / "samples.npz")["samples"] for run in runs]
-    qualities = [quality_of(run, drawn) for run, drawn in zip(runs, samples, strict=True)]
-    variances = [result.report["denoising_variance"] for result in ours]
+def row(setting: Setting, jobs: list[Job], reference: list[Job], outdir: Path) -> Row:
+    """Means over the seeds, the paired difference to eps trained on the bound of as many steps,
+    and how far the samples are from the training images."""
+    found = results(jobs, outdir)
+    run = build_run(jobs[0].config, Path())
+    samples = [np.load(result.run / "samples.npz")["samples"] for result in found]
+    qualities = [quality_of(run, drawn) for drawn in samples]
     prediction, weighting, num_steps = setting
-    return {
-        "name": name_of(setting),
+    of_seeds = mean_row(name_of(setting), jobs, found, outdir)
+    return of_seeds | paired(found, results(reference, outdir)) | {
         "prediction": prediction,
         "weighting": weighting,
         "num_steps": num_steps,
-        "bpd": float(bpds.mean()),
-        "stderr": math.hypot(*noise) / len(noise),
-        "stderr_images": float(np.mean([result.report["stderr_images"] for result in ours])),
-        "bpd_of_seeds": bpds.tolist(),
-        "difference": float(difference.mean()),
-        "difference_stderr_seeds": standard_error(difference),
         "difference_to": name_of(("eps", "bound", num_steps)),
-        "variance": float(np.mean(variances)),
         **{key: float(np.mean([q[key] for q in qualities])) for key in qualities[0]},
         **{f"{key}_of_seeds": [q[key] for q in qualities] for key in qualities[0]},
-        "sampler": f"ancestral, {runs[0].options.sample.num_steps} steps",
+        "sampler": f"ancestral, {run.options.sample.num_steps} steps",
         "num_samples": len(samples[0]),
-        "seeds": list(SEEDS),
-        "seconds": sum(result.report["train_secs"] for result in ours),
-        **{key: ours[0].report[key] for key in (
-            "bound", "num_examples", "draws_per_example", "params", "step", "data_fingerprint")},
     }  # fmt: skip
 
 
@@ -147,15 +137,17 @@ def plot(path: Path, rows: list[Row]) -> None:
 def main() -> None:
     """Trains, evaluates, samples; writes results.json and parameterisations.png."""
     flags = parse_flags(__file__)
-    config = make_config(flags.scale)
-    identified = identity(config, "experiments.parameterisations.run", flags.scale)
-    found = {s: trained_runs(copy.deepcopy(config), s, flags.outdir) for s in SETTINGS}
-    run = found[SETTINGS[0]][0]
+    jobs = make_jobs(flags.scale)
+    first = jobs[SETTINGS[0]][0].config
+    identified = identity(first, "experiments.parameterisations.run", flags.scale)
+    if not finish([job for of_setting in jobs.values() for job in of_setting], flags):
+        return
+    run = build_run(first, Path())
     of_test = quality_of(run, run.source.load("test").examples)
     identified |= {f"{key}_of_test_split": value for key, value in of_test.items()}
     rows = [
-        identified | row(setting, runs, found["eps", "bound", setting[2]])
-        for setting, runs in found.items()
+        identified | row(setting, of_setting, jobs["eps", "bound", setting[2]], flags.outdir)
+        for setting, of_setting in jobs.items()
     ]
     write_results(flags.outdir, rows)
     plot(flags.outdir / "parameterisations.png", rows)

@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from experiments.results import Row, format_table, identity, parse_flags, write_results
+from experiments.results import Row, format_table, identity, write_results
+from experiments.sweep import CONFIGS, finish, open_runs, parse_flags, seeded
 from vdm.api import load_config
 from vdm.diffusion import flow, langevin, samplers
 from vdm.diffusion.samplers import Sampler
@@ -14,12 +14,11 @@ from vdm.evaluation.features import MLPFeatures, read_mlp_features, train_mlp_fe
 from vdm.evaluation.quality import compare
 from vdm.evaluation.statistics import standard_error
 from vdm.io.plots import make_figure, save_figure
-from vdm.loops import train
 from vdm.reports import run_samples
-from vdm.run import Run, open_run
+from vdm.run import Run
 from vdm.typing import Params
 
-CONFIG = Path(__file__).parent.parent.parent / "configs" / "digits.py"
+CONFIG = CONFIGS / "digits.py"
 SEEDS = (0, 1, 2)
 BUDGETS = (10, 24)  # network evaluations for each image
 NUM_SAMPLES = {"small": 300, "full": 1500}
@@ -140,14 +139,6 @@ def plot(path: Path, table: list[Row]) -> None:
     save_figure(figure, path)
 
 
-def trained(config: ConfigDict, seed: int, outdir: Path) -> tuple[Run, Params]:
-    """The main job's run of that seed, trained unless it is there, and its parameters."""
-    config.seed = config.eval.seed = seed
-    run = open_run(config, outdir / "runs" / f"seed{seed}")
-    train(run)
-    return run, run.trained_params()[1]
-
-
 def main() -> None:
     """Trains where it has to, samples; writes results.json, features.npz, sampler_quality.png."""
     flags = parse_flags(__file__)
@@ -155,9 +146,11 @@ def main() -> None:
     config.sample.batch_size = 300
     config.sample.grid.name = "equal_omegas"  # of few steps the best of three for the ODE
     identified = identity(config, "experiments.sampler_quality.run", flags.scale)
-    rows: list[Row] = []
-    for seed in SEEDS:
-        run, params = trained(config, seed, flags.outdir)
+    jobs, rows = seeded("digits", config, SEEDS), []
+    if not finish(jobs, flags):
+        return
+    for seed, run in zip(SEEDS, open_runs(jobs, flags.outdir), strict=True):
+        params = run.trained_params()[1]
         features = build_features(run, flags.outdir)
         test = run.source.load("test")
         assert test.labels is not None

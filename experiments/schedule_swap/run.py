@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
-from experiments.results import Row, format_table, identity, parse_flags, write_results
+from experiments.results import Row, format_table, identity, write_results
+from experiments.sweep import CONFIGS, Job, finish, open_runs, parse_flags, seeded
 from vdm.api import load_config
 from vdm.diffusion.schedule_algebra import stretched
 from vdm.evaluation.diagnostics import diagnose
@@ -18,13 +18,11 @@ from vdm.evaluation.likelihood import Evaluation
 from vdm.evaluation.statistics import stratified_error
 from vdm.io.files import read_json
 from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
-from vdm.loops import train
 from vdm.nn.schedules import BetaLinear, Cosine, Linear
 from vdm.reports import run_evaluation
-from vdm.run import Run, open_run
+from vdm.run import Run
 from vdm.typing import Params
 
-FOLDER = Path(__file__).parent.parent.parent / "configs"
 SEEDS = (0, 1, 2)
 # Draws of each image: many on the first seed, so that each error is at most 0.002 bits/dim (the
 # beta-linear schedule varies 30 times as much as the learned one).
@@ -35,13 +33,18 @@ COLOURS = {"linear": GREY, "cosine": "#E69F00", "beta_linear": "#009E73", "bound
            "variance": BLUE}  # fmt: skip
 
 
-def trained_run(config: ConfigDict, name: str, seed: int, outdir: Path) -> tuple[Run, Params]:
-    """A finished run and its EMA parameters."""
-    config.seed = config.eval.seed = seed
-    config.schedule.train = name
-    run = open_run(config, outdir / "runs" / f"{name}-seed{seed}")
-    train(run)
-    return run, run.trained_params()[1]
+def make_jobs(scale: str) -> dict[str, list[Job]]:
+    """For each objective of the schedule: one training for each seed."""
+    found = {}
+    for name in TRAINED:
+        config = load_config(CONFIGS / ("cifar10.py" if scale == "full" else "digits.py"))
+        if scale == "small":  # a network three times faster, for the many draws
+            config.network.kwargs.width, config.network.kwargs.num_blocks = 16, 0
+            config.train.num_steps = config.train.save_every = 600
+        config.eval.draws, config.sample.num_images, config.sample.num_steps = 20, 4, 10
+        config.schedule.train = name
+        found[name] = seeded(name, config, SEEDS)
+    return found
 
 
 class StretchedBetaLinear(nn.Module):
@@ -154,21 +157,19 @@ def plot(path: Path, omegas: dict[str, np.ndarray], rows: list[Row]) -> None:
 def main() -> None:
     """Trains, swaps, evaluates; writes results.json and schedule_swap.png."""
     flags = parse_flags(__file__)
-    config = load_config(FOLDER / ("cifar10.py" if flags.scale == "full" else "digits.py"))
-    if flags.scale == "small":  # a network three times faster, for the many draws
-        config.network.kwargs.width, config.network.kwargs.num_blocks = 16, 0
-        config.train.num_steps = config.train.save_every = 600
-    config.eval.draws, config.sample.num_images, config.sample.num_steps = 20, 4, 10
-    identified = identity(config, "experiments.schedule_swap.run", flags.scale)
+    jobs = make_jobs(flags.scale)
+    identified = identity(jobs["variance"][0].config, "experiments.schedule_swap.run", flags.scale)
+    if not finish([job for of_name in jobs.values() for job in of_name], flags):
+        return
     found: dict[str, list[Evaluation]] = {name: [] for name in SCHEDULES}
     omegas, seconds, fingerprint = {}, 0.0, ""
-    for seed in SEEDS:
-        runs = {name: trained_run(config, name, seed, flags.outdir) for name in TRAINED}
-        run, params = runs["variance"]
+    runs = {name: open_runs(of_name, flags.outdir) for name, of_name in jobs.items()}
+    for seed, run, other in zip(SEEDS, runs["variance"], runs["bound"], strict=True):
+        params, other_params = (r.trained_params()[1] for r in (run, other))
         seconds += read_json(run.workdir / "eval.json")["train_secs"]
         fingerprint = run.source.load(run.source.evaluation_split).fingerprint
         for name in SCHEDULES:
-            swap, swap_params = swapped(name, run, params, runs["bound"][1])
+            swap, swap_params = swapped(name, run, params, other_params)
             found[name].append(run_evaluation(swap, swap_params, DRAWS[seed]))
             if seed == SEEDS[0]:
                 t = jnp.linspace(0.0, 1.0, 513)

@@ -1,6 +1,6 @@
 """Where does plain score matching fail, and what does a ladder of noise levels cure?"""
 
-from experiments.results import format_table, identity, parse_flags, write_results
+from experiments.results import format_table, identity, write_results
 from experiments.score_based import measures
 from experiments.score_based.figure import plot_curve, plot_mixture
 from experiments.score_based.measures import Data
@@ -13,7 +13,8 @@ from experiments.score_based.rows import (
     size_row,
     weight_rows,
 )
-from experiments.score_based.training import OMEGA_0, Trained, make_config, train_seeds
+from experiments.score_based.training import OMEGA_0, Trained, make_config, trained
+from experiments.sweep import finish, parse_flags, seeded
 
 SEEDS = (0, 1, 2)
 NUM_STEPS = {"small": 800, "full": 10_000}  # of a training
@@ -71,11 +72,16 @@ def main() -> None:
         dataset: {k: identity(c, "experiments.score_based.run", flags.scale) for k, c in of.items()}
         for dataset, of in configs.items()
     }
-    nets = {
-        dataset: {k: train_seeds(c, flags.outdir / "runs" / f"{dataset}-{k}", SEEDS)
-                  for k, c in of.items()}
+    jobs = {
+        dataset: {k: seeded(f"{dataset}-{k}", c, SEEDS) for k, c in of.items()}
         for dataset, of in configs.items()
-    }  # fmt: skip
+    }
+    if not finish([job for of in jobs.values() for seeds in of.values() for job in seeds], flags):
+        return
+    nets = {
+        dataset: {k: trained(seeds, flags.outdir) for k, seeds in of.items()}
+        for dataset, of in jobs.items()
+    }
 
     exact = with_exact_score(mixture, NUM_EXACT[flags.scale])
     rows = [

@@ -6,13 +6,11 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from experiments.sweep import CONFIGS, Job, open_runs
 from vdm.api import load_config
 from vdm.io.files import read_json
-from vdm.loops import train
-from vdm.run import open_run
 from vdm.typing import Denoiser, Params
 
-CONFIG = Path(__file__).parent.parent.parent / "configs" / "toy_mixture.py"
 OMEGA_0, OMEGA_1 = {"mixture": -6.0, "curve": -10.0}, 5.0
 RUNG = 0.1  # of omega, as a schedule's ends must differ
 
@@ -27,7 +25,7 @@ class Trained(NamedTuple):
 
 def make_config(dataset: str, ladder: str, num_steps: int) -> ConfigDict:
     """ladder: "annealed", uniform in omega down to the smallest level, or "plain", only that."""
-    config = load_config(CONFIG)
+    config = load_config(CONFIGS / "toy_mixture.py")
     config.data.kwargs.num_test = 100  # not used
     if dataset == "curve":
         config.data.name = "swirl"
@@ -44,12 +42,8 @@ def make_config(dataset: str, ladder: str, num_steps: int) -> ConfigDict:
     return config
 
 
-def train_seeds(config: ConfigDict, workdir: Path, seeds: tuple[int, ...]) -> Trained:
-    """One training for each seed, in workdir-seed0 ..."""
-    runs, seconds = [], 0.0
-    for seed in seeds:
-        config.seed = seed
-        runs.append(open_run(config, workdir.with_name(f"{workdir.name}-seed{seed}")))
-        train(runs[-1])
-        seconds += read_json(runs[-1].workdir / "eval.json")["train_secs"]
-    return Trained(runs[0].model.denoiser, [run.trained_params()[1] for run in runs], seconds)
+def trained(jobs: list[Job], outdir: Path) -> Trained:
+    """Of the finished trainings of all seeds."""
+    runs = open_runs(jobs, outdir)
+    seconds = sum(read_json(run.workdir / "eval.json")["train_secs"] for run in runs)
+    return Trained(runs[0].vdm.denoiser, [run.trained_params()[1] for run in runs], seconds)

@@ -7,18 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.results import Row, format_table, identity, parse_flags, write_results
+from experiments.results import Row, format_table, identity, write_results
 from experiments.snr_oracle.gaussian import Quality, best, quality
+from experiments.sweep import CONFIGS, Job, finish, open_runs, parse_flags, results, seeded
 from vdm.api import load_config
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.schedule_algebra import density
-from vdm.io.files import read_json
 from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
-from vdm.loops import train
-from vdm.run import open_run
+from vdm.run import Run
 from vdm.typing import ScheduleFn
 
-CONFIG = Path(__file__).parent.parent.parent / "configs" / "toy_mixture.py"
+CONFIG = CONFIGS / "toy_mixture.py"
 SEEDS = {"small": (0, 1, 2), "full": tuple(range(10))}
 OMEGA_0, OMEGA_1, NUM_DIMS = -8.0, 5.0, 8
 TRAINED = ("bound", "variance", "variance_stratified", "adaptive")  # schedule.train
@@ -42,16 +41,17 @@ def make_config() -> ConfigDict:
     return config
 
 
-def learned(
-    config: ConfigDict, objective: str, seed: int, outdir: Path
-) -> tuple[ScheduleFn, float]:
-    """The schedule after training, and the seconds of it."""
-    config.seed, config.schedule.train = seed, objective
+def make_jobs(objective: str, seeds: tuple[int, ...]) -> list[Job]:
+    """One training for each seed."""
+    config = make_config()
+    config.schedule.train = objective
     config.schedule.name = "tabulated" if objective == "adaptive" else "monotone"
-    run = open_run(config, outdir / "runs" / f"{objective}-seed{seed}")
-    train(run)
-    seconds = read_json(run.workdir / "eval.json")["train_secs"]
-    return run.vdm.schedule_fn(run.trained_params()[1]), seconds
+    return seeded(objective, config, seeds)
+
+
+def learned(run: Run) -> ScheduleFn:
+    """The schedule after training."""
+    return run.vdm.schedule_fn(run.trained_params()[1])
 
 
 def row(name: str, qualities: list[Quality], seconds: float = 0.0) -> Row:
@@ -103,16 +103,20 @@ def plot(path: Path, schedules: dict[str, ScheduleFn]) -> None:
 def main() -> None:
     """Trains the schedules, writes results.json and snr_oracle.png."""
     flags = parse_flags(__file__)
-    config, seeds = make_config(), SEEDS[flags.scale]
-    identified = identity(config, "experiments.snr_oracle.run", flags.scale)
+    seeds = SEEDS[flags.scale]
+    identified = identity(make_config(), "experiments.snr_oracle.run", flags.scale)
+    jobs = {objective: make_jobs(objective, seeds) for objective in TRAINED}
+    if not finish([job for of_objective in jobs.values() for job in of_objective], flags):
+        return
     found: dict[str, list[Quality]] = {}
     seconds: dict[str, float] = {}
     shown: dict[str, ScheduleFn] = {"linear": lambda t: (1 - t) * OMEGA_0 + t * OMEGA_1}
-    for objective in TRAINED:
-        trained = [learned(config, objective, seed, flags.outdir) for seed in seeds]
-        shown[objective] = trained[0][0]
-        found[objective] = [quality(schedule, NUM_DIMS) for schedule, _ in trained]
-        seconds[objective] = sum(secs for _, secs in trained)
+    for objective, of_objective in jobs.items():
+        schedules = [learned(run) for run in open_runs(of_objective, flags.outdir)]
+        shown[objective] = schedules[0]
+        found[objective] = [quality(schedule, NUM_DIMS) for schedule in schedules]
+        reports = [result.report for result in results(of_objective, flags.outdir)]
+        seconds[objective] = sum(report["train_secs"] for report in reports)
     rows = [
         row("linear", [quality(shown["linear"], NUM_DIMS)]),
         *(row(objective, found[objective], seconds[objective]) for objective in TRAINED),

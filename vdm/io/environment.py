@@ -1,6 +1,7 @@
 """Where a run took place: versions, devices, commit, command."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -17,12 +18,22 @@ def describe(seed: int) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
         "platform": platform.platform(),
+        "machine": machine(),
         "devices": [str(device) for device in jax.devices()],
         "processes": jax.process_count(),
         "commit": commit(),
         "command": ["python", "-m", "vdm.main", *sys.argv[1:]],
         "seed": seed,
     }
+
+
+def machine() -> str:
+    """What the numbers of a run were computed on, in words."""
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    cores = os.cpu_count() or 1
+    return f"{cores} CPU core{'s' if cores > 1 else ''}"
 
 
 def commit() -> str | None:

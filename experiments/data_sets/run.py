@@ -1,0 +1,98 @@
+"""How many bits/dim on each data set? (the form of VDM's Table 1)"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.results import Row, format_table, identity, write_results
+from experiments.sweep import CONFIGS, Job, finish, mean_row, parse_flags, results, seeded
+from vdm.api import load_config
+from vdm.config import build_source
+from vdm.io.plots import BLUE, GREY, make_figure, save_figure
+from vdm.model import count_parameters
+from vdm.run import build_run
+
+
+class Case(NamedTuple):
+    """A config file, the argument of its get_config, and seeds."""
+
+    file: str
+    variant: str = ""
+    seeds: tuple[int, ...] = (0,)
+
+
+SCALES = {
+    "small": {
+        "digits": Case("digits.py", seeds=(0, 1, 2)),
+        "fashion_mnist": Case("fashion_mnist.py"),
+        "cifar10": Case("cifar10.py", "cpu"),
+    },
+    "full": {
+        "cifar10": Case("cifar10.py"),
+        "cifar10, augmented": Case("cifar10.py", "aug"),
+        "imagenet32": Case("imagenet32.py"),
+        "imagenet64": Case("imagenet64.py"),
+    },
+}
+COLUMNS = ("name", "config", "parameters", "step", "bpd", "stderr", "stderr_images",
+           "stderr_seeds", "seconds")  # fmt: skip
+
+
+def make_jobs(scale: str) -> dict[str, list[Job]]:
+    """For each data set: one for each seed."""
+    return {
+        name: seeded(
+            name.replace(", ", "-"),
+            load_config(CONFIGS / case.file, *([case.variant] if case.variant else [])),
+            case.seeds,
+        )
+        for name, case in SCALES[scale].items()
+    }
+
+
+def facts(case: Case, job: Job) -> Row:
+    """What was trained, and the bits/dim of uniform codes."""
+    argument = f":{case.variant}" if case.variant else ""
+    params = build_run(job.config, Path()).abstract_state().params
+    return {
+        "config": f"configs/{case.file}{argument}",
+        "parameters": count_parameters(params),
+        "uniform_bpd": float(np.log2(build_source(job.config).num_codes)),
+    }
+
+
+def plot(path: Path, rows: list[Row]) -> None:
+    """The bound of each data set beside that of uniform codes; bars: 95% over images."""
+    figure, (axes,) = make_figure(3.4, 0.6 + 0.45 * len(rows))
+    places = [-float(place) for place in range(len(rows))]
+    axes.barh(places, [row["uniform_bpd"] for row in rows], color=GREY, alpha=0.35, height=0.6,
+              label="uniform codes")  # fmt: skip
+    axes.barh(places, [row["bpd"] for row in rows], color=BLUE, height=0.6, label="test bound",
+              xerr=[1.96 * row["stderr_images"] for row in rows])  # fmt: skip
+    for place, row in zip(places, rows, strict=True):
+        axes.text(0.1, place, f"{row['bpd']:.3f}", va="center", color="white", fontsize=8)
+    axes.set_yticks(places, [row["name"] for row in rows])
+    axes.set_xlabel("bits/dim")
+    axes.legend(loc="lower right", frameon=False, fontsize=7)
+    save_figure(figure, path)
+
+
+def main() -> None:
+    """Trains and evaluates, writes results.json and data_sets.png."""
+    flags = parse_flags(__file__)
+    jobs, rows = make_jobs(flags.scale), []
+    first = next(iter(jobs.values()))[0].config
+    identified = identity(first, "experiments.data_sets.run", flags.scale)
+    if not finish([job for of_set in jobs.values() for job in of_set], flags):
+        return
+    for name, of_set in jobs.items():
+        row = mean_row(name, of_set, results(of_set, flags.outdir), flags.outdir)
+        rows.append(identified | row | facts(SCALES[flags.scale][name], of_set[0]))
+    write_results(flags.outdir, rows)
+    plot(flags.outdir / "data_sets.png", rows)
+    print(format_table(rows, COLUMNS))
+
+
+if __name__ == "__main__":
+    main()

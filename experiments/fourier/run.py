@@ -1,0 +1,90 @@
+"""What do Fourier features of the latent buy? (the form of VDM's ablation, its Figure 5)"""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.results import Row, format_table, identity, write_results
+from experiments.sweep import (
+    CONFIGS,
+    Job,
+    finish,
+    mean_row,
+    paired,
+    parse_flags,
+    results,
+    seeded,
+)
+from vdm.api import load_config
+from vdm.io.metrics import read_metrics
+from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
+
+SEEDS = {"small": {"digits": (0, 1, 2), "fashion_mnist": (0,)}, "full": {"cifar10": (0, 1, 2)}}
+SETTINGS = {"Fourier": True, "no Fourier": False}
+COLUMNS = ("name", "step", "bpd", "stderr", "stderr_images", "stderr_seeds", "difference",
+           "difference_stderr_seeds", "difference_stderr_images", "seconds")  # fmt: skip
+
+
+def make_jobs(scale: str) -> dict[tuple[str, str], list[Job]]:
+    """For each data set and setting: one for each seed."""
+    found = {}
+    for data, seeds in SEEDS[scale].items():
+        for setting, fourier in SETTINGS.items():
+            config = load_config(CONFIGS / f"{data}.py")
+            config.network.kwargs.fourier = fourier
+            name = f"{data}-{setting.replace(' ', '-')}"
+            found[data, setting] = seeded(name, config, seeds)
+    return found
+
+
+def curve(jobs: list[Job], outdir: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and the mean over seeds of the training bound since the last log line, bits/dim."""
+    logs = [read_metrics(outdir / "runs" / job.name) for job in jobs]
+    lines = [[line for line in log if "train/bpd" in line] for log in logs]
+    steps = np.array([line["step"] for line in lines[0]])
+    return steps, np.mean([[line["train/bpd"] for line in of] for of in lines], axis=0)
+
+
+def plot(path: Path, jobs: dict[tuple[str, str], list[Job]], rows: list[Row], outdir: Path) -> None:
+    """The training bound over the steps, and the test bound at the end with 95% over images."""
+    names = list(dict.fromkeys(data for data, _ in jobs))
+    figure, panels = make_figure(3.4 * len(names), 2.6, len(names))
+    styles = {"Fourier": (BLUE, "-", "o"), "no Fourier": (VERMILLION, "--", "s")}
+    by_name = {row["name"]: row for row in rows}
+    for data, axes in zip(names, panels, strict=True):
+        least = []
+        for setting, (colour, dash, mark) in styles.items():
+            steps, bound = curve(jobs[data, setting], outdir)
+            axes.plot(steps, bound, dash, color=colour, linewidth=1.0, label=setting)
+            row = by_name[f"{data}, {setting}"]
+            axes.errorbar(steps[-1] * 1.02, row["bpd"], 1.96 * row["stderr_images"], fmt=mark,
+                          color=colour, markersize=4, label=f"test {row['bpd']:.3f}")  # fmt: skip
+            least.append(min(bound.min(), row["bpd"]))
+        axes.set_ylim(min(least) - 0.05, min(least) + 1.0)
+        axes.set_title(data)
+        axes.set_xlabel("training step")
+        axes.set_ylabel("bits/dim")
+        axes.legend(frameon=False, fontsize=7)
+    save_figure(figure, path)
+
+
+def main() -> None:
+    """Trains and evaluates, writes results.json and fourier.png."""
+    flags = parse_flags(__file__)
+    jobs, rows = make_jobs(flags.scale), []
+    first = next(iter(jobs.values()))[0].config
+    identified = identity(first, "experiments.fourier.run", flags.scale)
+    if not finish([job for of_setting in jobs.values() for job in of_setting], flags):
+        return
+    for (data, setting), of_setting in jobs.items():
+        found = results(of_setting, flags.outdir)
+        row = mean_row(f"{data}, {setting}", of_setting, found, flags.outdir)
+        reference = results(jobs[data, "Fourier"], flags.outdir)
+        rows.append(identified | row | paired(found, reference))
+    write_results(flags.outdir, rows)
+    plot(flags.outdir / "fourier.png", jobs, rows, flags.outdir)
+    print(format_table(rows, COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
