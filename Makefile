@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults lint clean
+.PHONY: help demo test test-all results faults lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: $(VENV)/test.installed  ## the fast tests, a quarter of an hour on two slo
 
 test-all: $(VENV)/test.installed  ## every test that needs no GPU
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+results: $(VENV)/core.installed  ## experiments/README.md from the results.json files
+	$(BIN)/python -m experiments.page
 
 faults: $(VENV)/test.installed  ## 200 kills of trainings at random, which must cost no bit
 	$(BIN)/python tests/faults/kills.py --kills=200 --json=tests/faults/kills.json

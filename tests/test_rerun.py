@@ -1,0 +1,83 @@
+"""One row of one results.json, drawn at random, is computed again: a stale number is found.
+
+VDM_RERUN=depth/T10-seed1 trains that job instead of one at random.
+"""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vdm.compare import Result
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = ("depth", "parameterisations", "snr_ablation")
+LIMIT = 4.0
+"""Standard errors of the difference of two trainings that a re-run may be away from its row. Of the
+same seed it is far less, where code and machine draw the same numbers; an optimiser or network
+that lost something is farther away."""
+
+
+def read_rows(experiment: str) -> list[dict]:
+    """Those that are means over trainings."""
+    rows = json.loads((ROOT / "experiments" / experiment / "results.json").read_text())
+    return [row for row in rows if "jobs" in row]
+
+
+def spread(row: dict, rows: list[dict]) -> float:
+    """Standard deviation of bits/dim over seeds: the row's own, which three seeds tell badly, or
+    the median row's, whichever is larger."""
+    deviations = [np.std(r["bpd_of_seeds"], ddof=1) for r in (row, *rows)]
+    return float(max(deviations[0], np.median(deviations[1:])))
+
+
+def errors_off(row: dict, rows: list[dict], job: str, bpd: float) -> float:
+    """How many standard errors of the difference of two trainings it is from the row's own."""
+    committed = row["bpd_of_seeds"][row["jobs"].index(job)]
+    return abs(bpd - committed) / (math.sqrt(2) * spread(row, rows))
+
+
+def test_the_limit_tells_a_stale_row_from_a_true_one():
+    noticed = []
+    for experiment in EXPERIMENTS:
+        rows = read_rows(experiment)
+        for row in rows:
+            job, bpd = row["jobs"][0], row["bpd_of_seeds"][0]
+            assert errors_off(row, rows, job, bpd) == 0.0
+            noticed.append(errors_off(row, rows, job, 1.1 * bpd) > LIMIT)
+    assert np.mean(noticed) > 0.75  # a tenth more bits in three rows of four
+
+
+@pytest.mark.slow
+def test_a_row_drawn_at_random_comes_out_again(tmp_path):
+    chosen = os.environ.get("VDM_RERUN")
+    if chosen is None:
+        experiment = random.SystemRandom().choice(EXPERIMENTS)
+        row = random.SystemRandom().choice(read_rows(experiment))
+        chosen = f"{experiment}/{random.SystemRandom().choice(row['jobs'])}"
+    experiment, _, job = chosen.partition("/")
+    rows = read_rows(experiment)
+    # As users run it: conftest.py's flags for XLA leave optimisations out.
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    subprocess.run(
+        [sys.executable, "-m", f"experiments.{experiment}.run", f"--only={job}",
+         f"--outdir={tmp_path}"],
+        cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    workdir = tmp_path / "runs" / job
+    found = [row for row in rows if job in row["jobs"]]
+    assert found, f"VDM_RERUN={chosen} is no job of a row"
+    for row in found:
+        kept = workdir / "evaluations" / f"T{row.get('num_steps')}"
+        report = Result(kept if kept.is_dir() else workdir).report
+        assert report["data_fingerprint"] == row["data_fingerprint"]
+        assert (report["bound"], report["step"]) == (row["bound"], row["step"])
+        off = errors_off(row, rows, job, report["bpd"])
+        print(f"{chosen}, {row['name']}: {report['bpd']:.4f} bits/dim, {off:.2f} errors off")
+        assert off < LIMIT, f"VDM_RERUN={chosen}: {row['name']} is {report['bpd']:.4f} now"
