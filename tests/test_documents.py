@@ -182,6 +182,53 @@ def test_readme_quotes_the_rates_of_the_codec():
         assert text.format(**rows[name]) in README
 
 
+def rows_of(experiment):
+    return json.loads((ROOT / "experiments" / experiment / "results.json").read_text())
+
+
+def test_readme_quotes_the_speed_against_the_published_choices():
+    ours = {row["name"]: row for row in rows_of("throughput") if row.get("variant") == "ours"}
+    speeds = [f"{ours[name]['speed_ratio']:.2f}" for name in "ABC"]
+    memory = [f"{ours[name]['temp_ratio']:.2f}" for name in "ABC"]
+    text = " ".join(README.split())
+    assert "{}, {} and {} times the images a second".format(*speeds) in text
+    assert "with {}, {} and {} of the temporaries".format(*memory) in text
+
+
+def test_readme_quotes_how_far_swapped_schedules_and_learned_ones_are_off():
+    text = " ".join(README.split())
+    largest = max(row["largest_difference_in_stderrs"] for row in rows_of("schedule_swap"))
+    assert f"within {largest:.1f} Monte-Carlo errors" in text
+    rows = {row["name"]: row for row in rows_of("snr_oracle")}
+    assert rows["variance"]["worst_total_variation"] < 0.01
+    assert rows["variance"]["worst_variance_to_optimal"] < 1.02
+    assert "reaches it within 1% total variation and 2% variance" in text
+    kills = json.loads((ROOT / "tests" / "faults" / "kills.json").read_text())
+    assert f"{kills['kills']} kills so far" in text
+
+
+def test_results_page_is_made_of_the_committed_results():
+    from experiments.page import PAGE, render
+
+    assert PAGE.read_text() == render()
+
+
+def test_results_page_says_which_figures_are_not_ours():
+    from experiments.contents import SECTIONS
+    from experiments.page import section
+
+    for entry in (entry for entries in SECTIONS.values() for entry in entries):
+        ours, _, theirs = section(entry).partition("**The paper's** (")
+        assert "**Ours**" in ours
+        assert "CPU core" in ours
+        if entry.paper is None:
+            assert not theirs
+            continue
+        assert "not ours)" in theirs
+        for figure in {cell for row in entry.paper.rows for cell in row if "." in cell}:
+            assert figure in theirs
+
+
 def test_config_headers_state_command_and_cost():
     for path in (ROOT / "configs").glob("*.py"):
         header = path.read_text().split('"""')[1]

@@ -5,16 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.results import Row, format_table, identity, write_results
-from experiments.sweep import (
-    CONFIGS,
-    Job,
-    finish,
-    mean_row,
-    paired,
-    parse_flags,
-    results,
-    seeded,
-)
+from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flags, results, seeded
 from vdm.api import load_config
 from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
 

@@ -8,16 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.results import Row, format_table, identity, write_results
-from experiments.sweep import (
-    CONFIGS,
-    Job,
-    finish,
-    mean_row,
-    paired,
-    parse_flags,
-    results,
-    seeded,
-)
+from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flags, results, seeded
 from vdm.api import load_config
 from vdm.evaluation.quality import frechet_distance
 from vdm.evaluation.statistics import standard_error
