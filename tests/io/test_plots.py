@@ -59,8 +59,8 @@ def test_figures_are_png_of_printable_size(tmp_path):
     for path in tmp_path.iterdir():
         with Image.open(path) as image:
             assert image.format == "PNG"
-            assert 3.4 <= image.width / 200 <= 7.0
-            assert round(image.info["dpi"][0]) == 200
+            assert 3.4 <= image.width / 300 <= 7.0
+            assert round(image.info["dpi"][0]) == 300
 
 
 def test_import_is_light_and_drawing_leaves_pyplot_alone(tmp_path):

@@ -1,8 +1,8 @@
 """Figures of a run: the learned SNR, where in omega the bits go, samples of 2-D data.
 
 matplotlib through its objects (no pyplot, no global state, no display), sized for one or two
-columns of a paper at 200 dots per inch, in Okabe and Ito's colours, which the colour-blind tell
-apart; lines differ in their dashes too.
+columns of a paper at 300 dots per inch, text of 7 or 8 points, in Okabe and Ito's colours, which
+the colour-blind tell apart; lines differ in their dashes or markers too, for prints in grey.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,11 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#7F7F7F"
-_DPI = 200
-_FONT_SIZE = 8.0  # points; what a caption has
+BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#000000", "#7F7F7F"
+COLUMN, PAGE = 3.3, 6.75  # inches: a column of a paper of two, and both
+_DPI = 300
+_SMALL, _FONT_SIZE = 7.0, 8.0  # points; a caption has 8
 
 
 def plot_schedule(
@@ -36,13 +38,16 @@ def plot_schedule(
     """
     t = np.asarray(t, np.float64).ravel()
     omega, initial = (np.asarray(a, np.float64).reshape(t.size, -1) for a in (omega, omega_initial))
-    figure, (left, right) = make_figure(6.75, 2.6, columns=2)
+    figure, (left, right) = make_figure(PAGE, 2.5, columns=2)
     for axes, learned_line, initial_line in (
         (left, omega, initial),
         (right, np.exp(-omega), np.exp(-initial)),
     ):
-        axes.plot(t, _middle(initial_line), "--", color=GREY, linewidth=1.2, label="initial")
-        axes.plot(t, _middle(learned_line), color=BLUE, linewidth=1.6, label="learned")
+        # Not clipped: at t = 0 and 1 a steep line would lose half its width.
+        shown: dict[str, Any] = {"clip_on": False}
+        axes.plot(t, _middle(initial_line), "--", color=GREY, linewidth=1.2, label="initial",
+                  **shown)  # fmt: skip
+        axes.plot(t, _middle(learned_line), color=BLUE, linewidth=1.6, label="learned", **shown)
         if omega.shape[1] > 1:
             low, high = learned_line.min(axis=1), learned_line.max(axis=1)
             axes.fill_between(t, low, high, color=BLUE, alpha=0.25, label="all dimensions")
@@ -51,6 +56,7 @@ def plot_schedule(
     left.set_ylabel(r"$\omega_\eta(t) = -\log\,\mathrm{SNR}(t)$  [nats]")
     left.legend(loc="upper left", frameon=False)
     right.set_yscale("log")
+    right.minorticks_off()
     right.set_ylabel(r"$\mathrm{SNR}(t) = \alpha_t^2 / \sigma_t^2$")
     save_figure(figure, path)
 
@@ -66,7 +72,7 @@ def plot_loss_density(path: str | Path, diagnosis: Any, t: ArrayLike, omega: Arr
         omega: the schedule at these times, [n], nats.
     """
     d = diagnosis
-    figure, (left, middle, right) = make_figure(6.75, 2.5, columns=3)
+    figure, (left, middle, right) = make_figure(PAGE, 2.6, columns=3)
     left.fill_between(
         d.centre,
         np.maximum(d.density - 1.96 * d.stderr, 0.0),
@@ -74,27 +80,31 @@ def plot_loss_density(path: str | Path, diagnosis: Any, t: ArrayLike, omega: Arr
         color=BLUE,
         alpha=0.25,
         linewidth=0.0,
-        label="95% confidence",
+        label="95% interval",
     )
     left.plot(d.centre, d.density, color=BLUE, linewidth=1.4, label="mean")
-    left.set_ylim(bottom=0.0)
-    left.set_ylabel(r"$\frac{1}{2}\,\|\epsilon - \hat\epsilon\|^2$  [bits/dim per nat of $\omega$]")
+    left.set_ylim(0.0, 1.35 * max(np.max(d.density + 1.96 * d.stderr), 1e-9))  # the legend's
+    left.set_ylabel(r"½ $\|\epsilon - \hat\epsilon\|^2$  [bits/dim per nat]")
     left.set_title(f"integral {d.integral:.3f} ± {d.integral_stderr:.3f} bits/dim")
-    left.legend(frameon=False)
+    left.legend(frameon=False, loc="upper right", handlelength=1.2)
     width = np.diff(d.edges)
     middle.stairs(d.variance_share / width, d.edges, color=VERMILLION, fill=True, alpha=0.6)
-    middle.set_ylabel("share of the variance, per nat")
-    middle.set_title(f"variance {d.variance:.3g}, at best {d.optimal_variance:.3g}")
+    middle.set_ylabel(r"share of the variance  [per nat]")
+    middle.set_title(f"variance {d.variance:.3g}, at best {d.optimal_variance:.3g}\n(bits/dim)²")
     for axes in (left, middle):
         axes.set_xlim(d.edges[0], d.edges[-1])
         axes.set_xlabel(r"$\omega$  [nats]  (clean $\rightarrow$ noisy)")
-    right.plot(d.optimal_t, d.edges, "--", color=GREY, linewidth=1.4, label="least variance")
-    right.plot(np.ravel(t), np.ravel(omega), color=BLUE, linewidth=1.4, label="learned")
+    # The dashed line on top, though it is the reference: a learned one near it would hide it.
+    right.plot(d.optimal_t, d.edges, "--", color=BLACK, linewidth=1.2, label="least variance",
+               zorder=3, clip_on=False)  # fmt: skip
+    right.plot(np.ravel(t), np.ravel(omega), color=BLUE, linewidth=1.6, label="learned",
+               clip_on=False)  # fmt: skip
     right.set_xlim(0.0, 1.0)
+    right.set_xticks([0.0, 0.5, 1.0])
     right.set_xlabel("time $t$")
     right.set_ylabel(r"$\omega(t)$  [nats]")
     right.set_title("schedule")
-    right.legend(frameon=False)
+    right.legend(frameon=False, loc="upper left", handlelength=1.6)
     save_figure(figure, path)
 
 
@@ -114,7 +124,7 @@ def plot_points(path: str | Path, samples: ArrayLike, data: ArrayLike) -> None:
     samples, data = np.asarray(samples, np.float64), np.asarray(data, np.float64)
     if samples.shape[1:] != (2,) or data.shape[1:] != (2,):
         raise ValueError(f"samples {samples.shape} and data {data.shape}; both must be [n, 2]")
-    figure, panels = make_figure(5.0, 3.0, columns=2)
+    figure, panels = make_figure(PAGE, 3.75, columns=2)
     # Limits from the data: one stray sample must not shrink the picture to a dot.
     low, high = data.min(axis=0), data.max(axis=0)
     centre, half = (low + high) / 2, 0.575 * max(np.max(high - low), 1e-6)
@@ -126,10 +136,7 @@ def plot_points(path: str | Path, samples: ArrayLike, data: ArrayLike) -> None:
         outside = np.count_nonzero(~inside)
         size = np.clip(4000.0 / max(len(points), 1), 0.8, 8.0)
         axes.scatter(*points.T, s=size, color=colour, alpha=0.6, linewidths=0.0)
-        axes.set_title(
-            f"{len(points)} {name}" + (f" ({outside} outside)" if outside else ""),
-            fontsize=_FONT_SIZE,
-        )
+        axes.set_title(f"{len(points)} {name}" + (f" ({outside} outside)" if outside else ""))
         axes.set_xlim(centre[0] - half, centre[0] + half)
         axes.set_ylim(centre[1] - half, centre[1] + half)
         axes.set_aspect("equal")
@@ -149,8 +156,8 @@ def plot_comparison(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None
         rows: for each run "run", "bpd", "stderr_images"; from the second on "difference",
             "difference_stderr_images".
     """
-    figure, (left, right) = make_figure(6.75, 0.9 + 0.35 * len(rows), columns=2)
-    figure.suptitle("bars: 95% over images", fontsize=_FONT_SIZE)
+    figure, (left, right) = make_figure(PAGE, 0.9 + 0.35 * len(rows), columns=2)
+    figure.suptitle("bars: 95% over images")
     height = np.arange(len(rows))[::-1]
     labels = _short_names([Path(row["run"]) for row in rows])
     for axes, value, error, colour, title in (
@@ -187,14 +194,16 @@ def _short_names(runs: Sequence[Path]) -> list[str]:
     return [n if len(n) <= 28 else f"{n[:13]}…{n[-14:]}" for n in names]
 
 
-def make_figure(width: float, height: float, columns: int = 1) -> tuple["Figure", list["Axes"]]:
-    """An empty figure of `width` x `height` inches with a row of axes."""
+def make_figure(
+    width: float, height: float, columns: int = 1, rows: int = 1
+) -> tuple["Figure", list["Axes"]]:
+    """An empty figure of `width` x `height` inches with axes, row by row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = list(figure.subplots(1, columns, squeeze=False)[0])
+    panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(visible=True, color="0.9", linewidth=0.5)
@@ -204,13 +213,16 @@ def make_figure(width: float, height: float, columns: int = 1) -> tuple["Figure"
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:
-    """Writes the PNG file, atomically, with all text in one size."""
-    for axes in figure.axes:
-        axes.title.set_fontsize(_FONT_SIZE)
-        axes.xaxis.label.set_fontsize(_FONT_SIZE)
-        axes.yaxis.label.set_fontsize(_FONT_SIZE)
-        legend = axes.get_legend()
-        for text in legend.get_texts() if legend else ():
-            text.set_fontsize(_FONT_SIZE)
+    """Writes the PNG file, atomically, with all text at 7 or 8 points."""
+    from matplotlib.text import Text
+    from PIL import Image
+
+    for text in figure.findobj(Text):
+        text.set_fontsize(np.clip(text.get_fontsize(), _SMALL, _FONT_SIZE))
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+        # 256 colours are a third of the bytes of 2^24, and the eye does not see the difference.
+        picture.quantize(256, dither=Image.Dither.NONE).save(
+            temporary, "PNG", optimize=True, dpi=(_DPI, _DPI)
+        )
