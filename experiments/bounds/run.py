@@ -1,5 +1,6 @@
 """What does each bound say of one trained model, on the same images?"""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from vdm.api import load_config
 from vdm.compare import Result, difference
 from vdm.io.environment import commit
 from vdm.io.files import read_json
-from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
+from vdm.io.plots import BLUE, GREEN, ORANGE, PAGE, PURPLE, VERMILLION, make_figure, save_figure
 from vdm.loops import evaluate_run
 from vdm.run import open_run
 
@@ -57,15 +58,21 @@ def row(result: Result, elbo: Result) -> Row:
 
 def plot(path: Path, rows: list[Row]) -> None:
     """The bounds side by side, with 95% intervals over noise."""
-    figure, (axes,) = make_figure(5.0, 2.6)
+    figure, (axes,) = make_figure(PAGE, 2.3)
+    styles = {"elbo": (BLUE, "o"), "ode-decoder": (VERMILLION, "s"), "ode-uniform": (ORANGE, "D"),
+              "ode-truncated-normal": (PURPLE, "v")}  # fmt: skip
     places = np.arange(len(rows))[::-1]
-    colours = [VERMILLION if row["bound"].startswith("ode") else BLUE for row in rows]
-    widths = [row["bpd"] for row in rows]
-    axes.barh(places, widths, color=colours, xerr=[1.96 * row["stderr"] for row in rows])
-    axes.set_yticks(places, [row["name"] for row in rows])
     for place, row in zip(places, rows, strict=True):
-        axes.text(0.03, place, f"{row['bpd']:.3f}", va="center", color="white", fontsize=7)
-    axes.set_xlabel("test bits/dim (blue: ancestral steps, red: the flow)")
+        colour, mark = styles.get(row["bound"], (GREEN, "^"))
+        axes.errorbar(row["bpd"], place, xerr=1.96 * row["stderr"], fmt=mark, color=colour,
+                      markersize=4, capsize=3)  # fmt: skip
+        axes.annotate(f"{row['bpd']:.3f}", (row["bpd"], place), (9, 0), va="center", fontsize=7,
+                      textcoords="offset points")  # fmt: skip
+    axes.margins(x=0.08)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    names = [row["name"].replace("T=inf", "$T = \\infty$") for row in rows]
+    axes.set_yticks(places, [re.sub(r"T=(\d+)", r"$T = \1$", name) for name in names])
+    axes.set_xlabel("bound of the test split [bits/dim] (bars: 95% over noise)")
     save_figure(figure, path)
 
 

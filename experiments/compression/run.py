@@ -115,22 +115,28 @@ def others(data: str, count: int, model: api.Model) -> list[Row]:
 def plot(path: Path, rows: list[Row]) -> None:
     """Bits/dim over T: the bound, the net rate, and the file."""
     sets = sorted({row["name"].split()[0] for row in rows})
-    figure, all_axes = make_figure(3.4 * len(sets), 2.8, len(sets))
+    figure, all_axes = make_figure(6.75, 2.6, len(sets))
     for data, axes in zip(sets, all_axes, strict=True):
         most = max(row["images"] for row in rows if row["name"].startswith(data))
         own = [row for row in rows if row["name"].startswith(data) and "net" in row]
         own = [row for row in own if row["images"] == most]
         steps = [row["num_steps"] for row in own]
-        axes.plot(steps, [row["bpd"] for row in own], color="black", label="the bound")
-        axes.plot(steps, [row["net"] for row in own], "o", color=BLUE, label="net")
-        axes.plot(steps, [row["gross"] for row in own], "s", markersize=4, color=VERMILLION,
-                  label=f"the file of {most:,} images")  # fmt: skip
+        axes.plot(steps, [row["bpd"] for row in own], color="black", linewidth=1.0, label="bound")
+        axes.errorbar(steps, [row["net"] for row in own],
+                      [1.96 * (row["net_stderr"] or 0.0) for row in own], fmt="o", color=BLUE,
+                      markersize=7, markerfacecolor="none", label="net rate")  # fmt: skip
+        axes.plot(steps, [row["gross"] for row in own], "s", markersize=3.5, color=VERMILLION,
+                  label="whole file")  # fmt: skip
         axes.set_xscale("log")
         axes.set_xticks(steps, [str(step) for step in steps])
         axes.minorticks_off()
-        axes.set_xlabel(f"T ({data})")
-        axes.set_ylabel("bits/dim")
-        axes.legend(fontsize=7)
+        title = {"fashion_mnist": "Fashion-MNIST"}.get(data, data)
+        axes.set_title(f"{title}, {most:,} images")
+        axes.set_xlabel("steps $T$")
+    all_axes[0].set_ylabel("bits/dim")
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    order = [labels.index(label) for label in ("bound", "net rate", "whole file")]
+    all_axes[0].legend([handles[i] for i in order], [labels[i] for i in order], frameon=False)
     save_figure(figure, path)
 
 

@@ -36,20 +36,27 @@ def make_jobs(scale: str) -> dict[int, list[Job]]:
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Bits/dim against T of the evaluation, a line for each T of the training."""
-    figure, (axes,) = make_figure(4.2, 2.8)
+    """Bits/dim against T of the evaluation, a line for each T of the training; bars: 95% over
+    seeds."""
+    figure, (axes,) = make_figure(3.3, 2.5)
     places = np.arange(len(EVALUATED_WITH))
-    for steps, colour, mark in zip(TRAINED_WITH, (GREY, VERMILLION, BLUE), "s^o", strict=True):
+    styles = ((GREY, "s:"), (VERMILLION, "^--"), (BLUE, "o-"))
+    for steps, (colour, style) in zip(TRAINED_WITH, styles, strict=True):
         mine = [r for r in rows if r["train_num_steps"] == steps]
-        label = f"trained with T = {steps}" if steps else "trained in continuous time"
-        axes.plot(places, [r["bpd"] for r in mine], mark + "-", color=colour, label=label)
+        seeds = [np.asarray(r["bpd_of_seeds"]) for r in mine]
+        error = [1.96 * s.std(ddof=1) / math.sqrt(len(s)) for s in seeds]
+        axes.errorbar(places, [r["bpd"] for r in mine], error, fmt=style, color=colour,
+                      markersize=4, linewidth=1.2, capsize=2,
+                      label=f"$T$ = {name(steps).replace('inf', chr(0x221E))}")  # fmt: skip
     axes.set_yscale("log")
-    axes.set_yticks([2, 3, 5, 8], ["2", "3", "5", "8"])
+    low, high = axes.get_ylim()
+    ticks = [t for t in (1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 15, 20) if low <= t <= high]
+    axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axes.minorticks_off()
     axes.set_xticks(places, [name(t).replace("inf", r"$\infty$") for t in EVALUATED_WITH])
-    axes.set_xlabel("T of the evaluation")
-    axes.set_ylabel("test bits/dim")
-    axes.legend(frameon=False)
+    axes.set_xlabel("steps $T$ of the evaluation")
+    axes.set_ylabel("test bits/dim (bars: 95% over seeds)")
+    axes.legend(frameon=False, title="training with", alignment="left")
     save_figure(figure, path)
 
 

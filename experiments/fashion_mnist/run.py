@@ -32,18 +32,21 @@ def make_config(name: str, scale: str) -> ConfigDict:
 
 def plot(path: Path, runs: list[Path], rows: list[Row]) -> None:
     """The bound of the training images, nearly all of them seen once, over time; the test's."""
-    figure, (axes,) = make_figure(4.6, 2.8)
-    for run, row, colour in zip(runs, rows, (BLUE, VERMILLION), strict=True):
+    figure, (axes,) = make_figure(3.3, 2.5)
+    for run, row, colour, mark in zip(runs, rows, (BLUE, VERMILLION), "os", strict=True):
         lines = [line for line in read_metrics(run) if "train/bpd" in line]
         minutes = [line["time_secs"] / 60 for line in lines]
         curve = [line["train/bpd"] for line in lines]
-        axes.plot(minutes, curve, color=colour, linewidth=1.0, label=f"{row['name']}, training")
-        axes.axhline(row["bpd"], color=colour, linestyle="--", linewidth=0.8,
-                     label=f"{row['name']}, test {row['bpd']:.3f}")  # fmt: skip
+        axes.plot(minutes, curve, color=colour, linewidth=1.0, marker=mark, markersize=3,
+                  markevery=(4, 5), label=f"{row['name']}: training")  # fmt: skip
+        axes.axhline(row["bpd"], color=colour, linewidth=0.8,
+                     linestyle="--" if mark == "o" else "-.",
+                     label=f"{row['name']}: test, {row['bpd']:.3f}")  # fmt: skip
     axes.set_ylim(2.8, 6.0)
-    axes.set_xlabel("minutes of training")
+    axes.set_xlim(left=0.0)
+    axes.set_xlabel("time of training [minutes]")
     axes.set_ylabel("bits/dim")
-    axes.legend(fontsize=7)
+    axes.legend(frameon=False)
     save_figure(figure, path)
 
 

@@ -18,7 +18,7 @@ from vdm.evaluation.likelihood import Evaluation, evaluate
 from vdm.evaluation.statistics import standard_error, stratified_error
 from vdm.io.files import read_json
 from vdm.io.images import save_grid
-from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
+from vdm.io.plots import BLUE, PAGE, VERMILLION, make_figure, save_figure
 from vdm.loops import train_classifier
 from vdm.reports import run_samples
 from vdm.run import Run
@@ -154,8 +154,9 @@ def likelihood_rows(runs: list[Run]) -> list[Row]:
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Accuracy and diversity against strength."""
-    figure, panels = make_figure(6.75, 2.6, columns=2)
+    """Accuracy and diversity against strength; bars: standard deviation over the seeds."""
+    figure, panels = make_figure(PAGE, 2.6, columns=2)
+    figure.suptitle("bars: one standard deviation over seeds")
     none = next(r for r in rows if r["kind"] == "none")
     for axes, key in zip(panels, ("accuracy", "diversity"), strict=True):
         for kind, colour, dash in (
@@ -166,14 +167,13 @@ def plot(path: Path, rows: list[Row]) -> None:
             mine = sorted(mine, key=lambda r: r["strength"])
             spread = [np.std(r[f"{key}_of_seeds"], ddof=1) for r in mine]
             axes.errorbar([r["strength"] for r in mine], [r[key] for r in mine], spread,
-                          fmt=dash, color=colour, markersize=3, capsize=2, label=kind)  # fmt: skip
-        axes.axhline(
-            none[key], color="black", linewidth=0.6, linestyle=":", label="conditional model"
-        )
+                          fmt=dash, color=colour, markersize=4, linewidth=1.2, capsize=2,
+                          label=kind.replace("_", "-"))  # fmt: skip
+        axes.axhline(none[key], color="black", linewidth=0.8, linestyle=":", label="unguided")
         axes.set_xlabel("guidance strength")
-        axes.set_ylabel(key)
-    panels[0].set_ylabel("samples judged to be the asked digit")
-    panels[1].set_ylabel("diversity within a class / real digits'")
+        axes.set_ylim(bottom=0.0)
+    panels[0].set_ylabel("share judged to be the digit asked for")
+    panels[1].set_ylabel("diversity within a digit (real: 1)")
     panels[0].legend(frameon=False)
     save_figure(figure, path)
 

@@ -97,31 +97,32 @@ def row(setting: Setting, jobs: list[Job], reference: list[Job], outdir: Path) -
 
 def plot(path: Path, rows: list[Row]) -> None:
     """Bits/dim by the output trained on the bound, and by the weighting; bars: 95% over seeds."""
-    figure, (left, right) = make_figure(6.75, 2.6, columns=2)
+    figure, (left, right) = make_figure(6.75, 2.4, columns=2)
 
-    def draw(axes: Any, place: float, r: Row, colour: str) -> None:
+    def draw(axes: Any, place: float, r: Row, colour: str, mark: str) -> None:
         error = 1.96 * standard_error(np.array(r["bpd_of_seeds"]))
-        axes.errorbar(r["bpd"], place, xerr=error, fmt="o", color=colour, ms=4)
+        axes.errorbar(r["bpd"], place, xerr=error, fmt=mark, color=colour, ms=4, capsize=2)
 
     outputs = [r for r in rows if r["weighting"] == "bound"]
     limit = 2 * min(r["bpd"] for r in outputs)  # what is far off is written, not drawn
     for i, r in enumerate(outputs):
         if r["bpd"] < limit:
-            draw(left, -i, r, VERMILLION if r["num_steps"] else BLUE)
+            draw(left, -i, r, *((VERMILLION, "s") if r["num_steps"] else (BLUE, "o")))
         else:
             place = {"transform": left.get_yaxis_transform(), "ha": "right", "va": "center"}
-            left.text(0.98, -i, f"{r['bpd']:.3g} $\\rightarrow$", fontsize=8, **place)
+            left.text(0.98, -i, f"{r['bpd']:.2f} $\\rightarrow$", **place)
     left.set_ylim(0.5 - len(outputs), 0.5)
-    labels = [r["name"].replace(", bound", "") for r in outputs]
+    labels = [r["name"].replace(", bound", "").replace("_", " ") for r in outputs]
     left.set_yticks(-np.arange(len(outputs)), labels)
     names = ("bound", *WEIGHTINGS)
     mine = {r["weighting"]: r for r in rows if r["prediction"] == "eps" and not r["num_steps"]}
     for i, weighting in enumerate(names):
-        draw(right, -i, mine[weighting], BLUE)
-    right.set_yticks(-np.arange(len(names)), names)
+        draw(right, -i, mine[weighting], BLUE, "o")
+    right.set_yticks(-np.arange(len(names)), [n.replace("min_snr", "min-SNR") for n in names])
+    right.set_ylim(0.5 - len(names), 0.5)
     for axes, title in ((left, "output, trained on the bound"), (right, "weighting, output eps")):
         axes.set_title(title)
-        axes.set_xlabel("test bits/dim")
+        axes.set_xlabel("test bits/dim (bars: 95% over seeds)")
     save_figure(figure, path)
 
 

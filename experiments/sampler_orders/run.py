@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.results import Row, format_table, parse_flags, row_identity, write_results
 from experiments.sampler_orders.moments import MEAN, OMEGA_0, OMEGA_1, STD, error, fitted_order
+from experiments.sampler_orders.styles import style
 from vdm.data.sources import MIXTURE_MEANS, MIXTURE_STD, MIXTURE_WEIGHTS
 from vdm.diffusion import flow, langevin
 from vdm.diffusion.exact import MixtureData
@@ -21,7 +22,7 @@ from vdm.diffusion.samplers import (
     heun,
     sample,
 )
-from vdm.io.plots import make_figure, save_figure
+from vdm.io.plots import PAGE, make_figure, save_figure
 
 STEPS = [32, 64, 128, 256, 512]
 # name: sampler, order by theory, draws of noise in each step
@@ -77,24 +78,21 @@ def sampler_row(name: str, num_samples: int) -> Row:
 
 def plot(path: Path, rows: list[Row]) -> None:
     """Errors against steps, and the slopes 1 and 2."""
-    figure, (axes, _) = make_figure(6.75, 3.4, columns=2)
-    figure.axes[1].axis("off")
-    for number, row in enumerate(r for r in rows if "errors" in r):
-        style = ("o-", "s--", "^:")[number % 3]
-        axes.loglog(row["steps"], row["errors"], style, color=f"C{number}", markersize=3,
-                    linewidth=1, label=f"{row['name']}: {row['order']:.2f}")  # fmt: skip
-    for order, first in ((1, 0.3), (2, 0.02)):
+    figure, (axes,) = make_figure(PAGE, 3.2)
+    for row in (r for r in rows if "errors" in r):
+        axes.loglog(row["steps"], row["errors"], **style(row["name"]),
+                    label=f"{row['name'].replace('_', ' ')}: {row['order']:.2f}")  # fmt: skip
+    for order, first in ((1, 0.4), (2, 0.012)):
         line = [first * (STEPS[0] / n) ** order for n in STEPS]
-        axes.loglog(STEPS, line, color="black", linewidth=0.5)
+        axes.loglog(STEPS, line, color="0.6", linewidth=2.0, zorder=1)
         axes.text(STEPS[-1], line[-1], f" slope −{order}", fontsize=7, va="center")
     axes.set_xticks(STEPS, [str(n) for n in STEPS])
+    axes.margins(x=0.15)
     axes.minorticks_off()
     axes.set_xlabel("steps, equal in $\\omega$")
     axes.set_ylabel("Wasserstein-2 distance of $z_0$ from $q(z_0)$")
-    handles, labels = axes.get_legend_handles_labels()
-    figure.axes[1].legend(
-        handles, labels, frameon=False, title="sampler: fitted order", loc="center"
-    )
+    figure.legend(frameon=False, title="sampler: fitted order", alignment="left",
+                  loc="outside right center")  # fmt: skip
     save_figure(figure, path)
 
 

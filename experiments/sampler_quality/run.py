@@ -1,11 +1,13 @@
 """How many network evaluations does each sampler need for samples of a given quality?"""
 
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from experiments.results import Row, format_table, identity, write_results
+from experiments.sampler_orders.styles import style
 from experiments.sweep import CONFIGS, finish, open_runs, parse_flags, seeded
 from vdm.api import load_config
 from vdm.diffusion import flow, langevin, samplers
@@ -13,7 +15,7 @@ from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.features import MLPFeatures, read_mlp_features, train_mlp_features
 from vdm.evaluation.quality import compare
 from vdm.evaluation.statistics import standard_error
-from vdm.io.plots import make_figure, save_figure
+from vdm.io.plots import PAGE, make_figure, save_figure
 from vdm.reports import run_samples
 from vdm.run import Run
 from vdm.typing import Params
@@ -117,25 +119,34 @@ def means(rows: list[Row]) -> list[Row]:
 
 
 def plot(path: Path, table: list[Row]) -> None:
-    """Frechet distance against evaluations."""
-    figure, (axes,) = make_figure(5.0, 3.2)
-    names = dict.fromkeys(r["sampler"] for r in table)
-    for number, name in enumerate(n for n in names if not n.startswith("real")):
+    """Frechet distance against evaluations; bars: standard deviation over the seeds."""
+    figure, (axes,) = make_figure(PAGE, 3.0)
+    names = [name for name in dict.fromkeys(r["sampler"] for r in table) if "real" not in name]
+    counts = Counter(r["evaluations"] for r in table)  # those that share one stand side by side
+    for name, shift in zip(names, np.geomspace(0.88, 1.14, len(names)), strict=True):
         mine = sorted((r for r in table if r["sampler"] == name), key=lambda r: r["evaluations"])
         axes.errorbar(
-            [r["evaluations"] for r in mine],
+            [r["evaluations"] * (shift if counts[r["evaluations"]] > 1 else 1.0) for r in mine],
             [r["frechet"] for r in mine],
             [r["frechet_spread"] for r in mine],
-            fmt=("o-", "s--", "^:", "v-.")[number % 4], color=f"C{number}", label=name,
-            linewidth=1, markersize=3, capsize=2,
+            **style(name), label=name.replace("_", " "), capsize=2,
         )  # fmt: skip
     floor = next(r["frechet"] for r in table if r["sampler"] == "real test images")
-    axes.axhline(floor, color="black", linewidth=0.6, linestyle=":", label="real test images")
+    axes.axhline(floor, color="black", linewidth=0.8, linestyle=":", label="real test images")
+    budgets = (5, 10, 24, 50, 100, 250, 1000)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("network evaluations for each image")
-    axes.set_ylabel("Fréchet distance to the training images")
-    axes.legend(frameon=False, fontsize=6, ncols=2)
+    low, high = axes.get_xlim()
+    shown = [n for n in budgets if low <= n <= high]
+    axes.set_xticks(shown, [str(n) for n in shown])
+    axes.xaxis.minorticks_off()
+    low, high = axes.get_ylim()
+    ticks = [n for n in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if low <= n <= high]
+    axes.set_yticks(ticks, [f"{n:g}" for n in ticks])
+    axes.yaxis.minorticks_off()
+    axes.set_xlabel("network evaluations for each image (bars: one standard deviation over seeds)")
+    axes.set_ylabel("Fréchet distance to training images")
+    figure.legend(frameon=False, loc="outside right center")
     save_figure(figure, path)
 
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from experiments.results import Row, format_table, identity, parse_flags, write_results
 from vdm import sharding
 from vdm.api import load_config
-from vdm.io.plots import BLUE, make_figure, save_figure
+from vdm.io.plots import BLUE, COLUMN, make_figure, save_figure
 from vdm.run import build_run
 from vdm.training.step import make_train_step
 
@@ -65,14 +65,23 @@ def make_config(scale: str) -> ConfigDict:
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Time and arithmetic against the step that trains the schedule by the bound."""
-    figure, (axes,) = make_figure(4.2, 2.2)
+    """Time of a step against that of the step that trains the schedule by the bound: median and
+    quartiles."""
+    figure, (axes,) = make_figure(COLUMN, 1.9)
     places = np.arange(len(rows))[::-1]
-    axes.barh(places, [100 * (row["time_ratio"] - 1) for row in rows], color=BLUE, height=0.5)
+    for place, row in zip(places, rows, strict=True):
+        low, middle, high = (
+            100 * (x - 1)
+            for x in (row["time_ratio_quartiles"][0], row["time_ratio"],
+                      row["time_ratio_quartiles"][1])
+        )  # fmt: skip
+        axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], fmt="o", color=BLUE,
+                      markersize=4, capsize=2)  # fmt: skip
     axes.axvline(0.0, color="0.3", linewidth=0.8)
     axes.axvline(3.0, color="0.3", linewidth=0.8, linestyle="--")
-    axes.set_yticks(places, [row["name"] for row in rows])
-    axes.set_xlabel("time of a step against 'bound' [%]; dashed: 3%")
+    axes.set_yticks(places, [row["name"].replace("_", ", ") for row in rows])
+    axes.set_ylim(-0.5, len(rows) - 0.5)
+    axes.set_xlabel("time of a step against 'bound' [%]\n(bars: quartiles; dashed: 3%)")
     save_figure(figure, path)
 
 

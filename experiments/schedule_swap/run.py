@@ -140,17 +140,23 @@ def plot(path: Path, omegas: dict[str, np.ndarray], rows: list[Row]) -> None:
     """The five schedules of the first seed, and the variance of each."""
     figure, (left, right) = make_figure(6.75, 2.6, columns=2)
     places = np.arange(len(SCHEDULES))[::-1]
+    dashes: dict[str, Any] = {"linear": ":", "bound": "-.", "variance": "-", "cosine": "--"}
     for name, place, row in zip(SCHEDULES, places, rows, strict=True):
         omega = omegas[name]
-        left.plot(np.linspace(0, 1, len(omega)), omega, color=COLOURS[name], label=name)
-        right.barh(place, row["variance"], color=COLOURS[name])
-        right.text(row["variance"], place, f" {row['variance']:.3g}", va="center", fontsize=7)
+        left.plot(np.linspace(0, 1, len(omega)), omega, color=COLOURS[name], linewidth=1.4,
+                  linestyle=dashes.get(name, (0, (5, 1, 1, 1, 1, 1))),
+                  label=name.replace("_", "-"))  # fmt: skip
+        right.barh(place, row["variance"], 0.6, color=COLOURS[name])
+        right.text(row["variance"], place, f" {row['variance']:.3g}", va="center")
+    left.set_xlim(0.0, 1.0)
     left.set_xlabel("time $t$")
-    left.set_ylabel(r"$\omega(t) = -\log\,\mathrm{SNR}$  [nats]")
-    left.legend(frameon=False)
-    right.set_yticks(places, [f"{r['name']}: {r['bpd']:.3f} bits/dim" for r in rows])
+    left.set_ylabel(r"$\omega(t) = -\log\,\mathrm{SNR}(t)$  [nats]")
+    labels = [f"{r['name'].replace('_', '-')}\n{r['bpd']:.3f} bits/dim" for r in rows]
+    right.set_yticks(places, labels)
+    right.grid(visible=False, axis="y")
     right.set_xlabel("variance of the denoising term [(bits/dim)²]")
     right.margins(x=0.15)
+    figure.legend(loc="outside upper center", ncols=len(SCHEDULES), frameon=False)
     save_figure(figure, path)
 
 

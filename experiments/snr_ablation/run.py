@@ -44,29 +44,32 @@ def make_jobs(scale: str) -> dict[Setting, list[Job]]:
 def plot(path: Path, rows: list[Row], falling: list[Row]) -> None:
     """Bits/dim and variance of the twelve, and the collapse of the ends."""
     figure, (left, right) = make_figure(6.75, 3.0, columns=2)
-    for setting, r in zip(SETTINGS, rows, strict=True):
-        ends, fourier, interior = setting
-        colour = {"fixed": GREY, "bound": VERMILLION, "variance": BLUE}[interior]
-        mark = {"learned": "o", "fixed": "s"}[ends]
-        face = colour if fourier == "Fourier" else "white"
+    looks = {"fixed": (GREY, "s"), "bound": (VERMILLION, "^"), "variance": (BLUE, "o")}
+    for (ends, fourier, interior), r in zip(SETTINGS, rows, strict=True):
+        colour, mark = looks[interior]
         error = 1.96 * standard_error(np.array(r["bpd_of_seeds"]))
         left.errorbar(
-            r["variance"], r["bpd"], error, fmt=mark, color=colour, mfc=face, markersize=5
-        )
-    for interior, colour in (("fixed", GREY), ("bound", VERMILLION), ("variance", BLUE)):
-        left.plot([], [], "o", color=colour, label=f"interior {interior}")
-    left.plot([], [], "s", color="black", mfc="none", label="ends fixed")
-    left.plot([], [], "o", color="black", mfc="none", label="no Fourier")
+            r["variance"], r["bpd"], error, fmt=mark, color=colour, linewidth=0.8, capsize=2,
+            markersize=3.5 if ends == "learned" else 8,  # a pair lies nearly on one place
+            markerfacecolor=(colour, 0.5) if fourier == "Fourier" else "none",
+        )  # fmt: skip
+    for interior, (colour, mark) in looks.items():
+        left.plot([], [], mark, color=colour, markersize=5, label=f"interior: {interior}")
+    left.plot([], [], "D", color="black", mfc="none", markersize=6, label="large: ends fixed")
+    left.plot([], [], "D", color="black", mfc="none", markersize=3.5, label="hollow: no Fourier")
     left.set_xlabel("variance of the denoising term [(bits/dim)²]")
-    left.set_ylabel("test bits/dim")
-    left.legend(frameon=False)
+    left.set_ylabel("test bits/dim (bars: 95% over seeds)")
+    left.legend(ncols=2, handlelength=1.0, columnspacing=1.0, frameon=False,
+                loc="lower left", bbox_to_anchor=(0.0, 1.0))  # fmt: skip
     steps = [int(r["name"].split()[-1]) for r in falling]
-    styles = {"denoising": (BLUE, "-"), "reconstruction": (VERMILLION, "--"), "prior": (GREY, ":")}
+    styles = {"denoising": (BLUE, "o-"), "reconstruction": (VERMILLION, "s--"),
+              "prior": (GREY, "^:")}  # fmt: skip
     for term, (colour, dash) in styles.items():
-        right.plot(steps, [r[f"bpd_{term}"] for r in falling], dash, color=colour, label=term)
+        right.plot(steps, [r[f"bpd_{term}"] for r in falling], dash, color=colour, markersize=3.5,
+                   linewidth=1.2, label=term)  # fmt: skip
     right.set_xlabel("steps that follow the denoising term alone")
     right.set_ylabel("bits/dim")
-    right.legend(frameon=False)
+    right.legend(ncols=2, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     save_figure(figure, path)
 
 

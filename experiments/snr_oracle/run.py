@@ -13,7 +13,7 @@ from experiments.sweep import CONFIGS, Job, finish, open_runs, parse_flags, resu
 from vdm.api import load_config
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.schedule_algebra import density
-from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
+from vdm.io.plots import BLACK, BLUE, GREEN, GREY, PAGE, VERMILLION, make_figure, save_figure
 from vdm.run import Run
 from vdm.typing import ScheduleFn
 
@@ -21,8 +21,8 @@ CONFIG = CONFIGS / "toy_mixture.py"
 SEEDS = {"small": (0, 1, 2), "full": tuple(range(10))}
 OMEGA_0, OMEGA_1, NUM_DIMS = -8.0, 5.0, 8
 TRAINED = ("bound", "variance", "variance_stratified", "adaptive")  # schedule.train
-STYLES = {"linear": (GREY, ":"), "bound": (VERMILLION, "-."), "variance": (BLUE, "-"),
-          "adaptive": ("#009E73", "--"), "optimal": ("black", ":")}  # fmt: skip
+STYLES = {"linear": (GREY, (0, (6, 2))), "bound": (VERMILLION, "-."), "variance": (BLUE, "-"),
+          "adaptive": (GREEN, "--"), "optimal": (BLACK, (0, (1, 1.5)))}  # fmt: skip
 
 
 def make_config() -> ConfigDict:
@@ -75,7 +75,7 @@ def row(name: str, qualities: list[Quality], seconds: float = 0.0) -> Row:
 
 def plot(path: Path, schedules: dict[str, ScheduleFn]) -> None:
     """omega(t), and the density of omega against the best one."""
-    figure, (left, right) = make_figure(6.75, 2.6, columns=2)
+    figure, (left, right) = make_figure(PAGE, 2.5, columns=2)
     t = np.linspace(0.0, 1.0, 1001)
     omegas = np.linspace(OMEGA_0, OMEGA_1, 601)[1:-1]
     data = GaussianData(1.0)
@@ -89,13 +89,15 @@ def plot(path: Path, schedules: dict[str, ScheduleFn]) -> None:
             line = np.asarray(schedules[name](jnp.asarray(t, jnp.float32)))
             p = np.asarray(jax.jit(lambda w, s=schedules[name]: density(s, w))(
                 jnp.asarray(omegas, jnp.float32)))  # fmt: skip
-        left.plot(t, line, dash, color=colour, linewidth=1.4, label=name)
-        right.plot(omegas, p, dash, color=colour, linewidth=1.4, label=name)
+        left.plot(t, line, linestyle=dash, color=colour, linewidth=1.4, label=name)
+        right.plot(omegas, p, linestyle=dash, color=colour, linewidth=1.4, label=name)
+    left.set_xlim(0.0, 1.0)
     left.set_xlabel("time $t$")
     left.set_ylabel(r"$\omega(t)$  [nats]")
     left.legend(frameon=False)
     right.set_xlabel(r"$\omega$  [nats]")
     right.set_ylabel(r"density of $\omega$  [per nat]")
+    right.set_xlim(OMEGA_0, OMEGA_1)
     right.set_ylim(0.0, 0.15)
     save_figure(figure, path)
 

@@ -15,7 +15,17 @@ import numpy as np
 
 from experiments.results import Row, format_table, parse_flags, row_identity, write_results
 from experiments.throughput.cases import CASES, CHOICES, VARIANTS
-from vdm.io.plots import BLUE, make_figure, save_figure
+from vdm.io.plots import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PAGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    make_figure,
+    save_figure,
+)
 
 MODULE = "experiments.throughput"
 ROUNDS = 9
@@ -109,35 +119,46 @@ def of_module(module: str, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-COLOURS = {
-    "ours": BLUE, "published": "0.3", "one_device": "#56B4E9", "one_hot_decoder": "#E69F00",
-    "whole_attention": "#009E73", "flax_norms": "#CC79A7", "bfloat16": "#D55E00",
+STYLES = {
+    "ours": (BLUE, ""), "one_device": (SKY, "////"), "one_hot_decoder": (ORANGE, "...."),
+    "whole_attention": (GREEN, "xxxx"), "flax_norms": (PURPLE, "----"),
+    "bfloat16": (VERMILLION, ""),
 }  # fmt: skip
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Speed and temporaries of each variant against the published one."""
+    """Speed, with quartiles, and temporaries of each variant against the published one."""
     cases = list(dict.fromkeys(row["name"] for row in rows))
-    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    variants = [v for v in dict.fromkeys(row["variant"] for row in rows) if v != "published"]
     width = 0.8 / len(variants)
-    figure, panels = make_figure(7.0, 2.8, columns=2)
-    for axes, key, label in zip(
-        panels,
-        ("speed_ratio", "temp_ratio"),
-        ("images/s over published", "temporaries over published"),
-        strict=True,
-    ):
+    figure, panels = make_figure(PAGE, 3.0, columns=2)
+    for axes, key in zip(panels, ("speed_ratio", "temp_ratio"), strict=True):
         for i, variant in enumerate(variants):
             chosen = [row for row in rows if row["variant"] == variant]
             places = [
                 cases.index(row["name"]) + width * (i - (len(variants) - 1) / 2) for row in chosen
             ]
-            heights = [row[key] for row in chosen]
-            axes.bar(places, heights, width, label=variant, color=COLOURS[variant])
-        axes.set_xticks(np.arange(len(cases)), cases)
-        axes.set_ylabel(label)
+            heights = np.array([row[key] for row in chosen])
+            colour, hatch = STYLES[variant]
+            label = variant.replace("_", " ").replace("one hot", "one-hot")
+            axes.bar(places, heights, width, label=label, color=colour, hatch=hatch,
+                     edgecolor="white", linewidth=0.0)  # fmt: skip
+            if key == "speed_ratio":
+                low, high = np.array([row["speed_ratio_quartiles"] for row in chosen]).T
+                axes.errorbar(places, heights, (heights - low, high - heights), fmt="none",
+                              color="black", linewidth=0.8, capsize=1.5)  # fmt: skip
+        axes.axhline(1.0, color="black", linewidth=1.0, linestyle="--", label="published")
+        sizes = [CASES[name] for name in cases]
+        axes.set_xticks(np.arange(len(cases)), [
+            f"{name}: {c.shape[0]}×{c.shape[1]}\nwidth {c.width}\nbatch {c.batch_size}"
+            for name, c in zip(cases, sizes, strict=True)
+        ])  # fmt: skip
+        axes.grid(visible=False, axis="x")
+    panels[0].set_ylabel("images/s over published (bars: quartiles)")
+    panels[1].set_ylabel("memory of temporaries over published")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center",
-                  ncols=len(variants), fontsize=7)  # fmt: skip
+                  ncols=len(variants) + 1, columnspacing=1.0, handlelength=1.4,
+                  frameon=False, fontsize=7)  # fmt: skip
     save_figure(figure, path)
 
 

@@ -1,0 +1,39 @@
+"""One look for each sampler in every figure: a colour and marker for a family, dashes and a hollow
+marker for its variants."""
+
+from typing import Any
+
+from vdm.io.plots import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+
+FAMILIES = {
+    "ancestral": (BLUE, "o"),
+    "ddim": (GREEN, "s"),
+    "euler_maruyama": (ORANGE, "^"),
+    "predictor_corrector": (PURPLE, "v"),
+    "annealed_langevin": (GREY, "D"),
+    "heun": (SKY, "P"),
+    "dpm_solver": (VERMILLION, "X"),
+    "flow": (BLACK, "<"),
+}
+VARIANTS = {
+    "forward variance": "--",
+    "no last noise": ":",
+    "eta 0.5": "--",
+    "stochastic": "--",
+    "tolerance 0.01": "--",
+}
+
+
+def style(name: str) -> dict[str, Any]:
+    """Arguments of `Axes.plot` for "family" or "family, variant"."""
+    family, _, variant = name.partition(", ")
+    colour, marker = FAMILIES[family]
+    dashes = VARIANTS.get(variant)
+    return {
+        "color": colour,
+        "marker": marker,
+        "markersize": 4,
+        "markerfacecolor": "none" if dashes else colour,
+        "linestyle": dashes or "-",
+        "linewidth": 1.0,
+    }
