@@ -1,7 +1,7 @@
 """Pictures of kernels in the forms of S4's figures 15 to 33, for the densities of this folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,36 +11,44 @@ from experiments.dpm_lab.densities import DENSITIES, on_grid, smooth_noise
 from experiments.dpm_lab.divergences import js
 from experiments.dpm_lab.grid import Array, Grid
 from experiments.dpm_lab.scale import NOISE_LENGTH, Scale
-from vdm.io.plots import BLUE, GREY, VERMILLION, save_figure
+from vdm.io.plots import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PAGE,
+    PURPLE,
+    VERMILLION,
+    make_figure,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GREEN, PURPLE, ORANGE = "#009E73", "#CC79A7", "#E69F00"
 FINE = Grid(7.0, 0.025)  # for curves
 STYLES = dict(zip(DENSITIES, ((GREY, "o"), (BLUE, "s"), (VERMILLION, "^"), (GREEN, "v"),
                               (PURPLE, "D")), strict=True))  # fmt: skip
 
 
-def make_panels(width: float, height: float, rows: int, columns: int) -> tuple["Figure", Array]:
-    """An empty figure of `width` x `height` inches and its axes, [rows, columns]."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for axes in panels.ravel():
-        axes.spines[["top", "right"]].set_visible(False)
+def make_panels(height: float, rows: int, columns: int) -> tuple["Figure", Array]:
+    """An empty figure of the width of a page and its axes, [rows, columns], without grids."""
+    figure, panels = make_figure(PAGE, height, columns=columns, rows=rows)
+    for axes in panels:
+        axes.grid(visible=False)
         axes.tick_params(labelsize=7)
-        axes.set_axisbelow(True)
-    return figure, panels
+    return figure, np.array(panels, object).reshape(rows, columns)
+
+
+def shown(name: str) -> str:
+    """The name of a density in a legend."""
+    return name.replace("_", " ")
 
 
 def draw_chains(path: Path, scale: Scale, rows: Rows) -> None:
     """q(z_t) on its way to N(0, 1): alpha = 0.6 above, 0.9 below."""
-    figure, panels = make_panels(7.6, 3.0, 2, 6)
+    figure, panels = make_panels(3.0, 2, 6)
     z = scale.grid.points
     normal = np.exp(scale.grid.normalise(-0.5 * np.square(z)))
     shown = {0.6: (0, 1, 2, 3, 4, 5), 0.9: (0, 1, 2, 4, 6, 9)}
@@ -53,14 +61,17 @@ def draw_chains(path: Path, scale: Scale, rows: Rows) -> None:
             axes.set_xlim(-3.2, 3.2)
             axes.set_ylim(0, 1.05)
             axes.tick_params(labelleft=t == 0)
-        line[0].set_ylabel(f"$\\alpha$ = {alpha}")
-    panels[0, -1].legend(frameon=False, loc="upper right")
+        line[0].set_ylabel(f"density, $\\alpha$ = {alpha}")
+    for axes in panels[1]:
+        axes.set_xlabel("$z_t$" if axes is not panels[1, 0] else "$x$")
+    panels[0, -1].legend(frameon=False, loc="upper right", handlelength=1.2,
+                         borderaxespad=0.0)  # fmt: skip
     save_figure(figure, path)
 
 
 def draw_kernels(path: Path, scale: Scale, rows: Rows) -> None:
     """q(z_{t-1} | z_t) as a heat map with its mean, and at three z_t beside GF of S4 (127)."""
-    figure, panels = make_panels(7.6, 4.2, 2, 4)
+    figure, panels = make_panels(3.9, 2, 4)
     grid, z = FINE, FINE.points
     log_q = on_grid("mixture", grid)
     seen = np.abs(z) <= 2.8
@@ -85,13 +96,21 @@ def draw_kernels(path: Path, scale: Scale, rows: Rows) -> None:
         bottom.set_ylim(bottom=0)
         bottom.set_xlabel("$z_{t-1}$")
     panels[0, 0].set_ylabel("$z_{t-1}$")
-    panels[1, 0].set_ylabel("$q(z_{t-1}|z_t)$\n(dotted: $GF$, grey: $q(z_{t-1})$)")
+    panels[1, 0].set_ylabel("density of $z_{t-1}$")
+    lines: dict[str, Any] = {"color": "0.2", "linewidth": 1.1}
+    panels[1, 0].plot([], [], **lines, label="$q(z_{t-1}\\,|\\,z_t)$ at the three marked $z_t$")
+    panels[1, 0].plot([], [], ":", **lines, label="$GF$ at the same $z_t$")
+    panels[1, 0].fill_between([], [], color="0.88", label="$q(z_{t-1})$")
+    panels[0, 0].plot([], [], color=VERMILLION, linewidth=1.0, label="mean (above)")
+    entries = [axes.get_legend_handles_labels() for axes in panels[:, 0]]
+    figure.legend(*(a + b for a, b in zip(*entries, strict=True)), frameon=False, ncols=4,
+                  loc="outside lower center", columnspacing=1.2)  # fmt: skip
     save_figure(figure, path)
 
 
 def draw_contraction(path: Path, scale: Scale, rows: Rows) -> None:
     """Noise on q(z_1) and what is left of it at x; the second singular value, and JS ratios."""
-    figure, panels = make_panels(7.6, 4.4, 2, 3)
+    figure, panels = make_panels(4.2, 2, 3)
     grid, z = FINE, FINE.points
     log_q = on_grid("mixture", grid)
     noise = smooth_noise(np.random.default_rng(3), 1, grid, NOISE_LENGTH)[0]
@@ -104,12 +123,13 @@ def draw_contraction(path: Path, scale: Scale, rows: Rows) -> None:
             axes.plot(z, exact, color=BLUE, linewidth=1.2, label=name)
             distance = js(grid, disturbed, exact)
             axes.plot(
-                z, disturbed, color=ORANGE, linewidth=1.0, label=f"one draw: JS {distance:.2f}"
-            )
+                z, disturbed, "--", color=ORANGE, linewidth=1.1,
+                label=f"disturbed: JS {distance:.2f}",
+            )  # fmt: skip
             axes.set_xlim(-3, 3)
-            axes.set_ylim(0, 1.5 * max(exact.max(), disturbed.max()))
-            axes.legend(frameon=False, loc="upper right")
-        line[0].set_ylabel(f"$\\alpha$ = {alpha:.2f}")
+            axes.set_ylim(0, 1.6 * max(exact.max(), disturbed.max()))
+            axes.legend(frameon=False, loc="upper right", handlelength=1.4)
+        line[0].set_ylabel(f"density, $\\alpha$ = {alpha:.2f}")
     panels[1, 0].set_xlabel("$z_1$, before the kernel")
     panels[1, 1].set_xlabel("$x$, behind it")
     for axes, key in zip(panels[:, 2], ("second_singular", "js_ratio_mean"), strict=True):
@@ -117,7 +137,7 @@ def draw_contraction(path: Path, scale: Scale, rows: Rows) -> None:
             found = [row for row in rows.of("contraction", density=name) if row["alpha"] >= 0.9]
             alphas = [1 - row["alpha"] for row in found]
             axes.plot(alphas, [row[key] for row in found], marker=marker, color=colour,
-                      linewidth=1.0, markersize=3.5, label=name)  # fmt: skip
+                      linewidth=1.0, markersize=3.5, label=shown(name))  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlim(0.115, 0.0087)
         axes.set_xticks([0.1, 0.05, 0.02, 0.01], ["0.90", "0.95", "0.98", "0.99"])
@@ -130,8 +150,9 @@ def draw_contraction(path: Path, scale: Scale, rows: Rows) -> None:
     panels[0, 2].set_ylabel("second singular value $\\sigma_2$")
     panels[0, 2].legend(frameon=False, loc="lower left", handles=panels[0, 2].lines[-1:])
     panels[1, 2].set_ylim(0, 1)
-    panels[1, 2].legend(frameon=False, loc="lower left", ncols=2, fontsize=6)
-    panels[1, 2].set_ylabel("JS after / before, random pairs")
+    panels[1, 2].legend(frameon=False, loc="lower left", ncols=2, fontsize=7, handlelength=1.5,
+                        columnspacing=0.8)  # fmt: skip
+    panels[1, 2].set_ylabel("JS after over before")
     save_figure(figure, path)
 
 
@@ -141,5 +162,6 @@ def draw_chart(axes: "Axes", rows: Rows, part: str, x: str, y: str) -> None:
         found = [(row[x], row[y]) for row in rows.of(part, density=name) if row[y] > 1e-12]
         if found:
             axes.loglog(*zip(*found, strict=True), marker=marker, color=colour, linewidth=1.0,
-                        markersize=3.5, label=name)  # fmt: skip
+                        markersize=3.5, label=shown(name))  # fmt: skip
+    axes.minorticks_off()
     axes.grid(visible=True, color="0.9", linewidth=0.5)

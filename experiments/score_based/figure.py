@@ -8,7 +8,7 @@ import numpy as np
 from experiments.score_based.measures import Data
 from experiments.score_based.rows import Sampled
 from vdm.diffusion.noise import alpha, sigma
-from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
+from vdm.io.plots import BLACK, BLUE, PAGE, VERMILLION, make_figure, save_figure
 from vdm.typing import Denoiser
 
 HALF_WIDTH, ARROWS = 1.5, 17
@@ -22,12 +22,12 @@ def plot_mixture(
     denoisers: dict[str, Denoiser],
     drawn: dict[str, Sampled],
 ) -> None:
-    """Fields of the scores at one noise level, the first of which is exact, then samples with the
-    shares of the components.
+    """Above the fields of the scores at one noise level, the first of which is exact; below samples
+    with the shares of the components.
 
     An arrow is as long as log(1 + ||score||), the longest of the exact ones as the grid's spacing.
     """
-    figure, panels = make_figure(11.0, 2.6, columns=len(denoisers) + len(drawn))
+    figure, panels = make_figure(PAGE, 4.9, columns=len(denoisers), rows=2)
     grid = np.linspace(-HALF_WIDTH, HALF_WIDTH, ARROWS)
     x = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
     omegas = jnp.full(len(x), omega, jnp.float32)
@@ -42,37 +42,47 @@ def plot_mixture(
         length = np.linalg.norm(score, axis=1)
         arrows = score * (np.log1p(length) / length)[:, None]
         wrong = np.linalg.norm(score - exact, axis=1) > WRONG * np.linalg.norm(exact, axis=1)
-        axes.quiver(
-            *x.T, *arrows.T, color=np.where(wrong, VERMILLION, BLUE), width=0.006, angles="xy",
-            scale_units="xy", scale=longest / (grid[1] - grid[0]),
-        )  # fmt: skip
-        axes.plot(*data.places.T, "+", color="black", markersize=5)
+        for chosen, colour, width in ((~wrong, BLUE, 0.006), (wrong, VERMILLION, 0.011)):
+            axes.quiver(
+                *x[chosen].T, *arrows[chosen].T, color=colour, width=width, angles="xy",
+                scale_units="xy", scale=longest / (grid[1] - grid[0]),
+            )  # fmt: skip
+        axes.plot(*data.places.T, "+", color=BLACK, markersize=6)
         axes.set_title(name + (f": {wrong.mean():.0%} wrong" if wrong.any() else ""))
-    for axes, (name, (points, row)) in zip(panels[len(scores) :], drawn.items(), strict=True):
-        axes.scatter(*points[:2000].T, s=1.5, color=GREY, linewidths=0.0)
+        axes.grid(visible=False)
+    below = panels[len(scores) :]
+    for axes, (name, (points, row)) in zip(below, drawn.items(), strict=False):
+        axes.scatter(*points[:2000].T, s=1.5, color=VERMILLION, linewidths=0.0)
         shares = (row[f"share_{k + 1}"] for k in range(len(data.shares)))
-        for place, share in zip(data.places, shares, strict=True):
-            axes.annotate(f"{share:.2f}", place + 0.2, fontsize=8)
+        for place, share, right in zip(data.places, shares, data.shares, strict=True):
+            axes.annotate(f"{share:.2f} ({right:.1f})", (place[0], place[1] + 0.42),
+                          ha="center")  # fmt: skip
         axes.set_title(f"{name}: off by {row['largest_error']:.3f}")
-    _finish(panels)
+    for axes in below[len(drawn) :]:
+        axes.axis("off")
+    _finish([*panels[: len(scores)], *below[: len(drawn)]], len(scores))
     save_figure(figure, path)
 
 
 def plot_curve(path: Path, data: Data, drawn: dict[str, Sampled]) -> None:
     """Samples around the curve."""
-    figure, panels = make_figure(6.75, 2.6, columns=len(drawn))
+    figure, panels = make_figure(PAGE, 2.9, columns=len(drawn))
     for axes, (name, (points, row)) in zip(panels, drawn.items(), strict=True):
-        axes.plot(*data.places.T, color=BLUE, linewidth=0.5)
-        axes.scatter(*points[:2000].T, s=1.5, color=VERMILLION, linewidths=0.0)
+        axes.scatter(*points[:2000].T, s=1.5, color=VERMILLION, linewidths=0.0, label="samples")
+        axes.plot(*data.places.T, color=BLACK, linewidth=0.7, label="data")
         axes.set_title(f"{name}\n{row['far']:.1%} far off")
-    _finish(panels)
+    _finish(panels, len(panels))
     save_figure(figure, path)
 
 
-def _finish(panels: list) -> None:
-    for axes in panels:
+def _finish(panels: list, columns: int) -> None:
+    for i, axes in enumerate(panels):
         axes.set_xlim(-HALF_WIDTH, HALF_WIDTH)
         axes.set_ylim(-HALF_WIDTH, HALF_WIDTH)
         axes.set_aspect("equal")
         axes.set_xticks([-1, 0, 1])
         axes.set_yticks([-1, 0, 1])
+        axes.set_xlabel("$x_1$")
+        axes.tick_params(labelleft=i % columns == 0)
+        if i % columns == 0:
+            axes.set_ylabel("$x_2$")
