@@ -81,7 +81,7 @@ def samples_of_seed(run: Run, svm: SVC, per_class: int, outdir: Path | None) -> 
         print(run.options.seed, kind, strength, found[f"{kind}/{strength:g}"], flush=True)
         if outdir and f"{kind}/{strength:g}" in ("none/1", "classifier_free/3", "classifier/4"):
             name = f"{kind}_{strength:g}.png"
-            save_grid(outdir / name, drawn.data[:80], run.source.num_codes, columns=10, scale=4)
+            save_grid(outdir / name, drawn.data[:80], run.source.num_codes, columns=10)
     return found
 
 

@@ -219,6 +219,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
 
     for text in figure.findobj(Text):
         text.set_fontsize(np.clip(text.get_fontsize(), _SMALL, _FONT_SIZE))
+    figure.draw_without_rendering()  # the layout needs a second pass where an aspect is fixed
     figure.canvas.draw()
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     with atomic_path(path) as temporary:
