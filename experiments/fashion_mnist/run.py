@@ -46,7 +46,8 @@ def plot(path: Path, runs: list[Path], rows: list[Row]) -> None:
     axes.set_xlim(left=0.0)
     axes.set_xlabel("time of training [minutes]")
     axes.set_ylabel("bits/dim")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside upper center", ncols=2, handlelength=1.6,
+                  columnspacing=1.0)  # fmt: skip
     save_figure(figure, path)
 
 

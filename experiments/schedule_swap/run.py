@@ -140,7 +140,7 @@ def plot(path: Path, omegas: dict[str, np.ndarray], rows: list[Row]) -> None:
     """The five schedules of the first seed, and the variance of each."""
     figure, (left, right) = make_figure(6.75, 2.6, columns=2)
     places = np.arange(len(SCHEDULES))[::-1]
-    dashes: dict[str, Any] = {"linear": ":", "bound": "-.", "variance": "-", "cosine": "--"}
+    dashes: dict[str, Any] = {"linear": (0, (6, 2)), "bound": "-.", "variance": "-", "cosine": "--"}
     for name, place, row in zip(SCHEDULES, places, rows, strict=True):
         omega = omegas[name]
         left.plot(np.linspace(0, 1, len(omega)), omega, color=COLOURS[name], linewidth=1.4,
