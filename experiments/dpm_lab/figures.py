@@ -71,7 +71,7 @@ def draw_chains(path: Path, scale: Scale, rows: Rows) -> None:
 
 def draw_kernels(path: Path, scale: Scale, rows: Rows) -> None:
     """q(z_{t-1} | z_t) as a heat map with its mean, and at three z_t beside GF of S4 (127)."""
-    figure, panels = make_panels(3.9, 2, 4)
+    figure, panels = make_panels(3.95, 2, 4)
     grid, z = FINE, FINE.points
     log_q = on_grid("mixture", grid)
     seen = np.abs(z) <= 2.8
@@ -81,6 +81,7 @@ def draw_kernels(path: Path, scale: Scale, rows: Rows) -> None:
         image = kernel[np.ix_(seen, seen)]
         ends = (z[seen][0], z[seen][-1]) * 2
         top.imshow(image, origin="lower", extent=ends, cmap="Blues", aspect="equal",
+                   interpolation="nearest",
                    vmax=0.9 * np.quantile(image.max(axis=0), 0.9))  # fmt: skip
         top.plot(z[seen], kernels.moments(grid, kernel)[0][seen], color=VERMILLION, linewidth=1.0)
         top.set_title(f"$\\alpha$ = {alpha}")

@@ -1,6 +1,7 @@
 """Gaps to the exact -log p(x) against the number of steps."""
 
 from pathlib import Path
+from typing import Any
 
 from experiments.results import Row
 from vdm.io.plots import (
@@ -65,7 +66,7 @@ def plot_gaps(path: Path, rows: list[Row]) -> None:
         axes.set_xlabel("steps $T$")
     for axes in panels[::3]:
         axes.set_ylabel("gap to the exact $-\\log p(x)$  [nats]")
-    handles: dict[str, object] = {}
+    handles: dict[str, Any] = {}
     for axes in panels[: len(oracles)]:
         found, labels = axes.get_legend_handles_labels()
         handles |= dict(zip(labels, found, strict=True))

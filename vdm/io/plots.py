@@ -198,11 +198,9 @@ def make_figure(
     width: float, height: float, columns: int = 1, rows: int = 1
 ) -> tuple["Figure", list["Axes"]]:
     """An empty figure of `width` x `height` inches with axes, row by row."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
@@ -214,14 +212,16 @@ def make_figure(
 
 def save_figure(figure: "Figure", path: str | Path) -> None:
     """Writes the PNG file, atomically, with all text at 7 or 8 points."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
     from PIL import Image
 
+    canvas = FigureCanvasAgg(figure)
     for text in figure.findobj(Text):
         text.set_fontsize(np.clip(text.get_fontsize(), _SMALL, _FONT_SIZE))
     figure.draw_without_rendering()  # the layout needs a second pass where an aspect is fixed
-    figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     with atomic_path(path) as temporary:
         # 256 colours are a third of the bytes of 2^24, and the eye does not see the difference.
         picture.quantize(256, dither=Image.Dither.NONE).save(
