@@ -42,10 +42,11 @@ def plot_mixture(
         length = np.linalg.norm(score, axis=1)
         arrows = score * (np.log1p(length) / length)[:, None]
         wrong = np.linalg.norm(score - exact, axis=1) > WRONG * np.linalg.norm(exact, axis=1)
-        for chosen, colour, width in ((~wrong, BLUE, 0.006), (wrong, VERMILLION, 0.011)):
+        for chosen, colour, width, head in ((~wrong, BLUE, 0.006, 3), (wrong, VERMILLION, 0.01, 2)):
             axes.quiver(
-                *x[chosen].T, *arrows[chosen].T, color=colour, width=width, angles="xy",
-                scale_units="xy", scale=longest / (grid[1] - grid[0]),
+                *x[chosen].T, *arrows[chosen].T, color=colour, width=width, headwidth=head,
+                headlength=1.5 * head, headaxislength=1.4 * head, angles="xy", scale_units="xy",
+                scale=longest / (grid[1] - grid[0]),
             )  # fmt: skip
         axes.plot(*data.places.T, "+", color=BLACK, markersize=6)
         axes.set_title(name + (f": {wrong.mean():.0%} wrong" if wrong.any() else ""))
@@ -60,6 +61,14 @@ def plot_mixture(
         axes.set_title(f"{name}: off by {row['largest_error']:.3f}")
     for axes in below[len(drawn) :]:
         axes.axis("off")
+        axes.plot([], [], color=BLUE, linewidth=1.0, label="score")
+        axes.plot([], [], color=VERMILLION, linewidth=2.0,
+                  label=rf"$\|\hat s - s\| > {WRONG:g}\,\|s\|$: wrong")  # fmt: skip
+        axes.plot([], [], "+", color=BLACK, markersize=6, label="mean of a component")
+        axes.plot([], [], ".", color=VERMILLION, label="sample")
+        axes.plot([], [], " ", marker="$0.2$", color=BLACK, markersize=10,
+                  label="share of samples (of data)")  # fmt: skip
+        axes.legend(frameon=False, loc="center")
     _finish([*panels[: len(scores)], *below[: len(drawn)]], len(scores))
     save_figure(figure, path)
 
@@ -71,6 +80,7 @@ def plot_curve(path: Path, data: Data, drawn: dict[str, Sampled]) -> None:
         axes.scatter(*points[:2000].T, s=1.5, color=VERMILLION, linewidths=0.0, label="samples")
         axes.plot(*data.places.T, color=BLACK, linewidth=0.7, label="data")
         axes.set_title(f"{name}\n{row['far']:.1%} far off")
+    panels[0].legend(frameon=False, loc="lower right", markerscale=3.0, borderaxespad=0.0)
     _finish(panels, len(panels))
     save_figure(figure, path)
 
