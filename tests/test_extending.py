@@ -1,0 +1,250 @@
+"""The guide vdm/README.md: its code blocks are written into an empty folder and run from there."""
+
+import ast
+import importlib
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import vdm
+from vdm import loops, reports
+from vdm.config import SCHEDULES, lookup
+from vdm.io.metrics import read_metrics
+from vdm.run import open_run
+
+ROOT = Path(__file__).parent.parent
+GUIDE = (ROOT / "vdm" / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
+FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
+FILES = {
+    re.match(r"# (\w+\.py)\n", code)[1]: code for language, code in FENCED if language == "python"
+}
+COMMANDS = [code.strip() for language, code in FENCED if language == "bash"]
+CONFIGS = [name for name, code in FILES.items() if "def get_config" in code]
+SLOW = ("test_a_model_of_gaussian_numbers_ends_near_their_entropy",)
+CHECKS = [
+    pytest.param(
+        name,
+        function.name,
+        marks=[pytest.mark.slow] if function.name in SLOW else [],
+        id=function.name.removeprefix("test_"),
+    )
+    for name, code in FILES.items()
+    if name.startswith("test_")
+    for function in ast.parse(code).body
+    if isinstance(function, ast.FunctionDef) and function.name.startswith("test_")
+]
+HAS_METRICS = "metrics" in vdm.load_config("configs/digits.py")
+SMALL = {
+    "schedule.kwargs.hidden_features": 8, "network.kwargs.width": 8,
+    "network.kwargs.num_blocks": 0, "train.num_devices": 2, "train.batch_size": 32,
+    "train.num_steps": 6, "train.log_every": 3, "train.save_every": 6, "eval.draws": 2,
+    "sample.num_steps": 2, "sample.num_images": 4,
+}  # fmt: skip
+
+
+def forget_modules():
+    for name in FILES:
+        sys.modules.pop(Path(name).stem, None)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The user's folder, where everything runs; other tests have modules of the same names."""
+    for name, code in FILES.items():
+        (tmp_path / name).write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    forget_modules()
+    jax.devices()  # the 8 of conftest.py: the first config would make them as many as it wants
+    yield tmp_path
+    forget_modules()
+
+
+def small(name, **changes):
+    """A config of the guide, made small where it has those fields; changes as group__field."""
+    config = vdm.load_config(name)
+    changes = SMALL | {field.replace("__", "."): value for field, value in changes.items()}
+    for path, value in changes.items():
+        *groups, field = path.split(".")
+        group = config
+        for part in groups:
+            group = group[part]
+        if field in group:
+            group[field] = value
+    return config
+
+
+def train(config):
+    """The run after training, evaluation and samples; and what eval.json says."""
+    run = open_run(config, "run")
+    loops.train(run)
+    report = json.loads(Path("run/eval.json").read_text())
+    assert np.isfinite(report["bpd"])
+    assert report["step"] == config.train.num_steps
+    found = np.load("run/samples.npz")
+    assert len(found[found.files[0]]) == config.sample.num_images
+    assert len(vdm.load("run").sample(2, **_few_steps(run))) == 2  # by the dotted paths again
+    return run, report
+
+
+def _few_steps(run):
+    return {"num_steps": 2} if hasattr(run.model, "schedule") else {}
+
+
+def test_every_block_is_a_file_of_its_own():
+    assert len(FILES) == sum(language == "python" for language, _ in FENCED)
+    assert all(language in ("python", "bash") for language, _ in FENCED)
+    paths = re.findall(r'"(my_\w+):(\w+)"', GUIDE)
+    assert len(paths) >= 10
+    for module, attribute in paths:
+        assert re.search(rf"^(class|def) {attribute}\b", FILES[f"{module}.py"], re.MULTILINE)
+    for module in {module for module, _ in paths} - {"my_metrics"}:
+        assert any(
+            f"from {module} import" in FILES[name] for name in FILES if name.startswith("test_")
+        ), module
+
+
+def test_the_blocks_are_formatted_and_clean(folder):
+    pytest.importorskip("ruff")
+    for action in (["format", "--diff"], ["check"]):
+        found = subprocess.run(
+            [sys.executable, "-m", "ruff", *action, "--no-cache", f"--config={ROOT}/pyproject.toml",
+             *FILES],
+            cwd=folder, capture_output=True, text=True,
+        )  # fmt: skip
+        assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_links_and_names_of_the_guide_exist():
+    for target in re.findall(r"\]\((#?[^):]+)\)", GUIDE):
+        if target.startswith("#"):
+            titles = re.findall(r"^#+ (.*)$", GUIDE, re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert target[1:] in anchors, target
+        else:
+            assert (ROOT / "vdm" / target).exists(), target
+    for name in re.findall(r"`(vdm(?:\.\w+)+)`", GUIDE):
+        pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize(("name", "function"), CHECKS)
+def test_check_of_the_guide(name, function, folder):
+    getattr(importlib.import_module(Path(name).stem), function)()
+
+
+def test_a_schedule_of_ones_own_takes_thirty_lines_and_the_command_line(folder):
+    lines = [FILES[name].splitlines() for name in ("my_schedules.py", "my_config.py")]
+    assert sum(bool(line.strip()) for part in lines for line in part) <= 30
+    (command,) = [code for code in COMMANDS if "my_config.py" in code]
+    assert command.startswith("PYTHONPATH=. python -m vdm.main --config=my_config.py --workdir=")
+    flags = [f"--config.{field}={value}" for field, value in SMALL.items()]
+    flags += ["--config.train.num_steps=30", "--config.optim.kwargs.warmup_steps=1"]
+    # Where vdm is not installed its folder is on the path too.
+    path = os.pathsep.join([".", str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, *command.split()[2:], *flags],
+        cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    workdir = folder / "runs" / "powers"
+    report = json.loads((workdir / "eval.json").read_text())
+    assert np.isfinite(report["bpd"])
+    assert report["step"] == 30
+    trained = vdm.load(workdir, params="raw")
+    first = trained.model.init_schedule(trained.run.init_key)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), trained.params["schedule"], first)
+    assert set(moved) == {"ends", "logits"}
+    assert all(leaf > 1e-3 for leaf in jax.tree.leaves(moved))
+    assert (np.diff(trained.omega(np.linspace(0.0, 1.0, 1001))) > 0).all()
+
+
+@pytest.mark.slow
+def test_variance_training_bends_the_schedule_for_less_variance(folder):
+    config = small("my_config.py", train__num_steps=200, eval__params="raw", eval__draws=20)
+    config.optim.kwargs.warmup_steps, config.optim.kwargs.schedule_rate = 1, 10.0
+    run, _ = train(config)
+    trained = vdm.load("run", params="raw")
+    straight = trained.params | {"schedule": dict(trained.params["schedule"])}
+    straight["schedule"]["logits"] = jax.numpy.zeros(3)
+    learned, before = (
+        reports.run_evaluation(run, params, draws=20).summary()
+        for params in (trained.params, straight)
+    )
+    error = np.hypot(learned["stderr_monte_carlo"], before["stderr_monte_carlo"])
+    assert abs(learned["bpd"] - before["bpd"]) < 5 * error  # the ends are the same
+    assert learned["denoising_variance"] < 0.95 * before["denoising_variance"]
+
+
+# The others have tests of their own, the table in test_my_data.py.
+ON_DIGITS = sorted({*CONFIGS} - {"my_config.py", "my_data_config.py", "my_metrics_config.py"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_DIGITS)
+def test_a_config_of_the_guide_trains_evaluates_and_samples(name, folder):
+    run, report = train(small(name))
+    for group in ("schedule", "network", "likelihood", "sample", "model", "optim"):
+        chosen = run.resolved[group]["name"]
+        if ":" in chosen:
+            assert chosen.partition(":")[0] + ".py" in FILES
+    assert report["dataset"] == "digits"
+
+
+@pytest.mark.slow
+def test_the_codec_reads_the_likelihood_of_the_guide(folder):
+    trained = vdm.build(small("my_likelihood_config.py"))
+    images = trained.run.source.load("test").examples[:3]
+    content = trained.compress(images, num_steps=5)
+    np.testing.assert_array_equal(trained.decompress(content), images)
+
+
+@pytest.mark.skipif(not HAS_METRICS, reason="configs/digits.py has no metrics yet")
+def test_metrics_go_to_weights_and_biases(folder, monkeypatch):
+    calls = []
+
+    class StubRun:
+        def log(self, scalars, step):
+            calls.append((step, scalars))
+
+        def finish(self):
+            calls.append("finished")
+
+    def init(**kwargs):
+        calls.append(kwargs)
+        return StubRun()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    train(small("my_metrics_config.py"))
+    workdir = folder / "run"
+    begun = [call for call in calls if isinstance(call, dict)]
+    for call in begun:
+        assert call["dir"] == workdir
+        assert (call["id"], call["resume"], call["project"]) == ("run", "allow", "digits")
+        assert call["config"]["schedule"]["name"] == "monotone"
+    assert calls.count("finished") == len(begun) >= 1
+    written = [(row.pop("step"), row) for row in read_metrics(workdir)]
+    logged = [call for call in calls if isinstance(call, tuple)]
+    assert [step for step, _ in logged] == [step for step, _ in written]
+    for (_, scalars), (_, row) in zip(logged, written, strict=True):
+        assert scalars == pytest.approx(row)
+
+
+def test_the_readme_points_to_the_guide_and_its_example_is_a_schedule(folder):
+    section = README[README.index("## Change one thing") : README.index("## Resume, and")]
+    assert "](vdm/README.md)" in section
+    (code,) = re.findall(r"```python\n# (\w+)\.py, anywhere on PYTHONPATH\n(.*?)```", section, re.S)
+    (folder / f"{code[0]}.py").write_text(code[1])
+    (path,) = re.findall(r"--config\.schedule\.name=(\S+)", section[section.index(code[1]) :])
+    module = lookup("schedule", path, SCHEDULES)()
+    omega, _ = module.init_with_output(jax.random.key(0), np.linspace(0.0, 1.0, 101))
+    assert (np.diff(omega) > 0).all()
