@@ -4,15 +4,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vdm.api import BitsPerDim, Model, build, load, load_config, train
+    from vdm.api import BitsPerDim, Model, build, load, train
+    from vdm.config_files import load_config
 
 __all__ = ["BitsPerDim", "Model", "build", "load", "load_config", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """The API on first use: `python -m vdm.main --help` must not import JAX."""
+    """The API on first use: `python -m vdm.main --help` must not import JAX, nor a config file
+    that calls load_config."""
     if name in __all__:
-        return getattr(importlib.import_module("vdm.api"), name)
+        module = "vdm.config_files" if name == "load_config" else "vdm.api"
+        return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'vdm' has no attribute {name!r}")
 
 

@@ -6,7 +6,6 @@ trained.bpd(images).mean, trained.sample(16), trained.compress(images)
 """
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm import archives
-from vdm.config_files import find_config_file
+from vdm.config_files import load_config as load_config
 from vdm.data.sources import Split
 from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.bounds import build_estimator
@@ -192,14 +191,3 @@ def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> M
     run = open_run(config, workdir)
     found, parameters = run.trained_params()
     return Model(run, parameters, found)
-
-
-def load_config(path: str | Path, *args: str) -> ConfigDict:
-    """get_config(*args) of a config file; configs/digits.py and its like are always found."""
-    path = find_config_file(Path(path))
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*args)

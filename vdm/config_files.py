@@ -1,6 +1,9 @@
 """Where config files are. Imports nothing heavy, so that --print_config answers at once."""
 
+import importlib.util
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 
 def find_config_file(path: Path) -> Path:
@@ -14,3 +17,14 @@ def find_config_file(path: Path) -> Path:
             return folder / path
     kind = "is a folder, not a config file" if path.is_dir() else "does not exist"
     raise ValueError(f"config file {str(path)!r} {kind}: check --config=FILE")
+
+
+def load_config(path: str | Path, *args: str) -> ConfigDict:
+    """get_config(*args) of a config file; configs/digits.py and its like are always found."""
+    path = find_config_file(Path(path))
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*args)
