@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from vdm import component_checks
 from vdm.classifier import NoisyClassifier
+from vdm.component_checks import check_kind
 from vdm.data import files, sources, transforms
 from vdm.diffusion import flow, grids, langevin, likelihood, samplers, weightings
 from vdm.evaluation import guided
@@ -143,7 +145,10 @@ def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{what}.name = {name!r} cannot be imported: {error}") from error
+        top = module.partition(".")[0]
+        absent = isinstance(error, ModuleNotFoundError) and error.name == top
+        remedy = f"; PYTHONPATH must have the folder that {top} is in" if absent else ""
+        raise ValueError(f"{what}.name = {name!r} cannot be imported: {error}{remedy}") from error
     if not callable(found):
         raise ValueError(f"{what}.name = {name!r} is a {type(found).__name__}, not callable")
     return found
@@ -156,7 +161,10 @@ FACTS = ("dims", "num_codes", "num_classes", "outputs_per_dim", "augmented")
 def build_source(config: ConfigDict) -> sources.Source:
     """The data set: its facts; nothing is read yet."""
     data_dir, holdout = config.data.data_dir, count(config, "data.holdout", 0)
-    return build("data", config.data, SOURCES, data_dir=data_dir, holdout=holdout)
+    found = build("data", config.data, SOURCES, data_dir=data_dir, holdout=holdout)
+    fits = isinstance(found, sources.Source)
+    check_kind("data", config.data.name, found, fits, "a vdm.data.sources.Source")
+    return found
 
 
 def build_augmentation(
@@ -292,6 +300,22 @@ def check_shapes(config: ConfigDict, model: AnyModel) -> None:
         raise ValueError(f"{names} cannot be called as the README says: {error}") from error
 
 
+def check_own(config: ConfigDict, source: sources.Source, model: AnyModel) -> None:
+    """ValueError for a schedule, network, likelihood or grid of the user's own that does not give
+    what it should, as far as it is known before training."""
+    likelihood, num_codes = config.likelihood.name, source.num_codes
+    if likelihood not in LIKELIHOODS:
+        component_checks.check_likelihood(likelihood, model.likelihood, source.shape, num_codes)
+    if not isinstance(model, VDM):
+        return
+    if config.schedule.name not in SCHEDULES:
+        component_checks.check_schedule(config.schedule.name, model)
+    if config.network.name not in NETWORKS and config.model.name in MODELS:
+        component_checks.check_network(config.network.name, model, num_codes)
+    if config.sample.grid.name not in GRIDS:
+        component_checks.check_grid(config.sample.grid.name, build_grid(config), model)
+
+
 def build_weighting(config: ConfigDict) -> weightings.Weighting:
     """The weighting of the network's loss. ValueError for one of the user's own that is no function
     (omega_t, weight)."""
@@ -314,12 +338,18 @@ def build_weighting(config: ConfigDict) -> weightings.Weighting:
 
 def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """The optimiser; its learning rate decays over train.num_steps."""
-    return build("optim", config.optim, OPTIMIZERS, num_steps=config.train.num_steps)
+    found = build("optim", config.optim, OPTIMIZERS, num_steps=config.train.num_steps)
+    fits = hasattr(found, "init") and hasattr(found, "update")
+    check_kind("optim", config.optim.name, found, fits, "an optax.GradientTransformation")
+    return found
 
 
 def build_sampler(config: ConfigDict) -> samplers.Sampler:
     """The chosen sampler."""
-    return build("sample", config.sample, SAMPLERS)
+    found = build("sample", config.sample, SAMPLERS)
+    fits = isinstance(found, samplers.Sampler)
+    check_kind("sample", config.sample.name, found, fits, "a vdm.diffusion.samplers.Sampler")
+    return found
 
 
 def build_grid(config: ConfigDict) -> grids.Grid:
@@ -342,6 +372,8 @@ def build_guidance(
     """What the samples are guided by, for that model."""
     chosen = config.sample.guidance
     guidance = build("sample.guidance", chosen, GUIDANCES, classifier=classifier)
+    fits = all(hasattr(guidance, field) for field in ("passes", "num_classes", "check"))
+    check_kind("sample.guidance", chosen.name, guidance, fits, "a vdm.evaluation.guided.Guidance")
     if isinstance(model, VDM):  # else there is none
         guidance.check(model)
     return guidance

@@ -308,6 +308,7 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
     source = configs.build_source(config)
     model = configs.build_model(config, source)
     configs.check_shapes(config, model)
+    configs.check_own(config, source, model)
     classifier = configs.build_classifier(config, source)
     sampler, guidance = (
         configs.build_sampler(config),
