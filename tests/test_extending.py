@@ -172,12 +172,12 @@ def test_a_schedule_of_ones_own_takes_thirty_lines_and_the_command_line(folder):
 def test_variance_training_bends_the_schedule_for_less_variance(folder):
     config = small("my_config.py", train__num_steps=200, eval__params="raw", eval__draws=20)
     config.optim.kwargs.warmup_steps, config.optim.kwargs.schedule_rate = 1, 10.0
-    run, _ = train(config)
+    train(config)
     trained = vdm.load("run", params="raw")
     straight = trained.params | {"schedule": dict(trained.params["schedule"])}
     straight["schedule"]["logits"] = jax.numpy.zeros(3)
     learned, before = (
-        reports.run_evaluation(run, params, draws=20).summary()
+        reports.run_evaluation(trained.run, params, draws=20).summary()
         for params in (trained.params, straight)
     )
     error = np.hypot(learned["stderr_monte_carlo"], before["stderr_monte_carlo"])
