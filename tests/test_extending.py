@@ -208,8 +208,9 @@ def test_the_codec_reads_the_likelihood_of_the_guide(folder):
     np.testing.assert_array_equal(trained.decompress(content), images)
 
 
-@pytest.mark.skipif(not HAS_METRICS, reason="configs/digits.py has no metrics yet")
-def test_metrics_go_to_weights_and_biases(folder, monkeypatch):
+@pytest.fixture
+def wandb_calls(monkeypatch):
+    """What is asked of Weights & Biases, for which there is a stub."""
     calls = []
 
     class StubRun:
@@ -224,16 +225,31 @@ def test_metrics_go_to_weights_and_biases(folder, monkeypatch):
         return StubRun()
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    return calls
+
+
+def test_the_metrics_of_the_guide_are_written_and_closed(folder, wandb_calls):
+    (name,) = re.findall(r'"(my_metrics:\w+)"', GUIDE)
+    writer = lookup("metrics", name, {})(workdir=folder / "run", config={"seed": 0})
+    writer.write(3, types.MappingProxyType({"train/bpd": 2.5}))
+    writer.close()
+    begun, *rest = wandb_calls
+    assert (begun["id"], begun["dir"], begun["project"]) == ("run", folder / "run", "vdm")
+    assert rest == [(3, {"train/bpd": 2.5}), "finished"]
+
+
+@pytest.mark.skipif(not HAS_METRICS, reason="configs/digits.py has no metrics yet")
+def test_metrics_go_to_weights_and_biases(folder, wandb_calls):
     train(small("my_metrics_config.py"))
     workdir = folder / "run"
-    begun = [call for call in calls if isinstance(call, dict)]
+    begun = [call for call in wandb_calls if isinstance(call, dict)]
     for call in begun:
         assert call["dir"] == workdir
         assert (call["id"], call["resume"], call["project"]) == ("run", "allow", "digits")
         assert call["config"]["schedule"]["name"] == "monotone"
-    assert calls.count("finished") == len(begun) >= 1
+    assert wandb_calls.count("finished") == len(begun) >= 1
     written = [(row.pop("step"), row) for row in read_metrics(workdir)]
-    logged = [call for call in calls if isinstance(call, tuple)]
+    logged = [call for call in wandb_calls if isinstance(call, tuple)]
     assert [step for step, _ in logged] == [step for step, _ in written]
     for (_, scalars), (_, row) in zip(logged, written, strict=True):
         assert scalars == pytest.approx(row)
