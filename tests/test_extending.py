@@ -43,7 +43,6 @@ CHECKS = [
     for function in ast.parse(code).body
     if isinstance(function, ast.FunctionDef) and function.name.startswith("test_")
 ]
-HAS_METRICS = "metrics" in vdm.load_config("configs/digits.py")
 SMALL = {
     "schedule.kwargs.hidden_features": 8, "network.kwargs.width": 8,
     "network.kwargs.num_blocks": 0, "train.num_devices": 2, "train.batch_size": 32,
@@ -238,7 +237,6 @@ def test_the_metrics_of_the_guide_are_written_and_closed(folder, wandb_calls):
     assert rest == [(3, {"train/bpd": 2.5}), "finished"]
 
 
-@pytest.mark.skipif(not HAS_METRICS, reason="configs/digits.py has no metrics yet")
 def test_metrics_go_to_weights_and_biases(folder, wandb_calls):
     train(small("my_metrics_config.py"))
     workdir = folder / "run"
