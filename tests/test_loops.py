@@ -24,6 +24,7 @@ from vdm.io.journal import Journal
 from vdm.io.metrics import read_metrics
 from vdm.io.watchdog import Watchdog
 from vdm.run import open_run
+from vdm.training.metrics import NonFiniteError, check_finite
 
 
 def state_of(config, workdir):
@@ -289,16 +290,16 @@ def test_parameters_that_are_no_numbers_are_not_saved(make_tiny_config, tmp_path
     config = make_tiny_config(train__num_steps=10)
     run = open_run(config, tmp_path / "run")
     state = run.initial_state()
-    loops.check_finite(state, 10)
+    check_finite(state, 10)
     broken = jax.tree.map(lambda leaf: leaf, state.params)
     bias = broken["network"]["conv_in"]["bias"]
     broken["network"]["conv_in"]["bias"] = bias.at[-1].set(jnp.inf)
     with pytest.raises(
-        loops.NonFiniteError, match=r"^params/network/conv_in/bias is not finite after step 10$"
+        NonFiniteError, match=r"^params/network/conv_in/bias is not finite after step 10$"
     ):
-        loops.check_finite(dataclasses.replace(state, params=broken), 10)
-    with pytest.raises(loops.NonFiniteError, match=r"^ema_params/network"):
-        loops.check_finite(dataclasses.replace(state, ema_params=broken), 10)
+        check_finite(dataclasses.replace(state, params=broken), 10)
+    with pytest.raises(NonFiniteError, match=r"^ema_params/network"):
+        check_finite(dataclasses.replace(state, ema_params=broken), 10)
 
     def make_step(*args):
         def step(state, batch):
@@ -308,7 +309,7 @@ def test_parameters_that_are_no_numbers_are_not_saved(make_tiny_config, tmp_path
         return step
 
     monkeypatch.setattr(run_module, "make_train_step", make_step)
-    with pytest.raises(loops.NonFiniteError, match="after step 10"):
+    with pytest.raises(NonFiniteError, match="after step 10"):
         loops.fit(run, state, iter([None] * 10))
     assert run.checkpoints.steps() == []
 
@@ -477,23 +478,12 @@ def test_a_non_finite_loss_stops_the_run_and_names_term_and_step(make_tiny_confi
         optim__kwargs__learning_rate=1e30, optim__kwargs__warmup_steps=12, train__log_every=5
     )
     run = open_run(config, tmp_path / "run")
-    with pytest.raises(loops.NonFiniteError, match=r"train/\w+ is (nan|inf) at step \d+") as error:
+    with pytest.raises(NonFiniteError, match=r"train/\w+ is (nan|inf) at step \d+") as error:
         loops.train(run)
     assert run.checkpoints.steps() == []
     step = int(str(error.value).split()[-1])
     assert 1 < step <= 10
     assert not (tmp_path / "run" / "eval.json").exists()
-
-
-def test_summarise_names_the_first_term_that_is_not_finite():
-    good = {name: np.float32(1.0) for name in
-            ("bpd", "bpd_prior", "bpd_denoising", "omega_0", "omega_1", "grad_norm")}  # fmt: skip
-    bad = good | {"bpd": np.float32("nan"), "bpd_denoising": np.float32("nan")}
-    with pytest.raises(loops.NonFiniteError, match="train/bpd_denoising is nan at step 42"):
-        loops.summarise([good, good, bad, bad], 43)
-    last = good | {"omega_0": np.float32(3.0), "bpd": np.float32(2.0)}
-    means = loops.summarise([good, last], 2)
-    assert (means["train/bpd"], means["train/omega_0"]) == (1.5, 3.0)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from vdm import main as program
 from vdm.io.checkpoints import Checkpoints
 from vdm.io.metrics import read_metrics
 from vdm.run import open_run
+from vdm.training.metrics import NonFiniteError
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -181,7 +182,7 @@ def test_one_of_several_processes_ends_with_its_traceback(
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(loops.Interrupted("stopped at step 3", 15), 143), (loops.NonFiniteError("loss is nan"), 1)],
+    [(loops.Interrupted("stopped at step 3", 15), 143), (NonFiniteError("loss is nan"), 1)],
 )
 def test_of_several_processes_the_first_says_how_a_run_ended(
     error, status, monkeypatch, capsys, tmp_path

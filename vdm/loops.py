@@ -1,14 +1,10 @@
 """Train, evaluate, sample: the only loops over steps."""
 
 import dataclasses
-import math
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vdm import distributed, sharding
 from vdm.data.pipeline import train_batches
@@ -25,13 +21,10 @@ from vdm.model import VDM, count_parameters
 from vdm.reports import describe_evaluation, report_evaluation, report_samples, run_evaluation
 from vdm.run import Run
 from vdm.training.classifier import make_classifier_step
+from vdm.training.metrics import Stopwatch, check_finite, summarise
 from vdm.training.schedule import objective
 from vdm.training.state import TrainState
 from vdm.training.step import Batch, Metrics
-
-
-class NonFiniteError(RuntimeError):
-    """The bound or its gradient is no number any more."""
 
 
 class Interrupted(Exception):
@@ -155,7 +148,7 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
             stop = _stop_signal(signals, step)
             progress.update(step)
             if stop or step == options.num_steps or step % run.options.train.save_every == 0:
-                means = summarise(pending, step)
+                means = summarise(jax.device_get(pending), step)
                 progress.report(
                     f"classifier step {step}/{options.num_steps}: cross-entropy "
                     f"{means['train/cross_entropy']:.4f} nats, accuracy "
@@ -269,7 +262,9 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
             if not (save or evaluates or step % options.log_every == 0):
                 continue
 
-            scalars = summarise(pending, step) | watch.stop(len(pending) * options.batch_size)
+            scalars = summarise(jax.device_get(pending), step) | watch.stop(
+                len(pending) * options.batch_size
+            )
             pending = []
             # Logged before the save: a kill in between repeats the line and loses none.
             writer.write(step, scalars)
@@ -309,45 +304,6 @@ def _is_evaluated(run: Run, step: int) -> bool:
     return any(r["step"] == step and "eval/bpd" in r for r in read_metrics(run.workdir))
 
 
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def check_finite(state: TrainState, step: int) -> None:
-    """NonFiniteError naming a parameter that is no number after `step`: an update can overflow
-    though the bound and the gradient, which are of the parameters before it, are numbers."""
-    # Not the optimizer's state: optax.contrib.reduce_on_plateau begins with an infinite best loss.
-    trees = {"ema_params": state.ema_params, "params": state.params}
-    if _all_finite(trees):
-        return
-    leaves = jax.tree.leaves_with_path(trees)
-    path = next(path for path, leaf in leaves if not _all_finite(leaf))
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    raise NonFiniteError(f"{name} is not finite after step {step}")
-
-
-LAST_VALUES = ("omega_0", "omega_1")
-"""Metrics that are logged as they are, not as their mean since the last log line."""
-
-
-def summarise(pending: list[Metrics], step: int) -> dict[str, float]:
-    """Means of the metrics of the steps up to `step`; of LAST_VALUES the last ones.
-
-    NonFiniteError names the first term and step that is not finite.
-    """
-    fetched = jax.device_get(pending)
-    for index, metrics in enumerate(fetched):
-        # The terms before their sum and the gradient, so that the message names the culprit.
-        for name in sorted(metrics, key=lambda name: name in ("bpd", "grad_norm")):
-            if not math.isfinite(metrics[name]):
-                bad = step - len(fetched) + 1 + index
-                raise NonFiniteError(f"train/{name} is {metrics[name]} at step {bad}")
-    means = {f"train/{name}": float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
-    last = {name: fetched[-1][name] for name in LAST_VALUES if name in fetched[-1]}
-    return means | {f"train/{name}": float(value) for name, value in last.items()}
-
-
 def _log_line(step: int, num_steps: int, scalars: dict[str, float]) -> str:
     return (
         f"step {step}/{num_steps}: train {scalars['train/bpd']:.4f} bits/dim, "
@@ -359,27 +315,3 @@ def _eval_scalars(result: Evaluation) -> dict[str, float]:
     """A summary as metrics.jsonl names it."""
     summary = result.summary().items()
     return {f"eval/{name}": value for name, value in summary if value is not None}
-
-
-class Stopwatch:
-    """Seconds of training, all told, and the speed since it was last started."""
-
-    def __init__(self, secs: float) -> None:
-        self._secs = secs
-        self.start()
-
-    def start(self) -> None:
-        """Goes on, after an evaluation or a save, which do not count."""
-        self._start = self._rate_start = time.monotonic()
-        self._unrated = 0
-
-    def leave_out(self, images: int) -> None:
-        """Leaves what was done since the start out of the speed: a compilation."""
-        self._rate_start, self._unrated = time.monotonic(), images
-
-    def stop(self, images: int) -> dict[str, float]:
-        """time_secs in all, and images_per_sec of the images done since the start."""
-        now = time.monotonic()
-        self._secs += now - self._start
-        rate = (images - self._unrated) / (now - self._rate_start)
-        return {"time_secs": self._secs, "images_per_sec": rate}

@@ -142,6 +142,7 @@ def run(options: flags.FlagValues) -> int:
     from vdm import archives, loops
     from vdm.io.console import say
     from vdm.run import open_run
+    from vdm.training.metrics import NonFiniteError
 
     opened = open_run(config, options.workdir)
     try:
@@ -160,7 +161,7 @@ def run(options: flags.FlagValues) -> int:
     except loops.Interrupted as stop:
         say(str(stop))
         return 128 + stop.signum
-    except loops.NonFiniteError as error:
+    except NonFiniteError as error:
         steps = opened.checkpoints.steps()
         kept = (
             f"the last good checkpoint is {opened.checkpoints.path(steps[-1])}; with a smaller "

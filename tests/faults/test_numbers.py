@@ -1,9 +1,9 @@
 """What is no number stops the run with status 1, named by term and step, and is never saved.
 
-Tested elsewhere, in tests/test_loops.py: the name of the first term
-(test_summarise_names_the_first_term_that_is_not_finite), a learning rate that diverges
-(test_a_non_finite_loss_stops_the_run_and_names_term_and_step), the check of what is saved
-(test_parameters_that_are_no_numbers_are_not_saved).
+Tested elsewhere: the name of the first term (tests/training/test_metrics.py,
+test_summarise_names_the_first_term_that_is_not_finite); in tests/test_loops.py a learning rate that
+diverges (test_a_non_finite_loss_stops_the_run_and_names_term_and_step) and the check of what is
+saved (test_parameters_that_are_no_numbers_are_not_saved).
 """
 
 import numpy as np

@@ -1,0 +1,81 @@
+"""What training says between two log lines: means of the steps' metrics, seconds and speed; and the
+error where a number is none."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm.training.state import TrainState
+
+LAST_VALUES = ("omega_0", "omega_1")
+"""Metrics that are logged as they are, not as their mean since the last log line."""
+
+
+class NonFiniteError(RuntimeError):
+    """The bound, its gradient or a parameter is no number any more."""
+
+
+def summarise(steps: Sequence[Mapping[str, Any]], last_step: int) -> dict[str, float]:
+    """Means of the metrics of successive steps, "train/" before their names; of LAST_VALUES the
+    last ones.
+
+    steps: the metrics of each, scalars in memory; last_step: the number of the last one.
+    NonFiniteError names the first term and step that is not finite.
+    """
+    for index, metrics in enumerate(steps):
+        # The terms before their sum and the gradient, so that the message names the culprit.
+        for name in sorted(metrics, key=lambda name: name in ("bpd", "grad_norm")):
+            if not math.isfinite(metrics[name]):
+                bad = last_step - len(steps) + 1 + index
+                raise NonFiniteError(f"train/{name} is {metrics[name]} at step {bad}")
+    means = {f"train/{name}": float(np.mean([m[name] for m in steps])) for name in steps[0]}
+    last = {name: steps[-1][name] for name in LAST_VALUES if name in steps[-1]}
+    return means | {f"train/{name}": float(value) for name, value in last.items()}
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def check_finite(state: TrainState, step: int) -> None:
+    """NonFiniteError naming a parameter that is no number after `step`: an update can overflow
+    though the bound and the gradient, which are of the parameters before it, are numbers."""
+    # Not the optimizer's state: optax.contrib.reduce_on_plateau begins with an infinite best loss.
+    trees = {"ema_params": state.ema_params, "params": state.params}
+    if _all_finite(trees):
+        return
+    leaves = jax.tree.leaves_with_path(trees)
+    path = next(path for path, leaf in leaves if not _all_finite(leaf))
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    raise NonFiniteError(f"{name} is not finite after step {step}")
+
+
+class Stopwatch:
+    """Seconds of training, all told, and the speed since it was last started."""
+
+    def __init__(self, secs: float) -> None:
+        """secs: those of earlier starts of the run."""
+        self._secs = secs
+        self.start()
+
+    def start(self) -> None:
+        """Goes on, after an evaluation or a save, which do not count."""
+        self._start = self._rate_start = time.monotonic()
+        self._unrated = 0
+
+    def leave_out(self, images: int) -> None:
+        """Leaves what was done since the start out of the speed: a compilation."""
+        self._rate_start, self._unrated = time.monotonic(), images
+
+    def stop(self, images: int) -> dict[str, float]:
+        """time_secs in all, and images_per_sec of the images done since the start."""
+        now = time.monotonic()
+        self._secs += now - self._start
+        rate = (images - self._unrated) / (now - self._rate_start)
+        return {"time_secs": self._secs, "images_per_sec": rate}
