@@ -1,4 +1,4 @@
-"""Train, evaluate, sample: the only loops over steps."""
+"""Train, evaluate, sample; the only loop over steps."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,7 +10,6 @@ from vdm import distributed, sharding
 from vdm.data.pipeline import train_batches
 from vdm.evaluation.guided import Unguided
 from vdm.evaluation.likelihood import Evaluation
-from vdm.io.checkpoints import Checkpoints
 from vdm.io.console import Progress, say
 from vdm.io.environment import describe
 from vdm.io.files import read_json, to_json, write_json
@@ -22,6 +21,7 @@ from vdm.reports import describe_evaluation, report_evaluation, report_samples, 
 from vdm.run import Run
 from vdm.training.classifier import make_classifier_step
 from vdm.training.metrics import Stopwatch, check_finite, summarise
+from vdm.training.plan import Plan
 from vdm.training.schedule import objective
 from vdm.training.state import TrainState
 from vdm.training.step import Batch, Metrics
@@ -131,38 +131,28 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
         split, options.batch_size, run.options.seed, first,
         jax.process_index(), jax.process_count(),
     )  # fmt: skip
-    pending: list[Metrics] = []
-    with (
-        Progress("classifier", options.num_steps, first, "step") as progress,
-        stop_signals() as signals,
-        _watchdog(run) as watchdog,
-    ):
-        for step in range(first + 1, options.num_steps + 1):
-            watchdog.enter(f"waiting for the data of step {step}")
-            batch = sharding.put_batch(next(batches), run.mesh)
-            watchdog.enter(_on_devices(step, first), long=step == first + 1)
-            with jax.transfer_guard("disallow"):
-                state, metrics = train_step(state, batch)
-            pending.append(metrics)
-            limit_run_ahead(pending)
-            stop = _stop_signal(signals, step)
-            progress.update(step)
-            if stop or step == options.num_steps or step % run.options.train.save_every == 0:
-                means = summarise(jax.device_get(pending), step)
-                progress.report(
-                    f"classifier step {step}/{options.num_steps}: cross-entropy "
-                    f"{means['train/cross_entropy']:.4f} nats, accuracy "
-                    f"{means['train/accuracy']:.3f} over all noise levels"
-                )
-                pending = []
-                watchdog.enter(f"saving step {step}", long=True)
-                check_finite(state, step)
-                run.classifier_checkpoints.save(step, state)
-            if step == options.num_steps:
-                stop = _any_signal(signals)
-            if stop:
-                raise Interrupted(_stopped(step, run.classifier_checkpoints), stop)
-    say(f"the classifier is in {run.classifier_checkpoints.path(int(state.step))}")
+
+    def log(step: int, scalars: dict[str, float]) -> str:
+        return (
+            f"classifier step {step}/{options.num_steps}: cross-entropy "
+            f"{scalars['train/cross_entropy']:.4f} nats, accuracy "
+            f"{scalars['train/accuracy']:.3f} over all noise levels"
+        )
+
+    checkpoints = run.classifier_checkpoints
+    plan = Plan(
+        name="classifier",
+        step=train_step,
+        num_steps=options.num_steps,
+        batch_size=options.batch_size,
+        save_every=run.options.train.save_every,
+        log=log,
+        save=checkpoints.save,
+        checkpoints=checkpoints,
+        watchdog_secs=run.options.train.watchdog_secs,
+    )
+    state = take_steps(plan, state, (sharding.put_batch(batch, run.mesh) for batch in batches))
+    say(f"the classifier is in {checkpoints.path(int(state.step))}")
 
 
 def _describe_run(run: Run) -> None:
@@ -195,10 +185,6 @@ def _stop_signal(signals: list[int], step: int) -> int:
     return _any_signal(signals) if alone or step % RUN_AHEAD == 0 else 0
 
 
-def _stopped(step: int, checkpoints: Checkpoints) -> str:
-    return f"stopped at step {step}, saved in {checkpoints.path(step)}; the same command goes on"
-
-
 def _any_signal(signals: list[int]) -> int:
     """A signal that any of the processes got, or 0; all of them ask together."""
     mine = signals[0] if signals else 0
@@ -211,11 +197,6 @@ def limit_run_ahead(pending: list[Metrics]) -> None:
         jax.block_until_ready(pending[-1 - RUN_AHEAD])
 
 
-def _watchdog(run: Run) -> Watchdog:
-    secs = run.options.train.watchdog_secs
-    return Watchdog(secs, (jax.process_index(), jax.process_count()))
-
-
 def _on_devices(step: int, first: int) -> str:
     """The phase of a step: what hangs may be an earlier one that is waited for."""
     if step == first + 1:
@@ -224,91 +205,113 @@ def _on_devices(step: int, first: int) -> str:
     return f"step {step} on the devices, or one from {oldest} on"
 
 
-def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
-    """Steps until train.num_steps, with logs, evaluations and checkpoints on the way."""
-    options, first = run.options.train, int(state.step)
-    distributed.agree("the step where training goes on", first)
-    train_step = run.train_step()
-    watch = Stopwatch(run.trained_secs(first))
-    # Its checkpoint came first, so a stop may have cost an evaluation, not a step.
-    owed = distributed.any_of(_evaluates(run, first) and not _is_evaluated(run, first))
+def take_steps(
+    plan: Plan, state: TrainState, batches: Iterator[Batch], owed: bool = False
+) -> TrainState:
+    """The loop over steps, from the state's own to plan.num_steps; the state at its end.
+
+    owed: whether the evaluation of the first state is to be made up for. Interrupted where a signal
+    came, once the state is saved; NonFiniteError where a metric or a parameter is no number.
+    """
+    first, batch_size, watch = int(state.step), plan.batch_size, Stopwatch(plan.secs)
+    processes = jax.process_index(), jax.process_count()
     pending: list[Metrics] = []  # of the steps since the last log line, still on the devices
     with (
-        MetricsWriter(run.workdir, first, run.open_metrics_hook) as writer,
-        Progress("train", options.num_steps, first, "step") as progress,
+        Progress(plan.name, plan.num_steps, first, "step") as progress,
         stop_signals() as signals,
-        _watchdog(run) as watchdog,
+        Watchdog(plan.watchdog_secs, processes) as watchdog,
     ):
+
+        def evaluate(step: int, state: TrainState) -> None:
+            watchdog.enter(f"evaluating step {step}", long=True)
+            progress.report(plan.evaluate(step, state))
+
         if owed:
-            watchdog.enter(f"evaluating step {first}", long=True)
-            progress.report(_evaluate(run, state, first, writer))
+            evaluate(first, state)
             watch.start()
-        for step in range(first + 1, options.num_steps + 1):
+        for step in range(first + 1, plan.num_steps + 1):
             watchdog.enter(f"waiting for the data of step {step}")
             batch = next(batches)
             watchdog.enter(_on_devices(step, first), long=step == first + 1)
             with jax.transfer_guard("disallow"):
-                state, metrics = train_step(state, batch)
+                state, metrics = plan.step(state, batch)
             pending.append(metrics)
             limit_run_ahead(pending)
             if step == first + 1:  # its compilation counts as time, not as speed
                 jax.block_until_ready(metrics)
-                watch.leave_out(options.batch_size)
+                watch.leave_out(batch_size)
 
             stop = _stop_signal(signals, step)
-            save = bool(stop) or step == options.num_steps or step % options.save_every == 0
-            evaluates = _evaluates(run, step)
+            save, evaluates = bool(stop) or plan.saves(step), plan.evaluates(step)
             progress.update(step)
-            if not (save or evaluates or step % options.log_every == 0):
+            if not (save or evaluates or plan.logs(step)):
                 continue
 
-            scalars = summarise(jax.device_get(pending), step) | watch.stop(
-                len(pending) * options.batch_size
-            )
+            means = summarise(jax.device_get(pending), step)
+            scalars = means | watch.stop(len(pending) * batch_size)
             pending = []
             # Logged before the save: a kill in between repeats the line and loses none.
-            writer.write(step, scalars)
-            progress.report(_log_line(step, options.num_steps, scalars))
+            progress.report(plan.log(step, scalars))
             if save:
                 watchdog.enter(f"saving step {step}", long=True)
                 check_finite(state, step)
-                run.save(step, state)
+                plan.save(step, state)
                 stop = _any_signal(signals)  # again: what came meanwhile stops here
             if stop:  # an evaluation of this step is made up for by the next start
                 break
             if evaluates:
-                watchdog.enter(f"evaluating step {step}", long=True)
-                progress.report(_evaluate(run, state, step, writer))
+                evaluate(step, state)
             watch.start()
     stop = _any_signal(signals)  # also one that came after the last step: nobody else would look
     if stop:
-        step = int(state.step)
-        raise Interrupted(_stopped(step, run.checkpoints), stop)
+        path = plan.checkpoints.path(int(state.step))
+        raise Interrupted(
+            f"stopped at step {int(state.step)}, saved in {path}; the same command goes on", stop
+        )
     return state
 
 
-def _evaluates(run: Run, step: int) -> bool:
-    """Whether there is an evaluation on the way at that step; the last one has its own."""
-    every = run.options.train.eval_every
-    return every > 0 and step % every == 0 and 0 < step < run.options.train.num_steps
+def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
+    """Trains the model until train.num_steps, with logs, evaluations and checkpoints on the way."""
+    options, first = run.options.train, int(state.step)
+    distributed.agree("the step where training goes on", first)
+    train_step = run.train_step()
+    with MetricsWriter(run.workdir, first, run.open_metrics_hook) as writer:
 
+        def log(step: int, scalars: dict[str, float]) -> str:
+            writer.write(step, scalars)
+            return (
+                f"step {step}/{options.num_steps}: train {scalars['train/bpd']:.4f} bits/dim, "
+                f"{scalars['images_per_sec']:.0f} images/s"
+            )
 
-def _evaluate(run: Run, state: TrainState, step: int, writer: MetricsWriter) -> str:
-    """Logs the bound on the way; the line that says it."""
-    evaluation = run_evaluation(run, run.chosen(state), run.options.train.eval_draws)
-    writer.write(step, _eval_scalars(evaluation))
-    return f"step {step}: eval {evaluation.summary()['bpd']:.4f} bits/dim"
+        def evaluate(step: int, state: TrainState) -> str:
+            evaluation = run_evaluation(run, run.chosen(state), options.eval_draws)
+            writer.write(step, _eval_scalars(evaluation))
+            return f"step {step}: eval {evaluation.summary()['bpd']:.4f} bits/dim"
+
+        plan = Plan(
+            name="train",
+            step=train_step,
+            num_steps=options.num_steps,
+            batch_size=options.batch_size,
+            save_every=options.save_every,
+            log=log,
+            save=run.save,
+            checkpoints=run.checkpoints,
+            watchdog_secs=options.watchdog_secs,
+            log_every=options.log_every,
+            eval_every=options.eval_every,
+            evaluate=evaluate,
+            secs=run.trained_secs(first),
+        )
+        # Its checkpoint came first, so a stop may have cost an evaluation, not a step.
+        owed = plan.evaluates(first) and not _is_evaluated(run, first)
+        return take_steps(plan, state, batches, bool(distributed.any_of(owed)))
 
 
 def _is_evaluated(run: Run, step: int) -> bool:
     return any(r["step"] == step and "eval/bpd" in r for r in read_metrics(run.workdir))
-
-
-def _log_line(step: int, num_steps: int, scalars: dict[str, float]) -> str:
-    return (
-        f"step {step}/{num_steps}: train {scalars['train/bpd']:.4f} bits/dim, "
-        f"{scalars['images_per_sec']:.0f} images/s"
-    )
 
 
 def _eval_scalars(result: Evaluation) -> dict[str, float]:
