@@ -9,15 +9,20 @@ import jax.numpy as jnp
 from vdm import distributed, sharding
 from vdm.data.pipeline import train_batches
 from vdm.evaluation.guided import Unguided
-from vdm.evaluation.likelihood import Evaluation
 from vdm.io.console import Progress, say
 from vdm.io.environment import describe
-from vdm.io.files import read_json, to_json, write_json
+from vdm.io.files import to_json, write_json
 from vdm.io.metrics import MetricsWriter, read_metrics
-from vdm.io.signals import stop_signals
+from vdm.io.signals import any_signal, stop_signals
 from vdm.io.watchdog import Watchdog
 from vdm.model import VDM, count_parameters
-from vdm.reports import describe_evaluation, report_evaluation, report_samples, run_evaluation
+from vdm.reports import (
+    eval_scalars,
+    finished_report,
+    report_evaluation,
+    report_samples,
+    run_evaluation,
+)
 from vdm.run import Run
 from vdm.training.classifier import make_classifier_step
 from vdm.training.metrics import Stopwatch, check_finite, summarise
@@ -41,7 +46,7 @@ def train(run: Run, init_from: str | None = None) -> None:
     train_options = run.options.train
     sharding.check_batch(train_options.batch_size, run.mesh, train_options.accumulate)
     # What each process reads from the disk decides what they do together, so they compare it.
-    finished = _finished(run)
+    finished = finished_report(run)
     if not distributed.any_of(not finished):
         say(f"{run.workdir} is finished at step {run.checkpoints.steps()[-1]}: {finished}")
         return
@@ -75,7 +80,7 @@ def train(run: Run, init_from: str | None = None) -> None:
     state = fit(run, state, (sharding.put_batch(batch, run.mesh) for batch in batches))
     step, params = int(state.step), run.chosen(state)
     result = report_evaluation(run, step, params)
-    scalars = _eval_scalars(result)
+    scalars = eval_scalars(result)
     line = to_json({"step": step} | scalars)
     if line not in read_metrics(run.workdir):  # a run that was killed in its samples has it
         with MetricsWriter(run.workdir, step, run.open_metrics_hook) as writer:
@@ -160,19 +165,6 @@ def _describe_run(run: Run) -> None:
     write_json(run.workdir / "config.json", run.resolved)
 
 
-def _finished(run: Run) -> str:
-    """What eval.json says, if the run is trained to its last step, evaluated and sampled; else
-    nothing."""
-    steps = run.checkpoints.steps()
-    if not steps or steps[-1] < run.options.train.num_steps:
-        return ""
-    # Each is the last file of its kind, so the others are there, and of this step.
-    reports = [run.workdir / "samples.json", run.workdir / "eval.json"]
-    if not all(report.is_file() and read_json(report)["step"] == steps[-1] for report in reports):
-        return ""
-    return describe_evaluation(read_json(reports[1]))
-
-
 RUN_AHEAD = 16
 """Steps that may wait on the devices. Without a limit two CPU devices may starve each other of
 threads, and XLA aborts: seen once, at 500 steps of a few milliseconds between log lines."""
@@ -182,13 +174,7 @@ def _stop_signal(signals: list[int], step: int) -> int:
     """The signal to stop at after this step, or 0. Several processes ask each other every
     RUN_AHEAD steps, so that one that only one of them got stops all at the same step."""
     alone = jax.process_count() == 1
-    return _any_signal(signals) if alone or step % RUN_AHEAD == 0 else 0
-
-
-def _any_signal(signals: list[int]) -> int:
-    """A signal that any of the processes got, or 0; all of them ask together."""
-    mine = signals[0] if signals else 0
-    return mine if jax.process_count() == 1 else distributed.any_of(mine)
+    return any_signal(signals) if alone or step % RUN_AHEAD == 0 else 0
 
 
 def limit_run_ahead(pending: list[Metrics]) -> None:
@@ -256,13 +242,13 @@ def take_steps(
                 watchdog.enter(f"saving step {step}", long=True)
                 check_finite(state, step)
                 plan.save(step, state)
-                stop = _any_signal(signals)  # again: what came meanwhile stops here
+                stop = any_signal(signals)  # again: what came meanwhile stops here
             if stop:  # an evaluation of this step is made up for by the next start
                 break
             if evaluates:
                 evaluate(step, state)
             watch.start()
-    stop = _any_signal(signals)  # also one that came after the last step: nobody else would look
+    stop = any_signal(signals)  # also one that came after the last step: nobody else would look
     if stop:
         path = plan.checkpoints.path(int(state.step))
         raise Interrupted(
@@ -287,7 +273,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
 
         def evaluate(step: int, state: TrainState) -> str:
             evaluation = run_evaluation(run, run.chosen(state), options.eval_draws)
-            writer.write(step, _eval_scalars(evaluation))
+            writer.write(step, eval_scalars(evaluation))
             return f"step {step}: eval {evaluation.summary()['bpd']:.4f} bits/dim"
 
         plan = Plan(
@@ -312,9 +298,3 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
 
 def _is_evaluated(run: Run, step: int) -> bool:
     return any(r["step"] == step and "eval/bpd" in r for r in read_metrics(run.workdir))
-
-
-def _eval_scalars(result: Evaluation) -> dict[str, float]:
-    """A summary as metrics.jsonl names it."""
-    summary = result.summary().items()
-    return {f"eval/{name}": value for name, value in summary if value is not None}

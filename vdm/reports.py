@@ -19,7 +19,7 @@ from vdm.evaluation.samples import Samples, draw_samples
 from vdm.io import images, plots
 from vdm.io.checksums import params_digest
 from vdm.io.console import Progress, say
-from vdm.io.files import remove, save_npz, write_json
+from vdm.io.files import read_json, remove, save_npz, write_json
 from vdm.io.journal import Journal
 from vdm.model import VDM
 from vdm.run import Run
@@ -170,6 +170,25 @@ def _diagnosis(run: Run, result: Evaluation) -> Diagnosis | None:
         return None
     density, denoising = (result.bpd(columns[k]) for k in ("loss_density", "denoising_matching"))
     return diagnose(columns["omega_t"], density, denoising)
+
+
+def eval_scalars(result: Evaluation) -> dict[str, float]:
+    """Its summary as metrics.jsonl names it, without what the bound does not have."""
+    summary = result.summary().items()
+    return {f"eval/{name}": value for name, value in summary if value is not None}
+
+
+def finished_report(run: Run) -> str:
+    """What eval.json says, if the run is trained to its last step, evaluated and sampled; else
+    nothing."""
+    steps = run.checkpoints.steps()
+    if not steps or steps[-1] < run.options.train.num_steps:
+        return ""
+    # Each is the last file of its kind, so the others are there, and of this step.
+    reports = [run.workdir / "samples.json", run.workdir / "eval.json"]
+    if not all(report.is_file() and read_json(report)["step"] == steps[-1] for report in reports):
+        return ""
+    return describe_evaluation(read_json(reports[1]))
 
 
 def describe_evaluation(report: dict[str, Any]) -> str:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from vdm import distributed
+
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
@@ -31,3 +33,8 @@ def stop_signals() -> Iterator[list[int]]:
         yield received
     finally:
         restore()
+
+
+def any_signal(received: list[int]) -> int:
+    """The first signal that one of the processes received, or 0; all of them ask together."""
+    return distributed.any_of(received[0] if received else 0)
