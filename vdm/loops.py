@@ -115,9 +115,14 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
     or goes on with it; in the workdir's folder classifier/."""
     options, classifier = run.options.classifier, run.classifier
     if classifier is None:
-        raise ValueError(f"--mode=classifier: data set {run.source.name!r} has no labels")
+        raise ValueError(
+            f"--mode=classifier: data set {run.source.name!r} has no labels; choose one that has"
+        )
     if not run.vdm.latents_are_data:
-        raise ValueError("--mode=classifier takes noisy data, and this model's latents are none")
+        raise ValueError(
+            "--mode=classifier: it reads noisy data, which the latents of this model are not; "
+            "sample.guidance.name = 'classifier_free' needs no classifier"
+        )
     sharding.check_batch(options.batch_size, run.mesh, field="classifier.batch_size")
     _, params = run.trained_params(init_from)
     run.keep_classifier_config()
@@ -197,7 +202,7 @@ def take_steps(
     """The loop over steps, from the state's own to plan.num_steps; the state at its end.
 
     owed: whether the evaluation of the first state is to be made up for. Interrupted where a signal
-    came, once the state is saved; NonFiniteError where a metric or a parameter is no number.
+    came, once the state is saved; NonFiniteError where a metric or a parameter is not finite.
     """
     first, batch_size, watch = int(state.step), plan.batch_size, Stopwatch(plan.secs)
     processes = jax.process_index(), jax.process_count()

@@ -129,5 +129,5 @@ def test_samples_that_are_no_numbers_are_refused():
             return z / 0.0
 
     vdm = VDM(Linear(-10.0, 8.0, learn_ends=False), Broken(), Gaussian(), (2,))
-    with pytest.raises(ValueError, match="samples are no numbers"):
+    with pytest.raises(ValueError, match="samples are not finite"):
         draw(2, vdm)

@@ -98,10 +98,10 @@ def test_latent_vdm_runs_with_a_learned_schedule_and_importance_weights(make_tin
     with pytest.raises(ValueError, match="flow of this model is of latents"):
         build_run(config, tmp_path)
     config.eval.bound, config.sample.guidance.name = "elbo", "classifier"
-    with pytest.raises(ValueError, match="takes noisy data"):
+    with pytest.raises(ValueError, match="reads noisy data"):
         build_run(config, tmp_path)
     config.sample.guidance.name = "none"
-    with pytest.raises(ValueError, match="latents are none"):
+    with pytest.raises(ValueError, match="latents of this model are not"):
         loops.train_classifier(open_run(config, tmp_path))
     config.schedule.name, config.schedule.kwargs.per_dimension = "polynomial", True
     with pytest.raises(ValueError, match="omega for each dimension of the data"):

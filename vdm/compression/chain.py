@@ -42,7 +42,10 @@ class Levels:
         """omegas: [T + 1] or [T + 1, *dims], float32. ValueError where they are not finite, or so
         close that a step would need cells below FINEST."""
         if not np.isfinite(omegas).all():
-            raise ValueError("omega(t) is not finite: the schedule's parameters are no numbers")
+            raise ValueError(
+                "omega(t) is not finite, nor are the schedule's parameters: take another "
+                "checkpoint (eval.step)"
+            )
         for i in range(1, len(omegas)):
             omegas[i] = np.maximum(omegas[i], omegas[i - 1] + np.float32(LEAST_STEP))
         self.omegas = omegas

@@ -171,7 +171,7 @@ class Codec:
         while left:
             size = self._pop_size(stack, left, count, coded.growth)
             if not stack.num_words or size > left:
-                raise DamagedError("they end before the images do")
+                raise DamagedError("its bits end before the images do")
             images = slice(left - size, left)
             codes[images], of_images = self._pop_images(stack, size, left - size)
             if labels is not None and of_images is not None:
@@ -185,7 +185,7 @@ class Codec:
             or words[-1] != 1
             or (expected != words[:-1]).any()
         ):
-            raise DamagedError("they do not end where the stack began")
+            raise DamagedError("its bits do not end where the stack began")
         return codes, labels, words[initial:-1]
 
     def _push_images(

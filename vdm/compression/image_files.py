@@ -64,7 +64,7 @@ def read_codes(path: Path) -> np.ndarray:
 
 
 def check_pictures(shape: tuple[int, ...], model: VDM) -> None:
-    """Whether an array of that shape is one of 8-bit pictures."""
+    """ValueError where an array of that shape is not one of 8-bit pictures."""
     grey, coloured = len(shape) == 3 or shape[-1] == 1, len(shape) == 4 and shape[-1] == 3
     num_codes = getattr(model.likelihood, "num_codes", 0)
     if not (grey or coloured) or len(shape) > 4 or num_codes > 256:
@@ -81,7 +81,7 @@ def write_folder(path: Path, images: np.ndarray, names: tuple[str, ...]) -> None
         images = images[..., 0]
     names = names or _numbered(len(images))
     if len(names) != len(images) or not all(_is_inside(name) for name in names):
-        raise DamagedError("its names are none")
+        raise DamagedError("its file names are not those of pictures in a folder")
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         for name, image in zip(names, images, strict=True):

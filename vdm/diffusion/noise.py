@@ -26,7 +26,10 @@ def expand(value: Float[Array, "..."], like: Float[Array, "batch *dims"]) -> Flo
     if value.ndim in (0, like.ndim):
         return value
     if value.shape != like.shape[:1]:
-        raise ValueError(f"cannot spread shape {value.shape} over examples of shape {like.shape}")
+        raise ValueError(
+            f"cannot spread shape {value.shape} over examples of shape {like.shape}: give one "
+            "value, one for each example, or one for each of their dimensions"
+        )
     return value.reshape(value.shape + (1,) * (like.ndim - 1))
 
 

@@ -20,6 +20,11 @@ from vdm.typing import Params, PRNGKey
 
 BOUNDS = ("elbo", "iw-K", *(f"ode-{kind}" for kind in bounds.DEQUANTISATIONS))
 
+NOT_FINITE = (
+    "the parameters or the data are not finite, or the network overflows: try an earlier "
+    "checkpoint (eval.step)"
+)
+
 
 class Place(NamedTuple):
     """Which draw of which examples: all that the noise of an estimate may depend on."""
@@ -82,7 +87,7 @@ class Elbo:
     num_steps: int = 0
     name = "elbo"
     columns = ("reconstruction", "prior_matching", "denoising_matching", "omega_t", "loss_density")
-    remedy = "the parameters or the data are no numbers"
+    remedy = NOT_FINITE
 
     def __post_init__(self) -> None:
         if self.num_steps < 0:
@@ -130,7 +135,7 @@ class ImportanceWeighted:
     num_steps: int
     num_weights: int
     columns = ("total",)
-    remedy = "the parameters or the data are no numbers"
+    remedy = NOT_FINITE
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
@@ -237,7 +242,7 @@ class PathElbo:
     name = "elbo"
     num_steps = None
     columns = ("reconstruction", "prior_matching", "denoising_matching")
-    remedy = "the parameters or the data are no numbers"
+    remedy = NOT_FINITE
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -94,11 +94,13 @@ class Classified:
     def check(self, model: VDM) -> None:
         """It takes data with labels."""
         if self.classifier is None:
-            raise ValueError("sample.guidance.name = 'classifier': the data set has no labels")
+            raise ValueError(
+                "sample.guidance.name = 'classifier': the data set has no labels: choose 'none'"
+            )
         if not model.latents_are_data:
             raise ValueError(
-                "sample.guidance.name = 'classifier' takes noisy data, and the latents of this "
-                "model are none: choose 'none' or 'classifier_free'"
+                "sample.guidance.name = 'classifier' reads noisy data, which the latents of "
+                "this model are not: choose 'none' or 'classifier_free'"
             )
 
     def __call__(self, model: VDM, params: Params, labels: Int[Array, " batch"]) -> Denoiser:

@@ -144,9 +144,10 @@ def draw_samples(
                 "with sample.name = 'flow' raise sample.kwargs.tolerance, else take more "
                 "steps or less guidance"
                 if isinstance(model, VDM)
-                else "the parameters are, or the decoder overflows"
+                else "the parameters are not, or the decoder overflows: try an earlier "
+                "checkpoint (eval.step)"
             )
-            raise ValueError(f"samples are no numbers: {remedy}")
+            raise ValueError(f"samples are not finite: {remedy}")
         on_batch(min(start + batch_size, num_samples), num_samples)
     evaluations = np.concatenate([d.evaluations for d in drawn])[:num_samples]
     return Samples(

@@ -1,5 +1,5 @@
 """What training says between two log lines: means of the steps' metrics, seconds and speed; and the
-error where a number is none."""
+error where one is not finite."""
 
 import math
 import time
@@ -17,7 +17,7 @@ LAST_VALUES = ("omega_0", "omega_1")
 
 
 class NonFiniteError(RuntimeError):
-    """The bound, its gradient or a parameter is no number any more."""
+    """A term of the bound, its gradient or a parameter is NaN or infinite."""
 
 
 def summarise(steps: Sequence[Mapping[str, Any]], last_step: int) -> dict[str, float]:
@@ -44,8 +44,8 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 def check_finite(state: TrainState, step: int) -> None:
-    """NonFiniteError naming a parameter that is no number after `step`: an update can overflow
-    though the bound and the gradient, which are of the parameters before it, are numbers."""
+    """NonFiniteError naming a parameter that is not finite after `step`: an update can overflow
+    though the bound and the gradient, which are of the parameters before it, are finite."""
     # Not the optimizer's state: optax.contrib.reduce_on_plateau begins with an infinite best loss.
     trees = {"ema_params": state.ema_params, "params": state.params}
     if _all_finite(trees):
