@@ -77,10 +77,12 @@ def pack(
     codec = Codec(chain, options.order, options.lanes, options.seed)
     coded = codec.encode(codes.astype(np.int64), labels, container.to_words(given), on_images)
     header = Header(
-        trained.fingerprint, chain.probe(), container.codes_checksum(codes),
-        images.shape, images.dtype.str[1:], options.order, options.num_steps, options.cells,
-        options.lanes, options.seed, trained.step, trained.run.options.eval.params == "ema",
-        coded.num_initial, len(given), coded.growth, environment(trained.run), names,
+        fingerprint=trained.fingerprint, probe=chain.probe(),
+        checksum=container.codes_checksum(codes), shape=images.shape, dtype=images.dtype.str[1:],
+        order=options.order, num_steps=options.num_steps, cells=options.cells, lanes=options.lanes,
+        seed=options.seed, step=trained.step, ema=trained.run.options.eval.params == "ema",
+        num_initial=coded.num_initial, num_given=len(given), growth=coded.growth,
+        environment=environment(trained.run), names=names,
     )  # fmt: skip
     return container.write(header, coded.words), coded
 

@@ -41,7 +41,13 @@ DTYPES = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says of its bits. shape: of the array, images first. num_given: bytes."""
+    """What a file says of its bits, in its order.
+
+    fingerprint, probe, checksum: 8, 4 and 8 bytes, of the model, of its machine and of the codes.
+    shape, dtype: of the array, images first; dtype is one of DTYPES. num_initial: words, num_given:
+    bytes, growth: as in `codec.Coded`. ema: whether the parameters are their average. names: of
+    the images, none unless they came from a folder.
+    """
 
     fingerprint: bytes
     probe: bytes
@@ -105,31 +111,27 @@ def _parse(body: bytes) -> tuple[Header, np.ndarray]:
     count, num_axes = next(numbers), next(numbers)
     shape = (count, *(next(numbers) for _ in range(num_axes)))
     dtype, order = DTYPES[next(numbers)], ORDERS[next(numbers)]
-    (
-        num_steps,
-        cells,
-        lanes,
-        seed,
-        step,
-        ema,
-        initial,
-        given,
-        growth,
-        environment_size,
-        names_size,
-    ) = (next(numbers) for _ in range(11))
+    num_steps, cells, lanes, seed = (next(numbers) for _ in range(4))
+    step, ema, num_initial, num_given, growth = (next(numbers) for _ in range(5))
+    environment_size, names_size = next(numbers), next(numbers)
     at = numbers.position
     environment = body[at : at + environment_size].decode()
     at += environment_size
     names = body[at : at + names_size]
     words = body[at + names_size :]
     sizes = (num_steps, 2**20), (cells, 2**10), (lanes, MOST_LANES), (seed, 2**64 - 1)
-    if len(words) % 4 or len(words) < 4 * initial + given or any(n > most for n, most in sizes):
+    if (
+        len(words) % 4
+        or len(words) < 4 * num_initial + num_given
+        or any(n > most for n, most in sizes)
+    ):
         raise IndexError
     header = Header(
-        body[:8], body[8:12], body[12:20], shape, dtype, order, num_steps, cells, lanes, seed, step,
-        bool(ema), initial, given, growth, environment,
-        tuple(zlib.decompress(names).decode().split("\n")) if names else (),
+        fingerprint=body[:8], probe=body[8:12], checksum=body[12:20], shape=shape, dtype=dtype,
+        order=order, num_steps=num_steps, cells=cells, lanes=lanes, seed=seed, step=step,
+        ema=bool(ema), num_initial=num_initial, num_given=num_given, growth=growth,
+        environment=environment,
+        names=tuple(zlib.decompress(names).decode().split("\n")) if names else (),
     )  # fmt: skip
     return header, np.frombuffer(words, "<u4").astype(np.uint32)
 
