@@ -43,8 +43,8 @@ class Interrupted(Exception):
 def train(run: Run, init_from: str | None = None) -> None:
     """Trains from scratch, from `init_from`, or from where the workdir's run stopped; then
     evaluates and samples. A finished run is left as it is."""
-    train_options = run.options.train
-    sharding.check_batch(train_options.batch_size, run.mesh, train_options.accumulate)
+    options = run.options.train
+    sharding.check_batch(options.batch_size, run.mesh, options.accumulate)
     # What each process reads from the disk decides what they do together, so they compare it.
     finished = finished_report(run)
     if not distributed.any_of(not finished):
@@ -70,7 +70,7 @@ def train(run: Run, init_from: str | None = None) -> None:
         )
     batches = train_batches(
         split,
-        run.options.train.batch_size,
+        options.batch_size,
         run.options.seed,
         int(state.step),
         jax.process_index(),

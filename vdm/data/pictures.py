@@ -11,6 +11,9 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".
 
 _CHANNELS = {"L": 1, "RGB": 3}
 
+# What PIL raises for a file that is no picture, or a damaged one.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError)
+
 
 def listed(root: Path, split: str, num_test: int) -> list[Path]:
     """The pictures of "train" or "test" in the order of `place`.
@@ -82,12 +85,7 @@ def decode(paths: Sequence[Path], shape: tuple[int, ...], size: int) -> np.ndarr
         with _opened(path) as image:
             try:
                 pixels = np.asarray(_resized(image, size) if size else image)
-            except (
-                OSError,
-                SyntaxError,
-                ValueError,
-                EOFError,
-            ) as error:  # the pixels are read only here
+            except _DAMAGE as error:  # the pixels are read only here
                 raise _unreadable(path) from error
         found = pixels if pixels.ndim == 3 else pixels[..., None]
         if found.shape != shape:
@@ -105,7 +103,7 @@ def _opened(path: Path) -> Any:
 
     try:
         image = Image.open(path)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except _DAMAGE as error:
         raise _unreadable(path) from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} is too large: make it smaller, or remove it") from error

@@ -6,7 +6,8 @@ import numpy as np
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Of the mean of independent values; NaN (unknown) for a single one."""
+    """Standard error of the mean of independent values [n]: their sample standard deviation over
+    sqrt(n); NaN (unknown) for a single one."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 

@@ -1,1 +1,4 @@
-"""Networks and schedules: flax.linen modules, used as pure functions of their parameters."""
+"""Networks and schedules: flax.linen modules, used as pure functions of their parameters.
+
+The papers that docstrings name by letters are listed in `vdm.diffusion`.
+"""

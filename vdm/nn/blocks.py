@@ -115,7 +115,8 @@ class ResidualBlock(nn.Module):
     """norm, swish, conv, + conditioning, norm, swish, dropout, conv (zero at first), + shortcut.
 
     The conditioning shifts each channel before the second norm (VDM), or with `film` scales and
-    shifts it after that norm, which the norm then cannot undo.
+    shifts it after that norm (Perez et al. 2018, arXiv:1709.07871), which the norm then cannot
+    undo.
 
     dtype: what is computed in, but for the statistics of the norms; None: as inputs and parameters.
     """

@@ -1,1 +1,1 @@
-"""One optimisation step: state, optimiser, compiled step."""
+"""One optimisation step: state, optimiser, compiled step; what is logged of it, and when."""

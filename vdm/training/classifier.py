@@ -1,4 +1,5 @@
-"""One step of the noise-conditioned classifier: cross-entropy of the labels of noisy examples."""
+"""One step of the noise-conditioned classifier: cross-entropy of the labels of noisy examples
+(Dhariwal & Nichol 2021, arXiv:2105.05233, section 4)."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,9 @@ from vdm.training.state import TrainState
 from vdm.training.step import Batch, Metrics, TrainStep
 from vdm.typing import EndPoint, Likelihood, Params, PRNGKey
 
+EMA_RATE = 0.999
+"""With warm-up: a classifier is trained for hundreds of steps rather than for many thousands."""
+
 
 def make_classifier_step(
     classifier: NoisyClassifier,
@@ -20,8 +24,12 @@ def make_classifier_step(
     optimizer: optax.GradientTransformation,
     run_key: PRNGKey,
 ) -> TrainStep:
-    """The compiled step; it donates its state. omega is uniform between the ends, so that no
-    schedule or grid of samples is favoured; randomness is fold_in(run_key, step)."""
+    """The compiled step on the mean of -log p(label | z_t) over the batch, nats; its metrics are
+    that ("cross_entropy") and the share of labels that are the most likely ones ("accuracy").
+
+    omega is uniform between the ends, so that no schedule or grid of samples is favoured. The state
+    is donated; randomness is fold_in(run_key, step).
+    """
     omega_0, omega_1 = omega_ends
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -42,7 +50,7 @@ def make_classifier_step(
         new_state = TrainState(
             step=state.step + 1,
             params=params,
-            ema_params=ema_update(state.ema_params, params, state.step, 0.999, warmup=True),
+            ema_params=ema_update(state.ema_params, params, state.step, EMA_RATE, warmup=True),
             opt_state=opt_state,
         )
         hit = jnp.argmax(log_probs, axis=-1) == batch["labels"]

@@ -65,11 +65,14 @@ def adamw(
     decay_mask: str = "kernels",
     schedule_rate: float = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW with warm-up; clip > 0 bounds the norm of the network's gradient, and that of the
-    schedule's, which is of another quantity. The schedule learns schedule_rate times as fast.
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up.
+
+    clip > 0 bounds the norm of the network's gradient, and that of the schedule's, which is of
+    another quantity. The schedule learns schedule_rate times as fast.
 
     Defaults: VDM's CIFAR-10, but for the arrays that decay: decay_mask = "not_bias" is the
-    published choice."""
+    published choice.
+    """
     if decay_mask not in DECAY_MASKS:
         raise ValueError(
             f"optim.kwargs.decay_mask is {' or '.join(map(repr, DECAY_MASKS))}, not {decay_mask!r}"

@@ -25,8 +25,8 @@ from vdm.typing import Params
 class BatchEstimate(NamedTuple):
     """What one pass through the network tells of a batch.
 
-    t, levels: where. by_levels: d(mean over the batch of the bound, bits/dim) / d(level), so that
-    that of example i is 1/batch of its own derivative. denoising: the estimates l, bits/dim.
+    t, levels: where. by_levels: derivatives of the mean bound of the batch, bits/dim, in the
+    levels: of example i, 1/batch of its own. denoising: the estimates l, bits/dim.
     loss_density: 1/2 ||eps - eps_hat||^2, nats per nat of omega.
     """
 
