@@ -44,7 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "cpu":
         network.update(width=64, num_blocks=4)
         train.update(num_steps=1500, batch_size=16, log_every=50, save_every=500, eval_every=0)
-        config.eval.draws, config.sample.num_images, config.sample.num_steps = 1, 16, 100
+        config.eval.draws, config.sample.num_images, config.sample.num_steps = 2, 16, 100
     if variant == "gpu1h":
         network.update(num_blocks=8, dtype="bfloat16", remat="dots")
         train.update(num_steps=30_000, log_every=200, save_every=2000, eval_every=0)
