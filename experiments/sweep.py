@@ -131,10 +131,14 @@ def _do(job: Job, outdir: Path) -> None:
     workdir = outdir / "runs" / job.name
     train(open_run(job.config, workdir))
     if not job.evaluated_with:
+        if not _is_of(workdir, job):  # evaluated as the config said before
+            evaluate_run(open_run(job.config, workdir))
         return
     own, *others = _places(job, workdir)
     # A stop below leaves another evaluation than the training's in the workdir.
     if not _is_of(own, job):
+        if not _is_of(workdir, job):
+            evaluate_run(open_run(job.config, workdir))
         _copy_reports(workdir, own)
     for num_steps, place in zip(job.evaluated_with, others, strict=True):
         if not _is_of(place, job):
@@ -146,9 +150,12 @@ def _do(job: Job, outdir: Path) -> None:
 
 
 def _is_of(place: Path, job: Job) -> bool:
-    """Whether there is a report of the trained model."""
-    report = place / "eval.json"
-    return report.is_file() and read_json(report)["step"] >= job.config.train.num_steps
+    """Whether there is a report of the trained model, with the draws that the config says."""
+    if not (place / "eval.json").is_file():
+        return False
+    report, wanted = read_json(place / "eval.json"), job.config.eval
+    drawn = (report["draws_per_example"], report["eval_seed"]) == (wanted.draws, wanted.seed)
+    return drawn and report["step"] >= job.config.train.num_steps
 
 
 def _copy_reports(source: Path, target: Path) -> None:
@@ -193,7 +200,8 @@ def mean_row(name: str, jobs: Sequence[Job], found: Sequence[Result], outdir: Pa
         "name": name,
         "config_hash": config_hash(jobs[0].config),
         "commit": read_json(trained / "environment.json")["commit"],
-        "stderr": math.hypot(*noise) / len(noise),
+        # One draw of each image does not tell its noise.
+        "stderr": None if None in noise else math.hypot(*noise) / len(noise),
         "stderr_seeds": standard_error(np.array(bpds)) if len(bpds) > 1 else None,
         "bpd_of_seeds": bpds,
         "variance": float(np.mean([report["denoising_variance"] for report in reports])),

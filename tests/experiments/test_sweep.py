@@ -72,6 +72,16 @@ def test_a_kill_between_two_evaluations_costs_that_evaluation_alone(swept, monke
     assert after == before
 
 
+def test_other_draws_cost_an_evaluation_and_no_training(tiny, tmp_path, monkeypatch):
+    (job,) = tiny("d", seeds=(0,), evaluated_with=())
+    assert finish([job], flags(tmp_path))
+    (more,) = tiny("d", seeds=(0,), evaluated_with=(), eval__draws=4)
+    assert sweep.state(more, tmp_path) == "step 4 of 4, 0 of 1 evaluations"
+    monkeypatch.setattr(loops, "fit", lambda *_: pytest.fail("trained again"))
+    assert finish([more], flags(tmp_path))
+    assert results([more], tmp_path)[0].report["draws_per_example"] == 4
+
+
 def test_a_longer_training_is_not_done(swept, tiny):
     outdir, _ = swept
     assert sweep.state(tiny(train__num_steps=6)[0], outdir) == "step 4 of 6, 0 of 3 evaluations"
