@@ -12,6 +12,7 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.devices()  # at once: the first config that is built would make them as many as it wants
 
 import hypothesis  # noqa: E402
 
@@ -67,7 +68,6 @@ def finished_run(make_tiny_config, tmp_path_factory):
     from vdm import loops
     from vdm.run import open_run
 
-    jax.devices()  # the 8 from above: a run would make them as many as it wants
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     loops.train(open_run(make_tiny_config(), workdir))
     return workdir

@@ -4,7 +4,6 @@ import re
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from vdm.api import load_config
@@ -78,7 +77,6 @@ def build(tmp_path, monkeypatch):
     (tmp_path / "my_slips.py").write_text(SLIPS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "my_slips", raising=False)
-    jax.devices()  # the 8 of conftest.py: the first config would make them as many as it wants
 
     def build_it(group, name):
         config = load_config("configs/digits.py")

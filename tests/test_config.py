@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from vdm import components, options
 from vdm import config as configs
-from vdm import options
 from vdm.api import load_config
 from vdm.config_changes import differing_fields
 from vdm.diffusion import weightings
@@ -87,10 +87,10 @@ def test_a_component_is_swapped_by_its_name_alone():
         assert schedule.omega_0 == config.schedule.kwargs.omega_0
     config.sample.name = "ddim"
     assert configs.build_sampler(config).deterministic
-    for name in configs.SAMPLERS:  # kwargs of the others are left out
+    for name in components.SAMPLERS:  # kwargs of the others are left out
         config.sample.name = name
         assert callable(configs.build_sampler(config).step)
-    for name in configs.GRIDS:
+    for name in components.GRIDS:
         config.sample.grid.name = name
         grid = configs.build_grid(config)(lambda t: 13 * t - 8, 4)
         np.testing.assert_allclose(grid[np.array([0, -1])], [-8, 5], rtol=1e-5)
@@ -318,6 +318,15 @@ def test_a_config_from_before_there_were_augmentations_has_none():
     few = ConfigDict(new.to_dict())
     few.data.augmentation.kwargs = {"share": 0.5}  # the defaults of the others are those given
     assert differing_fields(new.to_dict(), few.to_dict()) == []
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"share": 1.0}])
+def test_a_network_that_is_told_of_augmentation_sees_images_without_it(kwargs):
+    config = load("digits")
+    config.data.augmentation.name, config.model.augmented_flag = "images", True
+    config.data.augmentation.kwargs = kwargs  # images() augments all when it is told no share
+    with pytest.raises(ValueError, match="share = 1: the network would never"):
+        build_run(config, Path("unused"))
 
 
 def test_where_files_lie_does_not_change_what_they_are():

@@ -17,7 +17,7 @@ import pytest
 
 import vdm
 from vdm import loops, reports
-from vdm.config import SCHEDULES, lookup
+from vdm.components import SCHEDULES, lookup
 from vdm.io.metrics import read_metrics
 from vdm.run import open_run
 
@@ -64,7 +64,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     forget_modules()
-    jax.devices()  # the 8 of conftest.py: the first config would make them as many as it wants
     yield tmp_path
     forget_modules()
 

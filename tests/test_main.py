@@ -56,7 +56,6 @@ def start(arguments):
 def _at_home(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", sys.argv)
-    jax.devices()  # the 8 of conftest.py: the first config would make them as many as it wants
 
 
 @pytest.mark.parametrize("flag", ["--help", "--print_config"])

@@ -6,6 +6,7 @@ trained.bpd(images).mean, trained.sample(16), trained.compress(images)
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class BitsPerDim:
     """Upper bounds of -log2 p(x) / D.
 
     per_image [N] is averaged over draws. mean is their mean; stderr_images is its standard
-    error over images, stderr_monte_carlo over the noise of the estimate on these images.
+    error over images, stderr_monte_carlo over the noise of the estimate on these images; NaN
+    where one image, or one draw, does not tell it.
     """
 
     per_image: np.ndarray
@@ -98,7 +100,8 @@ class Model:
         )  # fmt: skip
         summary, per_image = result.summary(), result.bpd(result.total).mean(axis=0)
         mean, over_images, over_noise = (
-            float(summary[key] or 0.0) for key in ("bpd", "stderr_images", "stderr_monte_carlo")
+            math.nan if (value := summary[key]) is None else value
+            for key in ("bpd", "stderr_images", "stderr_monte_carlo")
         )
         return BitsPerDim(per_image, mean, over_images, over_noise)
 
@@ -180,7 +183,8 @@ def train(config: ConfigDict, workdir: str | Path, *, init_from: str | None = No
 
 
 def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> Model:
-    """The trained model of a workdir: its newest checkpoint, or that of `step`."""
+    """The trained model of a workdir: its newest checkpoint, or that of `step`; params are "ema",
+    the moving average that is evaluated, or "raw", those that were trained."""
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} is no workdir: it has no config.json")

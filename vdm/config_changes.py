@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from vdm.config import (
+from vdm.components import (
     AUGMENTATIONS,
     FACTS,
     LIKELIHOODS,

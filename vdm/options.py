@@ -123,13 +123,13 @@ T = TypeVar(
 )  # fmt: skip
 
 # The fields that every config has beside those of the options.
-REQUIRED_FIELDS = """
-data.name data.kwargs data.data_dir data.holdout data.augmentation.name data.augmentation.kwargs
-model.name model.kwargs model.prediction
-model.class_conditional schedule.name schedule.kwargs schedule.train network.name network.kwargs
-likelihood.name likelihood.kwargs weighting.name weighting.kwargs optim.name optim.kwargs
-metrics.name metrics.kwargs sample.name sample.kwargs
-"""
+REQUIRED_FIELDS = (
+    "data.name", "data.kwargs", "data.data_dir", "data.holdout", "data.augmentation.name",
+    "data.augmentation.kwargs", "model.name", "model.kwargs", "model.prediction",
+    "model.class_conditional", "schedule.name", "schedule.kwargs", "schedule.train", "network.name",
+    "network.kwargs", "likelihood.name", "likelihood.kwargs", "weighting.name", "weighting.kwargs",
+    "optim.name", "optim.kwargs", "metrics.name", "metrics.kwargs", "sample.name", "sample.kwargs",
+)  # fmt: skip
 
 # Fields that workdirs of earlier versions lack, and what was done then.
 ADDED_FIELDS = {
@@ -183,7 +183,7 @@ def check_choice(field: str, value: Any, known: tuple) -> Any:
 def read(config: ConfigDict) -> Options:
     """The options of a config. ValueError for a missing field or a value of no use."""
     config = complete(config)
-    for field in REQUIRED_FIELDS.split():
+    for field in REQUIRED_FIELDS:
         _field(config, field)
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
     check_choice("model.prediction", config.model.prediction, PREDICTIONS)

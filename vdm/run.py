@@ -15,6 +15,7 @@ from vdm import config as configs
 from vdm import options as all_options
 from vdm import sharding
 from vdm.classifier import NoisyClassifier
+from vdm.components import OPTIMIZERS
 from vdm.config_changes import differing_fields
 from vdm.data.sources import Source
 from vdm.data.transforms import Augmentation
@@ -102,7 +103,7 @@ class Run:
         """The stacks of blocks that the train state has as a loop reads them. With an optimiser of
         the user's own there are none: it may treat each array as one, by its norm or its name."""
         network = getattr(self.model, "network", None)
-        known = self.resolved["optim"]["name"] in configs.OPTIMIZERS
+        known = self.resolved["optim"]["name"] in OPTIMIZERS
         return network.loops if known and isinstance(network, UNet) else {}
 
     def looped(self, tree: Tree) -> Tree:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdm.data.sources import MIXTURE_MEANS, MIXTURE_STD, MIXTURE_WEIGHTS
+from vdm.data.generated import MIXTURE_MEANS, MIXTURE_STD, MIXTURE_WEIGHTS
 from vdm.diffusion.elbo import Draws, NoiseLevels, estimate_elbo
 from vdm.diffusion.exact import FiniteData, GaussianData, MixtureData
 from vdm.diffusion.likelihood import Discretised, Gaussian, codes_to_x

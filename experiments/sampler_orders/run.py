@@ -10,7 +10,7 @@ import numpy as np
 from experiments.results import Row, format_table, parse_flags, row_identity, write_results
 from experiments.sampler_orders.moments import MEAN, OMEGA_0, OMEGA_1, STD, error, fitted_order
 from experiments.sampler_orders.styles import style
-from vdm.data.sources import MIXTURE_MEANS, MIXTURE_STD, MIXTURE_WEIGHTS
+from vdm.data.generated import MIXTURE_MEANS, MIXTURE_STD, MIXTURE_WEIGHTS
 from vdm.diffusion import flow, langevin
 from vdm.diffusion.exact import MixtureData
 from vdm.diffusion.samplers import (

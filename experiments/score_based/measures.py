@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vdm.data.sources import MIXTURE_MEANS, MIXTURE_STD, MIXTURE_WEIGHTS
+from vdm.data.generated import MIXTURE_MEANS, MIXTURE_STD, MIXTURE_WEIGHTS
 from vdm.diffusion.exact import FiniteData, MixtureData
 from vdm.diffusion.score_matching import ncsn_score
 from vdm.typing import Denoiser
@@ -37,7 +37,7 @@ class Data(NamedTuple):
 
 
 def mixture() -> Data:
-    """The default of `vdm.data.sources.mixture`: its parts are the components."""
+    """The default of `vdm.data.generated.mixture`: its parts are the components."""
     means, weights = np.array(MIXTURE_MEANS), np.array(MIXTURE_WEIGHTS)
     stds = np.full(len(weights), MIXTURE_STD)
     exact = MixtureData(*(jnp.asarray(v, jnp.float32) for v in (weights, means, stds)))
@@ -45,7 +45,7 @@ def mixture() -> Data:
 
 
 def curve(num_points: int = 4096) -> Data:
-    """The spiral of `vdm.data.sources.swirl` without its noise: PARTS equal parts of its angle."""
+    """The spiral of `generated.swirl` without its noise: PARTS equal parts of its angle."""
     angle = np.pi * (1.5 + 3 * (np.arange(num_points) + 0.5) / num_points)
     points = np.stack([np.cos(angle), np.sin(angle)], axis=1) * angle[:, None] / (4.5 * np.pi)
     weights = jnp.full(num_points, 1 / num_points, jnp.float32)

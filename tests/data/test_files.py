@@ -6,6 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from vdm import components
 from vdm import config as configs
 from vdm.data import files, sources
 
@@ -39,7 +40,7 @@ def test_a_tfds_set_has_a_name_of_its_own(name):
 def test_every_set_that_is_prepared_is_a_source():
     from vdm.data import imagenet, prepare
 
-    assert set(prepare.NAMES) <= set(configs.SOURCES)
+    assert set(prepare.NAMES) <= set(components.SOURCES)
     assert set(files.IMAGENETS) == {name for name in prepare.NAMES if "imagenet" in name}
     for name, (side, num_classes) in files.IMAGENETS.items():
         size, version = imagenet.parse(name)

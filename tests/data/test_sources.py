@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdm.data import sources
+from vdm.data import generated, sources
 from vdm.data.sources import Split
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -93,9 +93,9 @@ def test_building_sources_touches_no_disk(tmp_path):
     missing = str(tmp_path / "missing")
     sources.digits(missing, 5)
     sources.tfds_images(missing, 5, dataset="cifar10")
-    sources.swirl(missing, 5)
-    sources.mixture(missing, 5)
-    sources.synthetic(missing, 5, shape=[4, 4, 1], num_codes=17).load("train")
+    generated.swirl(missing, 5)
+    generated.mixture(missing, 5)
+    generated.synthetic(missing, 5, shape=[4, 4, 1], num_codes=17).load("train")
     assert not os.path.exists(missing)
 
 
@@ -330,8 +330,8 @@ def test_unknown_tfds_set_suggests_the_nearest():
 @given(num_train=st.integers(1, 40), holdout=st.integers(0, 45))
 def test_holdout_arithmetic(num_train, holdout):
     kwargs = {"shape": (2,), "num_codes": 250, "num_classes": 3, "num_train": num_train}
-    whole = sources.synthetic("", 0, **kwargs).load("train")
-    source = sources.synthetic("", holdout, **kwargs)
+    whole = generated.synthetic("", 0, **kwargs).load("train")
+    source = generated.synthetic("", holdout, **kwargs)
     if holdout >= num_train:
         with pytest.raises(ValueError, match=f"holdout is {holdout}"):
             source.load("train")
@@ -346,13 +346,13 @@ def test_holdout_arithmetic(num_train, holdout):
 
 
 def test_holdout_mistakes_are_named():
-    source = sources.swirl("", 0)
+    source = generated.swirl("", 0)
     with pytest.raises(ValueError, match=r"config\.data\.holdout=N"):
         source.load("holdout")
     with pytest.raises(ValueError, match="unknown split 'valid'"):
         source.load("valid")
     with pytest.raises(ValueError, match="holdout is -1"):
-        sources.swirl("", -1)
+        generated.swirl("", -1)
 
 
 # --- fingerprints -----------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def test_fingerprint_tells_order_shape_and_type():
 
 
 def test_swirl_without_noise_lies_on_the_spiral():
-    points = sources.swirl("", 0, noise=0.0).load("train").examples
+    points = generated.swirl("", 0, noise=0.0).load("train").examples
     assert points.dtype == np.float32
     radius, angle = np.hypot(*points.T), np.arctan2(points[:, 1], points[:, 0])
     assert radius.min() > 1 / 3 - 1e-6
@@ -383,21 +383,21 @@ def test_swirl_without_noise_lies_on_the_spiral():
 
 def test_swirl_noise_has_the_stated_deviation():
     # The same draws with and without noise, so the difference is the noise alone.
-    clean, noisy = (sources.swirl("", 0, noise=n).load("train").examples for n in (0.0, 0.1))
+    clean, noisy = (generated.swirl("", 0, noise=n).load("train").examples for n in (0.0, 0.1))
     np.testing.assert_allclose((noisy - clean).std(axis=0), 0.1, rtol=0.03)  # 4 standard errors
 
 
 def test_mixture_has_its_weights_means_and_deviation():
-    split = sources.mixture("", 0, num_train=50_000).load("train")
+    split = generated.mixture("", 0, num_train=50_000).load("train")
     for k, (mean, weight) in enumerate(
-        zip(sources.MIXTURE_MEANS, sources.MIXTURE_WEIGHTS, strict=True)
+        zip(generated.MIXTURE_MEANS, generated.MIXTURE_WEIGHTS, strict=True)
     ):
         points = split.examples[split.labels == k]
         count = len(points)
         assert abs(count / 50_000 - weight) < 4 * np.sqrt(weight * (1 - weight) / 50_000)
-        error = sources.MIXTURE_STD / np.sqrt(count)
+        error = generated.MIXTURE_STD / np.sqrt(count)
         np.testing.assert_allclose(points.mean(axis=0), mean, atol=4 * error)
-        np.testing.assert_allclose(points.std(axis=0), sources.MIXTURE_STD, rtol=0.04)
+        np.testing.assert_allclose(points.std(axis=0), generated.MIXTURE_STD, rtol=0.04)
 
 
 @pytest.mark.parametrize(
@@ -411,10 +411,10 @@ def test_mixture_has_its_weights_means_and_deviation():
 )
 def test_mixture_mistakes_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        sources.mixture("", 0, **kwargs)
+        generated.mixture("", 0, **kwargs)
 
 
-@pytest.mark.parametrize("constructor", [sources.swirl, sources.mixture])
+@pytest.mark.parametrize("constructor", [generated.swirl, generated.mixture])
 def test_generated_test_points_do_not_depend_on_the_number_of_training_points(constructor):
     few, many = (constructor("", 0, num_train=n, num_test=50) for n in (10, 100))
     assert few.load("test").fingerprint == many.load("test").fingerprint
@@ -423,7 +423,7 @@ def test_generated_test_points_do_not_depend_on_the_number_of_training_points(co
 
 @pytest.mark.parametrize("num_codes", [0, 2, 17, 256])
 def test_synthetic_fills_its_codes(num_codes):
-    source = sources.synthetic("", 0, shape=[8, 8, 2], num_codes=num_codes, num_classes=4)
+    source = generated.synthetic("", 0, shape=[8, 8, 2], num_codes=num_codes, num_classes=4)
     split = source.load("train")
     assert split.examples.shape == (1024, 8, 8, 2)
     assert split.labels is not None
@@ -433,7 +433,7 @@ def test_synthetic_fills_its_codes(num_codes):
         assert set(np.unique(split.examples)) == set(range(num_codes))
     else:
         assert split.examples.dtype == np.float32
-    unlabelled = sources.synthetic("", 0, shape=(2,), num_codes=0).load("test")
+    unlabelled = generated.synthetic("", 0, shape=(2,), num_codes=0).load("test")
     assert unlabelled.labels is None
     with pytest.raises(ValueError, match="num_codes is 257"):
-        sources.synthetic("", 0, shape=(2,), num_codes=257)
+        generated.synthetic("", 0, shape=(2,), num_codes=257)

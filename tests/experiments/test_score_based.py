@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.score_based import measures, rows
 from experiments.score_based.measures import Data
-from vdm.data.sources import swirl
+from vdm.data.generated import swirl
 from vdm.diffusion.exact import FiniteData, MixtureData
 
 OMEGA = jnp.float32(-3.0)

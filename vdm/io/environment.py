@@ -10,7 +10,10 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("vdm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = (
+    "vdm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "diffrax",
+    "constriction",
+)  # fmt: skip
 
 
 def describe(seed: int) -> dict[str, Any]:
@@ -22,7 +25,7 @@ def describe(seed: int) -> dict[str, Any]:
         "devices": [str(device) for device in jax.devices()],
         "processes": jax.process_count(),
         "commit": commit(),
-        "command": ["python", "-m", "vdm.main", *sys.argv[1:]],
+        "command": ["python", *sys.orig_argv[1:]],
         "seed": seed,
     }
 
