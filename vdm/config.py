@@ -101,9 +101,7 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
             "model.augmented_flag tells the network which images are augmented, and with "
             "data.augmentation.name = 'none' no image is: choose 'images', or set it to False"
         )
-    # What images() takes it to be, of which alone it is known.
-    share = 1.0 if config.data.augmentation.name == "images" else 0.0
-    if config.model.augmented_flag and config.data.augmentation.kwargs.get("share", share) == 1:
+    if config.model.augmented_flag and _augments_all(config):
         raise ValueError(
             "model.augmented_flag with data.augmentation.kwargs.share = 1: the network would never "
             "see an image of which it is told that it is not augmented, as the test images are; "
@@ -135,6 +133,12 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
     if not isinstance(model, VDM):
         check_without_schedule(config)
     return model
+
+
+def _augments_all(config: ConfigDict) -> bool:
+    """Whether the house's augmentation leaves no image as it is, which it does without a share."""
+    chosen = config.data.augmentation
+    return chosen.name == "images" and chosen.kwargs.get("share", 1.0) == 1
 
 
 def check_without_schedule(config: ConfigDict) -> None:
