@@ -24,8 +24,13 @@ def parse_flags(script: str) -> argparse.Namespace:
 def make_parser(script: str) -> argparse.ArgumentParser:
     """The same, to which an experiment adds flags of its own."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--scale", choices=("small", "full"), default="small")
-    parser.add_argument("--outdir", type=Path, default=Path(script).parent)
+    parser.add_argument(
+        "--scale", choices=("small", "full"), default="small", help="full: for accelerators"
+    )
+    parser.add_argument(
+        "--outdir", type=Path, default=Path(script).parent,
+        help="of results.json, pictures and runs/ (default: the experiment's folder)",
+    )  # fmt: skip
     return parser
 
 

@@ -58,8 +58,10 @@ def parse_flags(script: str) -> argparse.Namespace:
     """--scale and --outdir, as of every experiment; --list, --share and --only."""
     parser = make_parser(script)
     parser.add_argument("--list", action="store_true", help="the jobs, and where each stands")
-    parser.add_argument("--share", type=_share, default=(0, 1), metavar="I/N")
-    parser.add_argument("--only", default="", metavar="JOB[,JOB]")
+    parser.add_argument(
+        "--share", type=_share, default=(0, 1), metavar="I/N", help="jobs I, I + N, I + 2N, ..."
+    )
+    parser.add_argument("--only", default="", metavar="JOB[,JOB]", help="these jobs, by name")
     return parser.parse_args()
 
 
