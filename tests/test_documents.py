@@ -25,6 +25,7 @@ def test_readme_quotes_the_committed_results():
     assert f"Monte-Carlo error {row['stderr']:.3f}" in README
     seeds = ", ".join(f"{bpd:.3f}" for bpd in row["bpd_of_seeds"])
     assert f"({seeds})" in README
+    assert f"\ntest bits/dim {row['bpd_of_seeds'][0]:.4f} +- " in README  # what `make demo` prints
     for name, text in [("uniform", "uniform codes {:.3f}"), ("histogram", "one histogram {:.3f}"),
                        ("pixel_histograms", "one per pixel {:.3f}")]:  # fmt: skip
         assert text.format(ROWS[name]["bpd"]) in README
