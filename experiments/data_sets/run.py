@@ -9,7 +9,7 @@ from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, Job, finish, mean_row, parse_flags, results, seeded
 from vdm.api import load_config
 from vdm.config import build_source
-from vdm.io.plots import BLUE, GREY, make_figure, save_figure
+from vdm.io.plots import BLUE, COLUMN, GREY, make_figure, save_figure
 from vdm.model import count_parameters
 from vdm.run import build_run
 
@@ -64,17 +64,18 @@ def facts(case: Case, job: Job) -> Row:
 
 def plot(path: Path, rows: list[Row]) -> None:
     """The bound of each data set beside that of uniform codes; bars: 95% over images."""
-    figure, (axes,) = make_figure(3.4, 0.6 + 0.45 * len(rows))
+    figure, (axes,) = make_figure(COLUMN, 0.7 + 0.45 * len(rows))
     places = [-float(place) for place in range(len(rows))]
-    axes.barh(places, [row["uniform_bpd"] for row in rows], color=GREY, alpha=0.35, height=0.6,
-              label="uniform codes")  # fmt: skip
-    axes.barh(places, [row["bpd"] for row in rows], color=BLUE, height=0.6, label="test bound",
+    axes.barh(places, [row["uniform_bpd"] for row in rows], color=GREY, alpha=0.35, height=0.6)
+    axes.barh(places, [row["bpd"] for row in rows], color=BLUE, height=0.6,
               xerr=[1.96 * row["stderr_images"] for row in rows])  # fmt: skip
     for place, row in zip(places, rows, strict=True):
         axes.text(0.1, place, f"{row['bpd']:.3f}", va="center", color="white", fontsize=8)
+        uniform = f"{row['uniform_bpd']:.2f}"
+        axes.text(row["uniform_bpd"] - 0.1, place, uniform, va="center", ha="right", fontsize=7)
     axes.set_yticks(places, [row["name"] for row in rows])
-    axes.set_xlabel("bits/dim")
-    axes.legend(loc="lower right", frameon=False, fontsize=7)
+    axes.set_xlabel("test bits/dim, in grey of uniform codes\n(bars: 95% over images)")
+    axes.grid(visible=False, axis="y")
     save_figure(figure, path)
 
 

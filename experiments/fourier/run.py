@@ -8,7 +8,7 @@ from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flags, results, seeded
 from vdm.api import load_config
 from vdm.io.metrics import read_metrics
-from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
+from vdm.io.plots import BLUE, COLUMN, PAGE, VERMILLION, make_figure, save_figure
 
 SEEDS = {"small": {"digits": (0, 1, 2), "fashion_mnist": (0,)}, "full": {"cifar10": (0, 1, 2)}}
 SETTINGS = {"Fourier": True, "no Fourier": False}
@@ -39,7 +39,7 @@ def curve(jobs: list[Job], outdir: Path) -> tuple[np.ndarray, np.ndarray]:
 def plot(path: Path, jobs: dict[tuple[str, str], list[Job]], rows: list[Row], outdir: Path) -> None:
     """The training bound over the steps, and the test bound at the end with 95% over images."""
     names = list(dict.fromkeys(data for data, _ in jobs))
-    figure, panels = make_figure(3.4 * len(names), 2.6, len(names))
+    figure, panels = make_figure(PAGE if len(names) > 1 else COLUMN, 2.6, len(names))
     styles = {"Fourier": (BLUE, "-", "o"), "no Fourier": (VERMILLION, "--", "s")}
     by_name = {row["name"]: row for row in rows}
     for data, axes in zip(names, panels, strict=True):
