@@ -41,9 +41,10 @@ def test_experiment_page_holds_the_table_of_its_results():
 def test_rows_can_be_traced(results):
     rows = json.loads(results.read_text())
     assert len({(row["name"], row.get("variant")) for row in rows}) == len(rows)
-    fingerprints = {}  # of compression: for each data set, and how many images of it
+    fingerprints = {}  # where there are several data sets: for each, and how many images of it
     for row in rows:
-        which = (row["name"].split()[0], row["images"]) if "images" in row else ()
+        several = results.parent.name in ("compression", "data_sets", "fourier")
+        which = (re.split(r"\W", row["name"])[0], row.get("images")) if several else ()
         if row.get("data_fingerprint"):
             fingerprints.setdefault(which, set()).add(row["data_fingerprint"])
     assert all(len(found) == 1 for found in fingerprints.values())
@@ -84,6 +85,11 @@ def test_every_experiment_has_a_page_with_its_command_and_pictures(results):
                     "seconds")),
         ("fashion_mnist", ("name", "bpd", "stderr", "stderr_images", "difference",
                            "difference_stderr_images", "bound", "train_secs")),
+        ("data_sets", ("name", "config", "parameters", "step", "bpd", "stderr", "stderr_images",
+                       "stderr_seeds", "uniform_bpd", "seconds")),
+        ("fourier", ("name", "step", "bpd", "stderr", "stderr_images", "stderr_seeds",
+                     "difference", "difference_stderr_seeds", "difference_stderr_images",
+                     "seconds")),
         ("schedule_cost", ("name", "step_secs", "time_ratio", "gflops", "flops_ratio")),
     ],
 )  # fmt: skip
@@ -242,6 +248,16 @@ def test_the_citation_is_of_this_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+
+
+def test_config_headers_expect_the_committed_results():
+    digits, (*_, cifar) = ROWS["vdm"], rows_of("data_sets")
+    for name, row, text in [
+        ("digits", digits, "{bpd:.3f} bits/dim on the 297 test images, +- {stderr_images:.3f}"),
+        ("cifar10", cifar, "{bpd:.3f} bits/dim on the test split, +- {stderr_images:.3f}"),
+    ]:
+        header = " ".join((ROOT / "configs" / f"{name}.py").read_text().split('"""')[1].split())
+        assert text.format(**row) in header
 
 
 def test_readme_is_finished():
