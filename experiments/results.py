@@ -17,8 +17,8 @@ Row = dict[str, Any]
 
 
 def parse_flags(script: str) -> argparse.Namespace:
-    """--scale=small|full and --outdir=DIR; without it the committed results are rewritten."""
-    return make_parser(script).parse_args()
+    """--scale=small|full and --outdir=DIR; without either the committed results are rewritten."""
+    return parsed(make_parser(script), script)
 
 
 def make_parser(script: str) -> argparse.ArgumentParser:
@@ -28,10 +28,21 @@ def make_parser(script: str) -> argparse.ArgumentParser:
         "--scale", choices=("small", "full"), default="small", help="full: for accelerators"
     )
     parser.add_argument(
-        "--outdir", type=Path, default=Path(script).parent,
-        help="of results.json, pictures and runs/ (default: the experiment's folder)",
+        "--outdir", type=Path, default=None,
+        help="of results.json, pictures and runs/ (default: the experiment's folder, and its "
+        "folder full/ with --scale=full)",
     )  # fmt: skip
     return parser
+
+
+def parsed(parser: argparse.ArgumentParser, script: str) -> argparse.Namespace:
+    """The flags, with a folder of its own for each scale, so that neither takes the other's runs
+    for its own."""
+    flags = parser.parse_args()
+    if flags.outdir is None:
+        folder = Path(script).parent
+        flags.outdir = folder / "full" if flags.scale == "full" else folder
+    return flags
 
 
 def config_hash(config: ConfigDict) -> str:
@@ -41,6 +52,7 @@ def config_hash(config: ConfigDict) -> str:
     fields.pop("seed")
     fields.pop("metrics")
     fields["eval"].pop("seed")
+    fields["sample"].pop("seed")
     fields["data"].pop("data_dir")
     return settings_hash(fields)
 

@@ -7,8 +7,8 @@ python -m experiments.NAME.run --only=T10-seed0   # one job by name, or several 
 
 Shares may run at once: on the devices of one machine (CUDA_VISIBLE_DEVICES=0 and so on), or as an
 array job (--share=$SLURM_ARRAY_TASK_ID/8) of machines that see the same --outdir. The one that
-finds all jobs done writes results.json and the pictures, and so does a later call, which trains
-nothing.
+finds all jobs done goes on to the table: what comes after the trainings, such as samples, is done
+by that one alone. It writes results.json and the pictures, and so does a later call.
 """
 
 import argparse
@@ -22,20 +22,22 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.results import Row, config_hash, make_parser
+from experiments.results import Row, config_hash, make_parser, parsed
 from vdm.compare import Result
+from vdm.config_changes import differing_fields
 from vdm.evaluation.statistics import standard_error
 from vdm.io.files import read_json
-from vdm.loops import evaluate_run, train
+from vdm.loops import Interrupted, evaluate_run, train
 from vdm.run import Run, open_run
+from vdm.training.metrics import NonFiniteError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 REPORTS = ("eval.json", "eval_examples.npz")
 
 
 class Job(NamedTuple):
-    """One training, in the folder outdir/runs/name, and its evaluation as the config says; then by
-    each bound of these numbers of steps, too (0: continuous time)."""
+    """One training, in outdir/runs/name, its evaluation as the config says, and one more for each
+    number of steps in evaluated_with (0: continuous time)."""
 
     name: str
     config: ConfigDict
@@ -62,7 +64,7 @@ def parse_flags(script: str) -> argparse.Namespace:
         "--share", type=_share, default=(0, 1), metavar="I/N", help="jobs I, I + N, I + 2N, ..."
     )
     parser.add_argument("--only", default="", metavar="JOB[,JOB]", help="these jobs, by name")
-    return parser.parse_args()
+    return parsed(parser, script)
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -74,13 +76,9 @@ def _share(text: str) -> tuple[int, int]:
 
 def finish(jobs: Sequence[Job], flags: argparse.Namespace) -> bool:
     """Trains and evaluates this process's jobs that are not done; whether all of the list are, so
-    that its table can be written. SystemExit for a job that is not there, or whose folder
-    has another config's run."""
+    that its table can be written. SystemExit for a job that is not there, whose folder has another
+    config's run, that is stopped by a signal, or that fails."""
     assert len({job.name for job in jobs}) == len(jobs)
-    if flags.list:
-        for index, job in enumerate(jobs):
-            print(f"{index:3d}  {job.name}: {state(job, flags.outdir)}")
-        return False
     index, count = flags.share
     chosen = list(jobs)[index::count]
     if flags.only:
@@ -88,15 +86,24 @@ def finish(jobs: Sequence[Job], flags: argparse.Namespace) -> bool:
         unknown = [name for name in flags.only.split(",") if name not in by_name]
         if unknown:
             sys.exit(f"error: --only={unknown[0]}: --list shows the jobs there are")
+        if count > 1:
+            sys.exit("error: --only names the jobs, and --share counts them: give one of the two")
         chosen = [by_name[name] for name in flags.only.split(",")]
-    for job in chosen:
-        if not is_done(job, flags.outdir):
-            print(f"{job.name}:", flush=True)
-            try:
+    try:
+        if flags.list:
+            for place, job in enumerate(jobs):
+                print(f"{place:3d}  {job.name}: {state(job, flags.outdir)}")
+            return False
+        for job in chosen:
+            if not is_done(job, flags.outdir):
+                print(f"{job.name}:", flush=True)
                 _do(job, flags.outdir)
-            except ValueError as error:
-                sys.exit(f"error: {job.name}: {error}")
-    left = [job.name for job in jobs if not is_done(job, flags.outdir)]
+        left = [job.name for job in jobs if not is_done(job, flags.outdir)]
+    except Interrupted as stop:
+        print(stop)
+        sys.exit(128 + stop.signum)
+    except (ValueError, OSError, NonFiniteError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
     if left:
         print(
             f"{len(jobs) - len(left)} of {len(jobs)} jobs are done; the table waits for {left[0]}"
@@ -110,54 +117,66 @@ def is_done(job: Job, outdir: Path) -> bool:
 
 
 def state(job: Job, outdir: Path) -> str:
-    """Of a job: "done", or how far it is."""
+    """Of a job: "done", or how far it is. ValueError where its folder has another config's run, or
+    one that went on for longer."""
     workdir, steps = outdir / "runs" / job.name, job.config.train.num_steps
-    places = _places(job, workdir)
-    evaluated = sum(_is_of(place, job) for place in places)
-    sampled = workdir / "samples.json"  # the last file of a training
-    if evaluated == len(places) and sampled.is_file() and read_json(sampled)["step"] >= steps:
-        return "done"
     saved = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
-    return f"step {max(saved, default=0)} of {steps}, {evaluated} of {len(places)} evaluations"
+    reached = max(saved, default=0)
+    if saved and (workdir / "config.json").is_file():
+        differing = differing_fields(job.config.to_dict(), read_json(workdir / "config.json"))
+        if reached > steps:
+            differing.append(f"train.num_steps: here {steps}, there {reached}")
+        if differing:
+            raise ValueError(
+                f"{workdir} belongs to another config ({'; '.join(differing)}): choose another "
+                "--outdir, or remove it"
+            )
+    places = _places(job, workdir)
+    evaluated = sum(_is_of(place, job, num_steps) for place, num_steps in places)
+    sampled = workdir / "samples.json"  # the last file of a training
+    if evaluated == len(places) and sampled.is_file() and read_json(sampled)["step"] == steps:
+        return "done"
+    return f"step {reached} of {steps}, {evaluated} of {len(places)} evaluations"
 
 
-def _places(job: Job, workdir: Path) -> list[Path]:
-    """Where its evaluations are kept: that of the training, and the others."""
+def _places(job: Job, workdir: Path) -> list[tuple[Path, int]]:
+    """Where its evaluations are kept, and of how many steps each is: the training's own, which is
+    in the workdir too, and the others."""
+    own = job.config.eval.num_steps
     if not job.evaluated_with:
-        return [workdir]
-    names = ("training", *(f"T{num_steps}" for num_steps in job.evaluated_with))
-    return [workdir / "evaluations" / name for name in names]
+        return [(workdir, own)]
+    kept = [(workdir / "evaluations" / f"T{T}", T) for T in job.evaluated_with]
+    return [(workdir / "evaluations" / "training", own), *kept, (workdir, own)]
 
 
 def _do(job: Job, outdir: Path) -> None:
     workdir = outdir / "runs" / job.name
     train(open_run(job.config, workdir))
-    if not job.evaluated_with:
-        if not _is_of(workdir, job):  # evaluated as the config said before
-            evaluate_run(open_run(job.config, workdir))
-        return
-    own, *others = _places(job, workdir)
-    # A stop below leaves another evaluation than the training's in the workdir.
-    if not _is_of(own, job):
-        if not _is_of(workdir, job):
-            evaluate_run(open_run(job.config, workdir))
-        _copy_reports(workdir, own)
-    for num_steps, place in zip(job.evaluated_with, others, strict=True):
-        if not _is_of(place, job):
+    places = _places(job, workdir)
+    for place, num_steps in places:
+        if _is_of(place, job, num_steps):
+            continue
+        # A stop below leaves another evaluation than the training's in the workdir.
+        source = next((p for p in (workdir, *dict(places)) if _is_of(p, job, num_steps)), None)
+        if source is None:
             config = ConfigDict(job.config.to_dict())
             config.eval.num_steps = num_steps
             evaluate_run(open_run(config, workdir))
-            _copy_reports(workdir, place)
-    _copy_reports(own, workdir)
+            source = workdir
+        if source != place:
+            _copy_reports(source, place)
 
 
-def _is_of(place: Path, job: Job) -> bool:
-    """Whether there is a report of the trained model, with the draws that the config says."""
+def _is_of(place: Path, job: Job, num_steps: int) -> bool:
+    """Whether there is a report of the trained model as the config says, with so many steps."""
     if not (place / "eval.json").is_file():
         return False
     report, wanted = read_json(place / "eval.json"), job.config.eval
-    drawn = (report["draws_per_example"], report["eval_seed"]) == (wanted.draws, wanted.seed)
-    return drawn and report["step"] >= job.config.train.num_steps
+    found = [report.get(key) for key in ("step", "draws_per_example", "eval_seed", "params")]
+    if found != [job.config.train.num_steps, wanted.draws, wanted.seed, wanted.params]:
+        return False
+    # A model without a schedule says other things of its bound, and has one alone.
+    return "num_levels" in report or report.get("num_steps") == num_steps
 
 
 def _copy_reports(source: Path, target: Path) -> None:
@@ -178,7 +197,7 @@ def results(jobs: Sequence[Job], outdir: Path, num_steps: int | None = None) -> 
     """Of each job: its own evaluation, or that of these steps."""
     workdirs = [outdir / "runs" / job.name for job in jobs]
     if num_steps is None:
-        return [Result(_places(job, w)[0]) for job, w in zip(jobs, workdirs, strict=True)]
+        return [Result(_places(job, w)[0][0]) for job, w in zip(jobs, workdirs, strict=True)]
     return [Result(workdir / "evaluations" / f"T{num_steps}") for workdir in workdirs]
 
 

@@ -21,7 +21,7 @@ from vdm.evaluation.likelihood import evaluate
 from vdm.io import interop
 from vdm.io.checkpoints import CheckpointError, Checkpoints
 from vdm.io.journal import Journal
-from vdm.io.metrics import read_metrics
+from vdm.io.metrics import MetricsWriter, read_metrics
 from vdm.io.watchdog import Watchdog
 from vdm.run import open_run
 from vdm.training.metrics import NonFiniteError, check_finite
@@ -310,7 +310,7 @@ def test_parameters_that_are_no_numbers_are_not_saved(make_tiny_config, tmp_path
 
     monkeypatch.setattr(run_module, "make_train_step", make_step)
     with pytest.raises(NonFiniteError, match="after step 10"):
-        loops.fit(run, state, iter([None] * 10))
+        loops.fit(run, state, iter([None] * 10), MetricsWriter(run.workdir, 0))
     assert run.checkpoints.steps() == []
 
 
@@ -337,7 +337,7 @@ def test_fit_names_the_phase_in_which_it_hangs(make_tiny_config, tmp_path, monke
 
     monkeypatch.setattr(run_module, "make_train_step", make_step)
     monkeypatch.setattr(loops, "Watchdog", lambda secs, of: Recorder(0.2, of))
-    loops.fit(run, state, batches())
+    loops.fit(run, state, batches(), MetricsWriter(run.workdir, 0))
     err = capfd.readouterr().err
     assert "s without progress: waiting for the data of step 3;" in err
     assert "in batches" in err

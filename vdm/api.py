@@ -68,8 +68,9 @@ class Model:
         return getattr(self.model, "num_classes", 0)
 
     def split(self, name: str = "test") -> Split:
-        """The data of the config, read from its files: "train" or "test"; `examples` [N, *dims],
-        `labels` [N] or None. ValueError for data that are not there."""
+        """The data of the config, read from its files: "train", "test" or, with data.holdout > 0,
+        "holdout"; `examples` [N, *dims], `labels` [N] or None. ValueError for data that are not
+        there."""
         return self.run.source.load(name)
 
     def bpd(
@@ -170,21 +171,23 @@ def build(config: ConfigDict) -> Model:
     return Model(run, unstack_blocks(run.chosen(run.initial_state()), run.loops), 0)
 
 
-def train(config: ConfigDict, workdir: str | Path, *, init_from: str | None = None) -> Model:
+def train(config: ConfigDict, workdir: str | Path, *, init_from: str | Path | None = None) -> Model:
     """The model of a config, trained in a workdir, with all that `python -m vdm.main` leaves there.
 
     A run that was stopped goes on, and a finished one is left as it is. `init_from` is a run or a
-    checkpoint whose parameters to start from. ValueError for a workdir of another config.
+    checkpoint whose parameters to start from. The model has the parameters that config.eval.params
+    names. ValueError for a workdir of another config; vdm.loops.Interrupted where a signal stopped
+    it, saved; vdm.training.metrics.NonFiniteError where it diverged.
     """
     from vdm.loops import train as train_run  # nothing else here needs the trainer
 
-    train_run(open_run(config, workdir), init_from)
-    return load(workdir)
+    train_run(open_run(config, workdir), None if init_from is None else str(init_from))
+    return load(workdir, params=config.eval.params)
 
 
 def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> Model:
     """The trained model of a workdir: its newest checkpoint, or that of `step`; params are "ema",
-    the moving average that is evaluated, or "raw", those that were trained."""
+    their moving average, or "raw", those that were trained."""
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} is no workdir: it has no config.json")

@@ -87,13 +87,6 @@ METRICS: Mapping[str, Callable] = {"none": lambda: None}
 
 def build(what: str, component: ConfigDict, table: Mapping[str, Callable], **facts: Any) -> Any:
     """The component `config[what]`, with those facts that its constructor has parameters for."""
-    return bind(what, component, table, **facts)()
-
-
-def bind(
-    what: str, component: ConfigDict, table: Mapping[str, Callable], **facts: Any
-) -> Callable[[], Any]:
-    """What builds it: names and kwargs are checked, and nothing is called yet."""
     constructor = lookup(what, component.name, table)
     kwargs = dict(component.kwargs)
     parameters = inspect.signature(constructor).parameters
@@ -119,7 +112,7 @@ def bind(
     if missing:
         raise ValueError(f"{what}.name = {component.name!r} also needs {', '.join(missing)}")
     kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
-    return partial(constructor, **wanted, **kwargs)
+    return constructor(**wanted, **kwargs)
 
 
 def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:

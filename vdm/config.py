@@ -4,7 +4,6 @@ With `vdm.options`, which reads the plain values, and `vdm.components`, which re
 kwargs, the only reader of a ConfigDict.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from vdm.components import (
     SCHEDULES,
     SOURCES,
     WEIGHTINGS,
-    bind,
     build,
 )
 from vdm.data import sources, transforms
@@ -269,6 +267,7 @@ def build_guidance(
     return guidance
 
 
-def bind_metrics_hook(config: ConfigDict, workdir: Path) -> Callable[[], MetricsHook | None]:
-    """What opens the user's own record of the metrics, when a training begins."""
-    return bind("metrics", config.metrics, METRICS, config=config.to_dict(), workdir=workdir)
+def open_metrics_hook(config: ConfigDict, workdir: Path) -> MetricsHook | None:
+    """The user's own record of the metrics. Only a training asks for it: what evaluates a model or
+    loads it needs no tracker."""
+    return build("metrics", config.metrics, METRICS, config=config.to_dict(), workdir=workdir)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from vdm import distributed, sharding
 from vdm.data.pipeline import train_batches
+from vdm.data.sources import Split
 from vdm.evaluation.guided import Unguided
 from vdm.io.console import Progress, say
 from vdm.io.environment import describe
@@ -53,7 +54,37 @@ def train(run: Run, init_from: str | None = None) -> None:
     split = run.source.load("train")
     distributed.agree("the newest checkpoint", max(run.checkpoints.steps(), default=0))
     state = run.first_state(init_from)
-    _describe_run(run)
+    distributed.agree("the step where training goes on", int(state.step))
+    with MetricsWriter(run.workdir, int(state.step), run.open_metrics_hook) as writer:
+        _describe_run(run)
+        _announce(run, split, state)
+        batches = train_batches(
+            split,
+            options.batch_size,
+            run.options.seed,
+            int(state.step),
+            jax.process_index(),
+            jax.process_count(),
+            run.augmentation,
+        )
+        on_devices = (sharding.put_batch(batch, run.mesh) for batch in batches)
+        state = fit(run, state, on_devices, writer)
+        step, params = int(state.step), run.chosen(state)
+        result = report_evaluation(run, step, params)
+        scalars = eval_scalars(result)
+        line = to_json({"step": step} | scalars)
+        if line not in read_metrics(run.workdir):  # a run that was killed in its samples has it
+            writer.write(step, scalars)
+    if run.guidance.num_classes and not run.classifier_checkpoints.steps():
+        say("no classifier guides these samples: --mode=classifier trains one for --mode=sample")
+        unguided = run.resolved["sample"] | {"guidance": {"name": "none", "kwargs": {}}}
+        resolved = run.resolved | {"sample": unguided}
+        run = dataclasses.replace(run, guidance=Unguided(), resolved=resolved)
+    report_samples(run, step, run.guided_params(params))
+
+
+def _announce(run: Run, split: Split, state: TrainState) -> None:
+    """What is trained on what, and what of it is not as the config may be read."""
     say(
         f"{run.source.name}: {len(split.examples)} examples of shape {run.source.shape}; "
         f"{count_parameters(state.params):,} parameters; {sharding.name_devices(run.mesh)}"
@@ -68,29 +99,6 @@ def train(run: Run, init_from: str | None = None) -> None:
             f"the network is trained on the {run.options.weighting!r} weighting of the loss, which "
             "is not a bound; train/bpd and eval/bpd are bounds"
         )
-    batches = train_batches(
-        split,
-        options.batch_size,
-        run.options.seed,
-        int(state.step),
-        jax.process_index(),
-        jax.process_count(),
-        run.augmentation,
-    )
-    state = fit(run, state, (sharding.put_batch(batch, run.mesh) for batch in batches))
-    step, params = int(state.step), run.chosen(state)
-    result = report_evaluation(run, step, params)
-    scalars = eval_scalars(result)
-    line = to_json({"step": step} | scalars)
-    if line not in read_metrics(run.workdir):  # a run that was killed in its samples has it
-        with MetricsWriter(run.workdir, step, run.open_metrics_hook) as writer:
-            writer.write(step, scalars)
-    if run.guidance.num_classes and not run.classifier_checkpoints.steps():
-        say("no classifier guides these samples: --mode=classifier trains one for --mode=sample")
-        unguided = run.resolved["sample"] | {"guidance": {"name": "none", "kwargs": {}}}
-        resolved = run.resolved | {"sample": unguided}
-        run = dataclasses.replace(run, guidance=Unguided(), resolved=resolved)
-    report_samples(run, step, run.guided_params(params))
 
 
 def evaluate_run(run: Run, init_from: str | None = None) -> None:
@@ -262,43 +270,41 @@ def take_steps(
     return state
 
 
-def fit(run: Run, state: TrainState, batches: Iterator[Batch]) -> TrainState:
+def fit(run: Run, state: TrainState, batches: Iterator[Batch], writer: MetricsWriter) -> TrainState:
     """Trains the model until train.num_steps, with logs, evaluations and checkpoints on the way."""
     options, first = run.options.train, int(state.step)
-    distributed.agree("the step where training goes on", first)
     train_step = run.train_step()
-    with MetricsWriter(run.workdir, first, run.open_metrics_hook) as writer:
 
-        def log(step: int, scalars: dict[str, float]) -> str:
-            writer.write(step, scalars)
-            return (
-                f"step {step}/{options.num_steps}: train {scalars['train/bpd']:.4f} bits/dim, "
-                f"{scalars['images_per_sec']:.0f} images/s"
-            )
-
-        def evaluate(step: int, state: TrainState) -> str:
-            evaluation = run_evaluation(run, run.chosen(state), options.eval_draws)
-            writer.write(step, eval_scalars(evaluation))
-            return f"step {step}: eval {evaluation.summary()['bpd']:.4f} bits/dim"
-
-        plan = Plan(
-            name="train",
-            step=train_step,
-            num_steps=options.num_steps,
-            batch_size=options.batch_size,
-            save_every=options.save_every,
-            log=log,
-            save=run.save,
-            checkpoints=run.checkpoints,
-            watchdog_secs=options.watchdog_secs,
-            log_every=options.log_every,
-            eval_every=options.eval_every,
-            evaluate=evaluate,
-            secs=run.trained_secs(first),
+    def log(step: int, scalars: dict[str, float]) -> str:
+        writer.write(step, scalars)
+        return (
+            f"step {step}/{options.num_steps}: train {scalars['train/bpd']:.4f} bits/dim, "
+            f"{scalars['images_per_sec']:.0f} images/s"
         )
-        # Its checkpoint came first, so a stop may have cost an evaluation, not a step.
-        owed = plan.evaluates(first) and not _is_evaluated(run, first)
-        return take_steps(plan, state, batches, bool(distributed.any_of(owed)))
+
+    def evaluate(step: int, state: TrainState) -> str:
+        evaluation = run_evaluation(run, run.chosen(state), options.eval_draws)
+        writer.write(step, eval_scalars(evaluation))
+        return f"step {step}: eval {evaluation.summary()['bpd']:.4f} bits/dim"
+
+    plan = Plan(
+        name="train",
+        step=train_step,
+        num_steps=options.num_steps,
+        batch_size=options.batch_size,
+        save_every=options.save_every,
+        log=log,
+        save=run.save,
+        checkpoints=run.checkpoints,
+        watchdog_secs=options.watchdog_secs,
+        log_every=options.log_every,
+        eval_every=options.eval_every,
+        evaluate=evaluate,
+        secs=run.trained_secs(first),
+    )
+    # Its checkpoint came first, so a stop may have cost an evaluation, not a step.
+    owed = plan.evaluates(first) and not _is_evaluated(run, first)
+    return take_steps(plan, state, batches, bool(distributed.any_of(owed)))
 
 
 def _is_evaluated(run: Run, step: int) -> bool:

@@ -331,6 +331,8 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
         guidance=guidance,
         classifier=classifier,
         estimator=build_estimator(options.eval, model),
-        open_metrics_hook=configs.bind_metrics_hook(config, Path(workdir).absolute()),
+        open_metrics_hook=functools.partial(
+            configs.open_metrics_hook, config, Path(workdir).absolute()
+        ),
         mesh=sharding.build_mesh(options.train.num_devices, options.train.fsdp),
     )

@@ -11,6 +11,7 @@ import pytest
 from experiments import sweep
 from experiments.sweep import Job, finish, mean_row, paired, results, seeded
 from vdm import loops
+from vdm.training.metrics import NonFiniteError
 
 FLAGS = {"list": False, "share": (0, 1), "only": ""}
 
@@ -65,7 +66,7 @@ def test_a_kill_between_two_evaluations_costs_that_evaluation_alone(swept, monke
     before = results(jobs[:1], outdir, 5)[0].report["bpd"], results(jobs[:1], outdir)[0].report
     (workdir / "evaluations" / "T5" / "eval.json").unlink()
     sweep._copy_reports(workdir / "evaluations" / "T2", workdir)  # as the kill left it
-    assert sweep.state(jobs[0], outdir) == "step 4 of 4, 2 of 3 evaluations"
+    assert sweep.state(jobs[0], outdir) == "step 4 of 4, 2 of 4 evaluations"
     monkeypatch.setattr(loops, "fit", lambda *_: pytest.fail("trained again"))
     assert finish(jobs, flags(outdir))
     after = results(jobs[:1], outdir, 5)[0].report["bpd"], results(jobs[:1], outdir)[0].report
@@ -84,7 +85,7 @@ def test_other_draws_cost_an_evaluation_and_no_training(tiny, tmp_path, monkeypa
 
 def test_a_longer_training_is_not_done(swept, tiny):
     outdir, _ = swept
-    assert sweep.state(tiny(train__num_steps=6)[0], outdir) == "step 4 of 6, 0 of 3 evaluations"
+    assert sweep.state(tiny(train__num_steps=6)[0], outdir) == "step 4 of 6, 0 of 4 evaluations"
 
 
 def test_only_trains_the_named_jobs(tiny, tmp_path, capsys):
@@ -93,10 +94,41 @@ def test_only_trains_the_named_jobs(tiny, tmp_path, capsys):
         finish(jobs, flags(tmp_path, only="b-seed1,c-seed0"))
     assert not finish(jobs, flags(tmp_path, only="b-seed1"))
     assert "1 of 2 jobs are done; the table waits for b-seed0" in capsys.readouterr().out
-    (tmp_path / "runs" / "b-seed1" / "eval.json").unlink()  # no longer done
-    other = tiny("b", evaluated_with=(), schedule__name="cosine")
-    with pytest.raises(SystemExit, match=r"error: b-seed1: .* belongs to another config"):
-        finish(other, flags(tmp_path, only="b-seed1"))
+    with pytest.raises(SystemExit, match="give one of the two"):
+        finish(jobs, flags(tmp_path, only="b-seed1", share=(0, 2)))
+
+
+def test_a_folder_of_another_config_is_refused_though_its_run_is_finished(swept, tiny, tmp_path):
+    outdir, _ = swept
+    for other, field in [
+        (tiny(schedule__name="cosine"), "schedule.name: here 'cosine', there 'monotone'"),
+        (tiny(train__num_steps=2), "train.num_steps: here 2, there 4"),
+    ]:
+        with pytest.raises(SystemExit, match=r"a-seed0 belongs to another config") as error:
+            finish(other, flags(outdir))
+        assert field in str(error.value)
+
+
+def test_each_scale_has_a_folder_of_its_own(monkeypatch):
+    for arguments, folder in [([], "exp"), (["--scale=full"], "exp/full"),
+                              (["--scale=full", "--outdir=o"], "o")]:  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["run", *arguments])
+        assert sweep.parse_flags("exp/run.py").outdir == Path(folder)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(loops.Interrupted("stopped at step 3", 15), 143),
+     (NonFiniteError("train/bpd is nan"), "error: train/bpd is nan")],
+)  # fmt: skip
+def test_a_stop_and_a_failure_are_one_line(error, status, tiny, tmp_path, monkeypatch):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(sweep, "train", fails)
+    with pytest.raises(SystemExit) as stopped:
+        finish(tiny("e"), flags(tmp_path))
+    assert stopped.value.code == status
 
 
 @pytest.mark.parametrize("text", ["2/2", "-1/2", "1", "a/b", "0/0"])

@@ -53,9 +53,11 @@ class MetricsWriter:
         self._event_pb2 = cast(Any, event_pb2)
         self._summary_pb2 = cast(Any, summary_pb2)
         workdir = Path(workdir)
+        # First, as a hook that cannot be opened leaves nothing behind.
+        self._hook = _Guarded.opened(open_hook) if distributed.is_first() else None
         # Opening an event file empties it: the process id keeps two starts in one second apart.
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._events, self._hook = None, None
+        self._events = None
         if not distributed.is_first():
             self._path = Path(os.devnull)
             self._file = self._path.open("ab", buffering=0)
@@ -70,7 +72,6 @@ class MetricsWriter:
         session_log = self._event_pb2.SessionLog
         start = session_log(status=session_log.START)
         self._write_event(step=first_step + 1, session_log=start)
-        self._hook = _Guarded.opened(open_hook)
 
     def write(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
         """Records Python, NumPy or JAX scalars at `step`; they are in the files on return.
