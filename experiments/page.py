@@ -23,12 +23,15 @@ lost, and a test compares the two.
   set and its scale, copied from secondary sources that quote it (look them up before you cite
   them). The command for that scale stands below; **no full-scale command has been run by us**.
 - `bpd` is the bound in bits/dim on the test split. `stderr` is its Monte-Carlo error,
-  `stderr_images` that over images, `stderr_seeds` that over trainings; a `difference` is paired on
-  the same images and noise. The other columns are explained on the page that each title links to.
+  `stderr_images` that over images, `stderr_seeds` that over trainings; a `difference` is paired
+  image by image, and its page says whether the noise is shared too. The other columns are explained
+  on the page that each section links to.
 - An experiment that trains is a list of jobs: it resumes, skips what is done and can be shared out
   over processes and hosts, `python -m experiments.NAME.run --help` ([sweep.py](sweep.py)).
-- Continuous integration trains one job of one row, drawn at random, again and compares it with
-  the row (`tests/test_rerun.py`).
+- Continuous integration trains one job again, drawn at random from depth, parameterisations and
+  snr_ablation, and compares it with its row (`tests/test_rerun.py`).
+- Rows made before machines and names of jobs were recorded got them afterwards, from their pages;
+  their hashes are of the config as it was, which has got fields since.
 """
 
 
@@ -91,7 +94,8 @@ def provenance(name: str, rows: list[Row]) -> str:
     """Command, machine and commits of the rows."""
     module = f"python -m experiments.{name}.run"
     commands = sorted({row["command"] for row in rows})
-    shown = commands[0] if len(commands) == 1 else f"{module} --golden ../shared/golden/*.npz"
+    golden = all(" --golden " in command for command in commands)
+    shown = f"{module} --golden FOLDER/*.npz" if golden else " ".join(commands)
     machines = ", ".join(sorted({row["machine"] for row in rows}))
     commits = ", ".join(sorted({row["commit"] for row in rows}))
     return f"`{shown}`; {machines}; commit {commits}"

@@ -31,7 +31,7 @@ def read_rows(experiment: str) -> list[dict]:
 
 
 def spread(row: dict, rows: list[dict]) -> float:
-    """Standard deviation of bits/dim over seeds: the row's own, which three seeds tell badly, or
+    """Standard deviation of bits/dim over seeds: the row's own, which three seeds estimate badly, or
     the median row's, whichever is larger."""
     deviations = [np.std(r["bpd_of_seeds"], ddof=1) for r in (row, *rows)]
     return float(max(deviations[0], np.median(deviations[1:])))

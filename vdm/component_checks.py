@@ -1,5 +1,5 @@
 """What a component of the user's own must be, checked before anything is written: a slip would
-else be a traceback in the middle of a run, or bits/dim that are wrong without a word (a network's
+otherwise be a traceback in the middle of a run, or bits/dim that are wrong without a word (a network's
 output of another shape is spread over the noise's; a schedule that falls has a negative loss).
 
 ValueError, beginning with the field, for each of them.
@@ -43,7 +43,7 @@ def check_schedule(name: str, model: VDM) -> None:
                 )
         schedule = model.schedule_fn({"schedule": model.init_schedule(jax.random.key(0))})
         omega = schedule(jnp.linspace(0.0, 1.0, 101))
-        if not bool(jnp.all(jnp.diff(omega, axis=0) > 0)):  # no number is not above 0 either
+        if not bool(jnp.all(jnp.diff(omega, axis=0) > 0)):  # NaN is not above 0 either
             raise ValueError("gives an omega that does not increase with t from 0 to 1")
 
 
