@@ -1,6 +1,7 @@
 """What a component of the user's own must be, checked before anything is written: a slip would
-otherwise be a traceback in the middle of a run, or bits/dim that are wrong without a word (a network's
-output of another shape is spread over the noise's; a schedule that falls has a negative loss).
+otherwise be a traceback in the middle of a run, or bits/dim that are wrong without a word (a
+network's output of another shape is spread over the noise's; a schedule that falls has a negative
+loss).
 
 ValueError, beginning with the field, for each of them.
 """
