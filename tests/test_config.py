@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from vdm import components, options
+from vdm import components, loops, options
 from vdm import config as configs
 from vdm.api import load_config
 from vdm.config_changes import differing_fields
@@ -439,8 +439,9 @@ def test_a_metrics_hook_of_the_users_own_gets_config_and_workdir(
     )
     monkeypatch.syspath_prepend(tmp_path)
     config = make_tiny_config(metrics__name="my_tracker:Tracker")
+    run = build_run(config, tmp_path / "run")  # what only evaluates needs no tracker
     with pytest.raises(ValueError, match=r"metrics.name = 'my_tracker:Tracker' also needs"):
-        build_run(config, tmp_path / "run")
+        run.open_metrics_hook()
     config.metrics.kwargs = {"project": "mine"}
     run = build_run(config, tmp_path / "run")
     import my_tracker
@@ -449,4 +450,5 @@ def test_a_metrics_hook_of_the_users_own_gets_config_and_workdir(
     assert run.open_metrics_hook().opened == [("mine", 0, "run")]
     config.metrics.name = "my_tracker:Trakcer"
     with pytest.raises(ValueError, match="cannot be imported"):
-        build_run(config, tmp_path / "run")
+        loops.train(build_run(config, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

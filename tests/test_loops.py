@@ -571,7 +571,7 @@ def test_training_sees_augmented_images_with_their_flags_and_labels(
     config.data.augmentation.kwargs.share = 0.5
     seen = []
 
-    def fit(run, state, batches):
+    def fit(run, state, batches, writer):
         seen.append(next(batches))
         raise KeyboardInterrupt
 
