@@ -168,12 +168,14 @@ def _do(job: Job, outdir: Path) -> None:
 
 
 def _is_of(place: Path, job: Job, num_steps: int) -> bool:
-    """Whether there is a report of the trained model as the config says, with so many steps."""
+    """Whether there is a report of the trained model as the config says, with so many steps. What
+    an experiment evaluates in the workdir for itself, such as other bounds, is none."""
     if not (place / "eval.json").is_file():
         return False
     report, wanted = read_json(place / "eval.json"), job.config.eval
-    found = [report.get(key) for key in ("step", "draws_per_example", "eval_seed", "params")]
-    if found != [job.config.train.num_steps, wanted.draws, wanted.seed, wanted.params]:
+    keys = ("step", "bound", "draws_per_example", "eval_seed", "params")
+    asked = [job.config.train.num_steps, wanted.bound, wanted.draws, wanted.seed, wanted.params]
+    if [report.get(key) for key in keys] != asked:
         return False
     # A model without a schedule says other things of its bound, and has one alone.
     return "num_levels" in report or report.get("num_steps") == num_steps

@@ -16,9 +16,9 @@ class Plan:
     batch_size: images of a step. save_every, log_every, eval_every: intervals in steps; 0 for the
     last two is never, though every save has its log line. watchdog_secs: as in config.train.
     secs: seconds of training before this start.
-    log: (step, the scalars of `vdm.training.metrics`) -> the log line; records the scalars.
+    log: (step, the scalars of `vdm.training.metrics`) -> the log line; may record the scalars.
     save: (step, state); writes to `checkpoints`. evaluate: (step, state) -> a line with the result;
-    records it.
+    may record it.
     """
 
     name: str
