@@ -28,7 +28,7 @@ lost, and a test compares the two.
   on the page that each section links to.
 - An experiment that trains is a list of jobs: it resumes, skips what is done and can be shared out
   over processes and hosts, `python -m experiments.NAME.run --help` ([sweep.py](sweep.py)).
-- Continuous integration trains one job again, drawn at random from depth, parameterisations and
+- Continuous integration trains one job again, drawn at random from parameterisations and
   snr_ablation, and compares it with its row (`tests/test_rerun.py`).
 - Rows made before machines and names of jobs were recorded got them afterwards, from their pages;
   their hashes are of the config as it was, which has got fields since.
