@@ -23,7 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.results import Row, config_hash, make_parser, parsed
-from vdm.compare import Result
+from vdm.compare import Result, compare
 from vdm.config_changes import differing_fields
 from vdm.evaluation.statistics import standard_error
 from vdm.io.files import read_json
@@ -241,8 +241,11 @@ def mean_row(name: str, jobs: Sequence[Job], found: Sequence[Result], outdir: Pa
 
 def paired(found: Sequence[Result], reference: Sequence[Result]) -> Row:
     """The difference to a reference of the same seeds and images, bits/dim, with its errors: over
-    the seeds, and over the images of the mean over seeds."""
+    the seeds, and over the images of the mean over seeds. ValueError for other data or another kind
+    of bound."""
     pairs = list(zip(found, reference, strict=True))
+    for ours, theirs in pairs:
+        compare([theirs, ours])  # it refuses what cannot be compared
     of_seeds = np.array([ours.bpd.mean() - theirs.bpd.mean() for ours, theirs in pairs])
     images = np.mean([o.bpd.mean(axis=0) - t.bpd.mean(axis=0) for o, t in pairs], axis=0)
     return {

@@ -154,6 +154,9 @@ def test_rows_are_means_over_the_seeds_and_paired_differences(swept):
     assert both["difference"] == pytest.approx(np.mean(of_seeds))
     assert both["difference_stderr_seeds"] == pytest.approx(abs(of_seeds[0] - of_seeds[1]) / 2)
     assert paired(found[:1], reference[:1])["difference_stderr_seeds"] is None
+    found[0].report = found[0].report | {"data_fingerprint": "sha256:other"}
+    with pytest.raises(ValueError, match="differ in data_fingerprint"):
+        paired(found[:1], reference[:1])
 
 
 SWEEPS = ("data_sets", "depth", "digits", "fourier", "parameterisations", "schedule_swap",
