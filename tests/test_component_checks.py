@@ -104,6 +104,7 @@ def build(tmp_path, monkeypatch):
         ("optim", "number", "type int: it must give an optax.GradientTransformation"),
         ("sample", "number", "type int: it must give a vdm.diffusion.samplers.Sampler"),
         ("sample.guidance", "number", "type int: it must give a vdm.evaluation.guided.Guidance"),
+        ("classifier", "number", "type int: it must give a flax module"),
         ("sample.grid", "number", "'int' object is not callable"),
         ("sample.grid", "short", "gives shape (3,) for 3 steps: it must be (4,)"),
     ],

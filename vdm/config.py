@@ -251,6 +251,8 @@ def build_classifier(config: ConfigDict, source: sources.Source) -> NoisyClassif
         return None
     facts = {"dims": source.shape, "num_classes": source.num_classes}
     network = build("classifier", config.classifier, CLASSIFIERS, **facts)
+    fits = hasattr(network, "init") and hasattr(network, "apply")
+    check_kind("classifier", config.classifier.name, network, fits, "a flax module")
     return NoisyClassifier(network, source.shape, source.num_classes)
 
 
