@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vdm import distributed, sharding
+from vdm.components import OPTIMIZERS
 from vdm.data.pipeline import train_batches
 from vdm.data.sources import Split
 from vdm.evaluation.guided import Unguided
@@ -89,6 +90,12 @@ def _announce(run: Run, split: Split, state: TrainState) -> None:
         f"{run.source.name}: {len(split.examples)} examples of shape {run.source.shape}; "
         f"{count_parameters(state.params):,} parameters; {sharding.name_devices(run.mesh)}"
     )
+    warmup = run.resolved["optim"]["kwargs"].get("warmup_steps", 0)
+    if run.resolved["optim"]["name"] in OPTIMIZERS and warmup > run.options.train.num_steps:
+        say(
+            f"the warm-up of {warmup} steps is longer than the run of "
+            f"{run.options.train.num_steps}: the learning rate is not reached"
+        )
     if isinstance(run.model, VDM):
         wanted, bound_steps = run.options.train_schedule, run.options.bound_steps
         if objective(wanted, bound_steps, run.model.multivariate) != wanted:
@@ -144,6 +151,7 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
         (ends[0], ends[1]) if ends[0].ndim == 0 else (ends[0][None], ends[1][None]),
         run.classifier_optimizer,
         run.classifier_keys[1],
+        run.mesh,
     )
     batches = train_batches(
         split, options.batch_size, run.options.seed, first,
@@ -232,7 +240,9 @@ def take_steps(
             watchdog.enter(f"waiting for the data of step {step}")
             batch = next(batches)
             watchdog.enter(_on_devices(step, first), long=step == first + 1)
-            with jax.transfer_guard("disallow"):
+            # The first call lowers the step, and a component of the user's own may close over an
+            # array, which is read back from the device then.
+            with jax.transfer_guard("allow" if step == first + 1 else "disallow"):
                 state, metrics = plan.step(state, batch)
             pending.append(metrics)
             limit_run_ahead(pending)

@@ -146,6 +146,11 @@ def gather(tree: Tree, mesh: Mesh | None) -> Tree:
     return _gather_to(replicated(mesh))(tree)
 
 
+def put_everywhere(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Arrays that every process has, whole on every device; None leaves them where they are."""
+    return tree if mesh is None else _gather_to(replicated(mesh))(tree)
+
+
 @functools.cache
 def _gather_to(everywhere: NamedSharding) -> Callable[[Tree], Tree]:
     """One function for each sharding: a new one would be compiled at every call."""

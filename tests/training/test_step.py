@@ -87,14 +87,15 @@ def test_step_is_traced_once_and_donates_its_state():
     mesh = sharding.build_mesh(2)
     state = start(optimizer, mesh)
     step = make_train_step(MODEL, optimizer, KEY, 0, 0.99, True)
-    once = jax.jit(chex.assert_max_traces(step.__wrapped__, n=1), donate_argnums=0)
+    once = jax.jit(chex.assert_max_traces(step.function.__wrapped__, n=1), donate_argnums=0)
     # One executable, compiled for the first state, refuses a state that is placed otherwise.
-    compiled = once.lower(state, sharding.put_batch({"examples": CODES}, mesh)).compile()
+    arrays = sharding.put_everywhere(step.arrays, mesh)
+    compiled = once.lower(state, sharding.put_batch({"examples": CODES}, mesh), *arrays).compile()
     for _ in range(3):
         before = state
         batch = sharding.put_batch({"examples": CODES}, mesh)
         with jax.transfer_guard("disallow"):
-            state, _ = compiled(state, batch)
+            state, _ = compiled(state, batch, *arrays)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     assert int(state.step) == 3
 

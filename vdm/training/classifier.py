@@ -4,8 +4,10 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
+from vdm import sharding
 from vdm.classifier import NoisyClassifier
 from vdm.diffusion.noise import diffuse, expand
 from vdm.training.optim import ema_update
@@ -23,16 +25,18 @@ def make_classifier_step(
     omega_ends: tuple[EndPoint, EndPoint],
     optimizer: optax.GradientTransformation,
     run_key: PRNGKey,
+    mesh: Mesh | None = None,
 ) -> TrainStep:
     """The compiled step on the mean of -log p(label | z_t) over the batch, nats; its metrics are
     that ("cross_entropy") and the share of labels that are the most likely ones ("accuracy").
 
-    omega is uniform between the ends, so that no schedule or grid of samples is favoured. The state
-    is donated; randomness is fold_in(run_key, step).
+    omega is uniform between the ends, so that no schedule or grid of samples is favoured.
+    Randomness is fold_in(run_key, step). mesh: where the state lives; None: one device.
     """
-    omega_0, omega_1 = omega_ends
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: Batch, run_key: PRNGKey, omega_0: EndPoint, omega_1: EndPoint
+    ) -> tuple[TrainState, Metrics]:
         keys = jax.random.split(jax.random.fold_in(run_key, state.step), 3)
         x = likelihood.encode(batch["examples"])
         eps = jax.random.normal(keys[0], x.shape, x.dtype)
@@ -56,4 +60,5 @@ def make_classifier_step(
         hit = jnp.argmax(log_probs, axis=-1) == batch["labels"]
         return new_state, {"cross_entropy": nats, "accuracy": jnp.mean(hit, dtype=nats.dtype)}
 
-    return jax.jit(train_step, donate_argnums=0)
+    arrays = sharding.put_everywhere((run_key, *omega_ends), mesh)
+    return TrainStep(jax.jit(train_step, donate_argnums=0), arrays)

@@ -1,5 +1,6 @@
 """Optimisers: functions of (num_steps, **kwargs) that return an optax transformation."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -14,6 +15,9 @@ def learning_rate_schedule(
     num_steps: int, learning_rate: float, warmup_steps: int, decay: str
 ) -> optax.Schedule:
     """Linear warm-up from 0, then constant (`decay` "none") or a half cosine to 0 ("cosine")."""
+    check_rate("optim.kwargs.learning_rate", learning_rate)
+    if not warmup_steps >= 0:
+        raise ValueError(f"optim.kwargs.warmup_steps = {warmup_steps}: it must be 0 or more")
     if decay == "none":
         after = optax.constant_schedule(learning_rate)
     elif decay == "cosine":
@@ -22,6 +26,12 @@ def learning_rate_schedule(
         raise ValueError(f"optim.kwargs.decay is 'none' or 'cosine', not {decay!r}")
     warmup = optax.linear_schedule(0.0, learning_rate, max(1, warmup_steps))
     return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def check_rate(field: str, rate: float) -> None:
+    """ValueError for a learning rate that is negative or not finite."""
+    if not (rate >= 0 and math.isfinite(rate)):
+        raise ValueError(f"{field} = {rate}: a learning rate must be 0 or more, and finite")
 
 
 def kernels_of_network(params: Params) -> PyTree:
@@ -77,6 +87,13 @@ def adamw(
         raise ValueError(
             f"optim.kwargs.decay_mask is {' or '.join(map(repr, DECAY_MASKS))}, not {decay_mask!r}"
         )
+    check_rate("optim.kwargs.schedule_rate", schedule_rate)
+    for name, value, most in (
+        ("b1", b1, 1.0), ("b2", b2, 1.0), ("eps", eps, math.inf), ("clip", clip, math.inf),
+        ("weight_decay", weight_decay, math.inf),
+    ):  # fmt: skip
+        if not 0 <= value < most:
+            raise ValueError(f"optim.kwargs.{name} = {value}: it must be in [0, {most:g})")
     mask = DECAY_MASKS[decay_mask]
     rate = learning_rate_schedule(num_steps, learning_rate, warmup_steps, decay)
     clipped = [optax.masked(optax.clip_by_global_norm(clip), entry(e)) for e in ENTRIES]

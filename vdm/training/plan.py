@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from vdm.io.checkpoints import Checkpoints
 from vdm.training.state import TrainState
-from vdm.training.step import TrainStep
+from vdm.training.step import StepFn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Plan:
     """
 
     name: str
-    step: TrainStep
+    step: StepFn
     num_steps: int
     batch_size: int
     save_every: int

@@ -1,5 +1,6 @@
 """The train step: draw times and noise, the bound, its gradient, the update."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,11 +30,33 @@ from vdm.training.accumulation import Microbatches
 from vdm.training.optim import ema_update
 from vdm.training.schedule import GRADIENTS, BatchEstimate, objective, updated
 from vdm.training.state import TrainState
-from vdm.typing import NO_LABEL, Params, PRNGKey
+from vdm.typing import NO_LABEL, Params, PRNGKey, PyTree
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A compiled step, (state, batch) -> (state, metrics), with the arrays that it reads besides.
+
+    function: `jax.jit` of (state, batch, *arrays). They are arguments because an array that a
+    function closes over is read back from the device when the function is lowered, which the
+    transfer guard of the loop forbids on an accelerator.
+    """
+
+    function: Any
+    arrays: tuple[PyTree, ...]
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """The state is donated: the arrays passed in are gone after the call."""
+        return self.function(state, batch, *self.arrays)
+
+    def lower(self, state: TrainState, batch: Batch) -> Any:
+        """The lowered function, as that of `jax.jit`."""
+        return self.function.lower(state, batch, *self.arrays)
+
 
 WHOLE = Microbatches()
 """The batch in one piece."""
@@ -210,8 +233,7 @@ def make_train_step(
     microbatches. `mesh` is needed for that on several devices, and where they share the arrays of
     the state: those are gathered for the network, and updated where they live.
 
-    The state is donated: the arrays passed in are gone after the call. Randomness is
-    fold_in(run_key, step), so a resumed run repeats the draws of the undisturbed one.
+    Randomness is fold_in(run_key, step), so a resumed run repeats the draws of the undisturbed one.
     """
     in_microbatches = Microbatches(accumulate, mesh)
     if isinstance(model, VDM):
@@ -219,7 +241,7 @@ def make_train_step(
     else:
         gradient = make_plain_gradient(model, in_microbatches)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, run_key: PRNGKey) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(run_key, state.step)
         grads, metrics, seen = gradient(sharding.gather(state.params, mesh), batch, key)
         grads = sharding.split(grads, mesh)
@@ -237,4 +259,5 @@ def make_train_step(
         metrics |= {"grad_norm": optax.tree.norm(grads)}
         return sharding.split(new_state, mesh), sharding.gather(metrics, mesh)
 
-    return jax.jit(train_step, donate_argnums=0)
+    run_key = sharding.put_everywhere(run_key, mesh)
+    return TrainStep(jax.jit(train_step, donate_argnums=0), (run_key,))

@@ -1,0 +1,112 @@
+"""No compiled loop reads an array back from a device when it is first called.
+
+On an accelerator that is an error inside the transfer guard; on the CPU, where reads are free, the
+guard is silent, so the reads are counted.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vdm import loops, sharding
+from vdm.classifier import NoisyClassifier
+from vdm.diffusion.likelihood import Gaussian
+from vdm.evaluation.likelihood import make_evaluate_batch
+from vdm.keys import root_key
+from vdm.nn.classifiers import Perceptron
+from vdm.run import build_run, open_run
+from vdm.training.classifier import make_classifier_step
+from vdm.training.state import init_state
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The shapes of the arrays that were read from a device, and not from a copy on the host."""
+    array_type = type(jnp.zeros(()))
+    value, found = array_type._value, []
+
+    def spy(array):
+        if array._npy_value is None:
+            found.append((array.dtype, array.shape))
+        return value.__get__(array)
+
+    monkeypatch.setattr(array_type, "_value", property(spy))
+    return found
+
+
+def first_calls(reads, function, *arguments):
+    """The reads of the first call, which lowers and compiles, inside the guard."""
+    jax.block_until_ready(arguments)
+    reads.clear()
+    with jax.transfer_guard("disallow"):
+        jax.block_until_ready(function(*arguments))
+    return list(reads)
+
+
+def test_the_spy_sees_what_a_function_closes_over(reads):
+    closed_over = root_key(3)
+    assert first_calls(reads, jax.jit(lambda x: jax.random.fold_in(closed_over, x)), jnp.int32(1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train__accumulate": 2, "weighting__name": "min_snr"},
+        {"train__num_devices": 8, "train__fsdp": 4},
+        {"train__prng_impl": "rbg", "schedule__train": "bound"},
+        {"schedule__name": "tabulated", "schedule__train": "adaptive"},
+        {"model__class_conditional": True, "model__label_dropout": 0.1},
+    ],
+    ids=str,
+)
+def test_the_first_step_reads_nothing(reads, make_tiny_config, changes):
+    run = build_run(make_tiny_config(**changes), "unused")
+    split, state = run.source.load("train"), run.initial_state()
+    batch = {"examples": split.examples[:32], "labels": split.labels[:32]}
+    batch = sharding.put_batch(batch, run.mesh)
+    assert first_calls(reads, run.train_step(), state, batch) == []
+
+
+def test_the_first_step_of_a_classifier_reads_nothing(reads):
+    classifier = NoisyClassifier(Perceptron(num_classes=3, width=8), (2,), 3)
+    optimizer, mesh = optax.sgd(1e-2), sharding.build_mesh(2)
+    state = sharding.put_everywhere(init_state(classifier, optimizer, root_key(0)), mesh)
+    ends = jnp.float32(-5.0), jnp.float32(5.0)
+    step = make_classifier_step(classifier, Gaussian(), ends, optimizer, root_key(1), mesh)
+    batch = {"examples": np.zeros((4, 2), np.float32), "labels": np.zeros(4, np.int32)}
+    assert first_calls(reads, step, state, sharding.put_batch(batch, mesh)) == []
+
+
+@pytest.mark.parametrize("bound", ["elbo", "iw-2"])  # diffrax makes and reads constants
+def test_the_first_batch_of_an_evaluation_reads_nothing(reads, make_tiny_config, bound):
+    config = make_tiny_config(eval__bound=bound, eval__num_steps=2 if bound == "iw-2" else 0)
+    run = build_run(config, "unused")
+    params = run.chosen(run.initial_state())
+    columns = {
+        "examples": run.source.load("test").examples[:8],
+        "labels": np.zeros(8, np.int32),
+        "index": np.arange(8, dtype=np.int32),
+    }
+    batch = sharding.put_whole_batch(columns, run.mesh)
+    evaluate_batch = make_evaluate_batch(run.model, run.estimator, 8, 2)
+    key, draw = sharding.put_everywhere((root_key(0), jnp.int32(0)), run.mesh)
+    assert first_calls(reads, evaluate_batch, params, batch, key, draw) == []
+
+
+def test_the_first_step_of_a_training_may_read_what_a_component_closes_over(
+    make_tiny_config, tmp_path, monkeypatch
+):
+    """The lowering of a step reads that array, so its first call is outside of the guard."""
+    guards, guard = [], jax.transfer_guard
+
+    def noted(level):
+        guards.append(level)
+        return guard(level)
+
+    monkeypatch.setattr(jax, "transfer_guard", noted)
+    config = make_tiny_config(train__num_steps=3, train__eval_every=0)
+    loops.train(open_run(config, tmp_path / "run"))
+    assert guards == ["allow", "disallow", "disallow"]
