@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from vdm.diffusion import bounds
 from vdm.diffusion.elbo import Draws
+from vdm.diffusion.grids import equal_times
 from vdm.diffusion.ode import Solver
 from vdm.evaluation.statistics import num_strata
 from vdm.model import VDM, LatentVariableModel
@@ -163,7 +164,7 @@ class ImportanceWeighted:
         self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
     ) -> dict[str, Array]:
         """total [batch], nats."""
-        omegas = model.schedule_fn(params)(jnp.linspace(0.0, 1.0, self.num_steps + 1))
+        omegas = equal_times(model.schedule_fn(params), self.num_steps)
         denoiser, likelihood = model.denoiser(params, labels), model.likelihood_of(params)
         keys = _keys(place)
 
@@ -222,7 +223,7 @@ class ProbabilityFlow:
         """total [batch], nats; its variance from the probes; evaluations of the network."""
         # Where fixed steps lie; an adaptive solver takes only the ends.
         num_steps = max(1, self.solver.num_steps)
-        omegas = model.schedule_fn(params)(jnp.linspace(0.0, 1.0, num_steps + 1))
+        omegas = equal_times(model.schedule_fn(params), num_steps)
         likelihood = model.likelihood_of(params)
 
         def one(key: PRNGKey, example: Array, label: Array | None) -> bounds.OdeEstimate:

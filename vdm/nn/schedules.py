@@ -275,7 +275,7 @@ class Tabulated(nn.Module):
         shares = (1 - FLOOR) * root / root.sum() + FLOOR / n
         mass = jnp.cumsum(shares)
         knots = jnp.append(0.0, mass / mass[-1]).astype(t.dtype)  # the last is 1 to the last digit
-        ratio = jnp.interp(t, knots, jnp.linspace(0.0, 1.0, n + 1, dtype=t.dtype))
+        ratio = jnp.interp(t, knots, jnp.append(jnp.arange(n) / n, 1.0).astype(t.dtype))
         return (1 - ratio) * omega_0 + ratio * omega_1
 
     def adapt(
