@@ -1,3 +1,5 @@
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -85,3 +87,27 @@ def test_modules_keep_the_parameters_of_flax():
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4, 8), (2, 5, 5, 7)])
+def test_the_gradient_of_dropout_has_the_mask_of_its_value(shape):
+    x, key = jax.random.normal(jax.random.key(1), shape) + 3.0, jax.random.key(0)
+    y, pull_back = jax.vjp(lambda x: dropout(x, 0.3, key), x)
+    (grad,) = pull_back(jnp.full(shape, 2.0))
+    np.testing.assert_allclose(grad, 2 * y / x, rtol=1e-6)
+    assert 0.5 < np.mean(np.asarray(y) != 0) < 0.9
+
+
+def test_a_loop_over_blocks_keeps_no_masks():
+    """Stacked masks of all blocks do not fit into the scoped memory of some TPUs."""
+    x = jnp.ones((2, 8, 8, 16))
+
+    def loss(x):
+        def body(x, key):
+            return dropout(jnp.sin(x), 0.1, key), None
+
+        return jax.lax.scan(body, x, jax.random.split(jax.random.key(0), 5))[0].sum()
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(x))
+    assert "f32[5,2,8,8,16]" in program  # what the sine keeps
+    assert not re.search(r"(bool|u16|u32)\[5,2,8,8", program)
