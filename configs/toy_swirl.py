@@ -98,6 +98,7 @@ def get_config() -> ConfigDict:
                 "eval_draws": 4,
                 "keep_checkpoints": 3,
                 "watchdog_secs": 900,  # without a step until the stacks are printed; 0: never
+                "prng_impl": "threefry2x32",  # noise of training; "rbg" is faster on TPUs
             },
             "metrics": {"name": "none", "kwargs": {}},  # or your own, to W&B and the like
             "eval": {

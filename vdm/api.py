@@ -6,10 +6,13 @@ trained.bpd(images).mean, trained.sample(16), trained.compress(images)
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,11 +25,26 @@ from vdm.evaluation.bounds import build_estimator
 from vdm.evaluation.guided import Guidance
 from vdm.evaluation.likelihood import evaluate
 from vdm.evaluation.samples import draw_samples
+from vdm.given import check_given
 from vdm.io.files import read_json
 from vdm.model import VDM, AnyModel, check_codes, check_labels
 from vdm.nn.stacks import unstack_blocks
 from vdm.run import Run, build_run, open_run
 from vdm.typing import Params
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _in_float32(function: Callable[P, T]) -> Callable[P, T]:
+    """The function with jax_enable_x64 off, whatever the host process has for its own work."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with jax.enable_x64(False):
+            return function(*args, **kwargs)
+
+    return wrapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +91,7 @@ class Model:
         there."""
         return self.run.source.load(name)
 
+    @_in_float32
     def bpd(
         self,
         images: np.ndarray,
@@ -106,6 +125,7 @@ class Model:
         )
         return BitsPerDim(per_image, mean, over_images, over_noise)
 
+    @_in_float32
     def sample(
         self,
         num_samples: int,
@@ -136,6 +156,7 @@ class Model:
             labels=None if labels is None else check_labels(labels, num_samples, classes),
         ).data  # fmt: skip
 
+    @_in_float32
     def compress(
         self,
         images: np.ndarray,
@@ -154,23 +175,28 @@ class Model:
         trained = archives.Trained(self.run, self.params, self.step)
         return archives.pack(trained, np.asarray(images), options, labels=labels)[0]
 
+    @_in_float32
     def decompress(self, content: bytes) -> np.ndarray:
         """The images again, with their dtype; `vdm.archives.unpack` has their labels too.
         ValueError for content that is damaged or another model's."""
         trained = archives.Trained(self.run, self.params, self.step)
         return archives.unpack(trained, content).images
 
+    @_in_float32
     def omega(self, t: np.ndarray) -> np.ndarray:
         """omega(t) = -log SNR(t) for times t in [0, 1], any shape."""
         return np.asarray(self.vdm.schedule_fn(self.params)(jnp.asarray(t, jnp.float32)))
 
 
+@_in_float32
 def build(config: ConfigDict) -> Model:
     """A freshly initialised model from a config."""
+    check_given(config)
     run = build_run(config, Path())
     return Model(run, unstack_blocks(run.chosen(run.initial_state()), run.loops), 0)
 
 
+@_in_float32
 def train(config: ConfigDict, workdir: str | Path, *, init_from: str | Path | None = None) -> Model:
     """The model of a config, trained in a workdir, with all that `python -m vdm.main` leaves there.
 
@@ -181,10 +207,12 @@ def train(config: ConfigDict, workdir: str | Path, *, init_from: str | Path | No
     """
     from vdm.loops import train as train_run  # nothing else here needs the trainer
 
+    check_given(config)
     train_run(open_run(config, workdir), None if init_from is None else str(init_from))
     return load(workdir, params=config.eval.params)
 
 
+@_in_float32
 def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> Model:
     """The trained model of a workdir: its newest checkpoint, or that of `step`; params are "ema",
     their moving average, or "raw", those that were trained."""

@@ -90,6 +90,12 @@ def joined(argv: list[str]) -> list[str]:
     return result
 
 
+def given_fields(argv: list[str]) -> set[str]:
+    """The fields of the config that the command line gives a value, such as "optim.name"."""
+    found = (re.match(r"--?(?:no)?config\.([\w.]+)", argument) for argument in argv)
+    return {match[1] for match in found if match}
+
+
 def find_config(argument: str) -> str:
     """--config=FILE[:ARG] with FILE found also when it is beside the package, not here."""
     match = re.fullmatch(r"--?config=([^:]*)(:.*)?", argument)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vdm.diffusion.grids import Grid
+from vdm.keys import root_key
 from vdm.model import VDM
 from vdm.typing import Likelihood, Params
 
@@ -31,7 +32,7 @@ def check_schedule(name: str, model: VDM) -> None:
     """omega has t's shape, perhaps with the axes of an example appended, and increases at its first
     parameters."""
     with _named("schedule", name):
-        shapes = jax.eval_shape(model.init_schedule, jax.random.key(0))
+        shapes = jax.eval_shape(model.init_schedule, root_key(0))
         for shape in ((), (2, 3)):
             t = jax.ShapeDtypeStruct(shape, jnp.float32)
             found = jax.eval_shape(
@@ -42,7 +43,7 @@ def check_schedule(name: str, model: VDM) -> None:
                     f"gives omega of shape {found} for t of shape {shape}: it must be that of t, "
                     f"or {shape + model.dims}"
                 )
-        schedule = model.schedule_fn({"schedule": model.init_schedule(jax.random.key(0))})
+        schedule = model.schedule_fn({"schedule": model.init_schedule(root_key(0))})
         omega = schedule(jnp.linspace(0.0, 1.0, 101))
         if not bool(jnp.all(jnp.diff(omega, axis=0) > 0)):  # NaN is not above 0 either
             raise ValueError("gives an omega that does not increase with t from 0 to 1")
@@ -55,7 +56,7 @@ def check_network(name: str, model: VDM, num_codes: int) -> None:
         z = jax.ShapeDtypeStruct((2, *model.latent_dims), jnp.float32)
         omega = jax.ShapeDtypeStruct(z.shape if model.multivariate else (2,), jnp.float32)
         labels = jax.ShapeDtypeStruct((2,), jnp.int32) if model.num_classes else None
-        params = jax.eval_shape(model.init, jax.random.key(0))["network"]
+        params = jax.eval_shape(model.init, root_key(0))["network"]
 
         def output(params: Params, z: Any, omega: Any, labels: Any) -> Any:
             return model.network.apply({"params": params}, z, omega, labels, train=False)
@@ -105,7 +106,7 @@ def check_likelihood(
 def check_grid(name: str, grid: Grid, model: VDM) -> None:
     """T + 1 values of omega, or as many for each dimension."""
     with _named("sample.grid", name):
-        params = jax.eval_shape(model.init_schedule, jax.random.key(0))
+        params = jax.eval_shape(model.init_schedule, root_key(0))
         found = jax.eval_shape(
             lambda params: grid(model.schedule_fn({"schedule": params}), 3), params
         ).shape

@@ -84,6 +84,22 @@ CLASSIFIERS: Mapping[str, Callable] = {
 }
 METRICS: Mapping[str, Callable] = {"none": lambda: None}
 
+TABLES: Mapping[str, Mapping[str, Callable]] = {
+    "data": SOURCES,
+    "data.augmentation": AUGMENTATIONS,
+    "model": MODELS,
+    "schedule": SCHEDULES,
+    "network": NETWORKS,
+    "likelihood": LIKELIHOODS,
+    "weighting": WEIGHTINGS,
+    "optim": OPTIMIZERS,
+    "sample": SAMPLERS,
+    "sample.grid": GRIDS,
+    "sample.guidance": GUIDANCES,
+    "classifier": CLASSIFIERS,
+}
+"""By the group of the config that names one of them."""
+
 
 def build(what: str, component: ConfigDict, table: Mapping[str, Callable], **facts: Any) -> Any:
     """The component `config[what]`, with those facts that its constructor has parameters for."""

@@ -35,6 +35,7 @@ from vdm.data import sources, transforms
 from vdm.diffusion import grids, samplers, weightings
 from vdm.evaluation import guided
 from vdm.io.metrics import MetricsHook
+from vdm.keys import root_key
 from vdm.model import VDM, AnyModel, check_methods
 from vdm.options import count
 from vdm.training import schedule as train_schedule
@@ -167,7 +168,7 @@ def check_shapes(config: ConfigDict, model: AnyModel) -> None:
     """Runs the networks on shapes alone, so that a slip in one of the user's own is one line before
     anything is written."""
     try:
-        params = jax.eval_shape(model.init, jax.random.key(0))
+        params = jax.eval_shape(model.init, root_key(0))
         if not isinstance(model, VDM):
             check_methods(model, params)
             return

@@ -20,7 +20,7 @@ from vdm.options import complete
 # Fields that shape the trained state: a workdir belongs to one choice of them.
 STATE_FIELDS = (
     "seed", "model", "schedule", "network", "likelihood", "weighting", "data", "optim",
-    "train.batch_size",
+    "train.batch_size", "train.prng_impl",
 )  # fmt: skip
 # ... but where the data lie does not change what they are, nor how the network is compiled.
 NOT_STATE_FIELDS = ("data.data_dir", "network.kwargs.remat", "network.kwargs.scan")

@@ -1,5 +1,6 @@
 """Where config files are. Imports nothing heavy, so that --print_config answers at once."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -17,6 +18,14 @@ def find_config_file(path: Path) -> Path:
             return folder / path
     kind = "is a folder, not a config file" if path.is_dir() else "does not exist"
     raise ValueError(f"config file {str(path)!r} {kind}: check --config=FILE")
+
+
+@functools.cache
+def built_in_configs() -> tuple[ConfigDict, ...]:
+    """The config of every file in configs/, without arguments; not to be changed."""
+    package = Path(__file__).parent
+    folders = [folder for folder in (package.parent, package) if (folder / "configs").is_dir()]
+    return tuple(load_config(path) for path in sorted(folders[0].glob("configs/*.py")))
 
 
 def load_config(path: str | Path, *args: str) -> ConfigDict:

@@ -29,12 +29,13 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Collection
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from vdm.command_line import check, parse
+from vdm.command_line import check, given_fields, parse
 
 
 def _stopped() -> str:
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
     listening = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGTERM, _terminate) if listening else None
     try:
-        return run(parse(argv))
+        return run(parse(argv), given_fields(argv))
     except (ValueError, OSError) as error:
         if any(re.fullmatch(r"--?debug(=(true|1|yes))?", a, re.IGNORECASE) for a in argv):
             if not is_one_of_several():
@@ -115,8 +116,8 @@ def _end(signum: int, frame: Any) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def run(options: flags.FlagValues) -> int:
-    """Does what the flags say."""
+def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
+    """Does what the flags say; given: the fields of the config among them."""
     config: ConfigDict = options.config
     if options.print_config:
         print(json.dumps(config.to_dict(), indent=2))
@@ -127,11 +128,19 @@ def run(options: flags.FlagValues) -> int:
 
     distributed.initialize()  # before anything starts a backend
 
+    import jax
+    import jax.numpy as jnp
+
     from vdm import archives, loops
+    from vdm.given import check_given
     from vdm.io.console import say
     from vdm.run import open_run
     from vdm.training.metrics import NonFiniteError
 
+    if jnp.result_type(float) == jnp.float64:
+        jax.config.update("jax_enable_x64", False)
+        say("JAX_ENABLE_X64 is set and ignored: models here are float32")
+    check_given(config, given)
     opened = open_run(config, options.workdir)
     try:
         if options.mode == "train":

@@ -27,6 +27,7 @@ from vdm.diffusion.noise import fresh_noise, level
 from vdm.diffusion.predictions import convert
 from vdm.diffusion.samplers import Sampler, first_latent, run_chain
 from vdm.diffusion.schedule_algebra import next_omega
+from vdm.keys import root_key
 from vdm.typing import Denoiser, Likelihood, OmegaGrid, Params, PRNGKey, ScheduleFn
 
 
@@ -109,7 +110,7 @@ class VDM:
         """Whether every dimension has a schedule of its own."""
 
         def omega() -> Array:
-            params = {"schedule": self.init_schedule(jax.random.key(0))}
+            params = {"schedule": self.init_schedule(root_key(0))}
             return self.schedule_fn(params)(jnp.zeros((), jnp.float32))
 
         return jax.eval_shape(omega).ndim > 0
@@ -292,7 +293,7 @@ def check_methods(model: LatentVariableModel, params: Params) -> None:
     """ValueError where a model without a schedule gives other shapes than it should; params: their
     shapes."""
     dtype = jnp.int32 if hasattr(model.likelihood, "num_codes") else jnp.float32
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    keys = jax.eval_shape(lambda: jax.random.split(root_key(0), 2))
     data = jax.ShapeDtypeStruct((2, *model.dims), dtype)
     found = {
         "elbo": [term.shape for term in jax.eval_shape(model.elbo, params, data, keys)],

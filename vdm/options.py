@@ -14,13 +14,15 @@ PREDICTIONS = ("eps", "x", "v", "score", "next_mean", "codes")
 SCHEDULE_TRAINING = ("bound", "variance", "variance_stratified", "adaptive", "fixed")
 DIVERGENCES = ("auto", "exact", "hutchinson")
 ORDERS = ("bit_swap", "top_down")
+PRNG_IMPLS = ("threefry2x32", "rbg")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
     """config.train; intervals are in steps, 0 devices are all there are; fsdp of them share each
     array of the state; accumulate microbatches make a batch; after watchdog_secs without a step a
-    report says where it hangs, 0: never."""
+    report says where it hangs, 0: never. prng_impl: the generator of the noise of training; the
+    initial parameters and evaluations always have threefry."""
 
     num_steps: int
     batch_size: int
@@ -33,6 +35,7 @@ class TrainOptions:
     eval_draws: int
     keep_checkpoints: int
     watchdog_secs: int
+    prng_impl: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +152,7 @@ ADDED_FIELDS = {
     "sample.features": "",
     "train.fsdp": 1,
     "train.accumulate": 1,
+    "train.prng_impl": "threefry2x32",
     "metrics": {"name": "none", "kwargs": {}},
     "classifier": {
         "name": "convnet", "kwargs": {}, "num_steps": 500, "batch_size": 128, "learning_rate": 2e-3
@@ -188,6 +192,7 @@ def read(config: ConfigDict) -> Options:
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
     check_choice("model.prediction", config.model.prediction, PREDICTIONS)
     check_choice("compress.order", _field(config, "compress.order"), ORDERS)
+    check_choice("train.prng_impl", _field(config, "train.prng_impl"), PRNG_IMPLS)
     check_choice("eval.params", _field(config, "eval.params"), ("ema", "raw"))
     check_choice("eval.ode.divergence", _field(config, "eval.ode.divergence"), DIVERGENCES)
     ode = _group(config, "eval.ode", OdeOptions, num_steps=0)
@@ -206,6 +211,13 @@ def read(config: ConfigDict) -> Options:
         classifier=_group(config, "classifier", ClassifierOptions),
         compress=_group(config, "compress", CompressOptions, seed=0),
     )
+    for field in ("seed", "eval.seed", "sample.seed", "compress.seed"):
+        if _field(config, field) >= 2**64:
+            raise ValueError(f"{field} = {_field(config, field)}: it must be below 2^64")
+    if not options.classifier.learning_rate >= 0:
+        raise ValueError(
+            f"classifier.learning_rate = {options.classifier.learning_rate}: it must be 0 or more"
+        )
     if not 0 <= config.model.label_dropout < 1:
         raise ValueError(
             f"model.label_dropout = {config.model.label_dropout}: it must be in [0, 1)"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -31,6 +32,7 @@ from vdm.io.console import say
 from vdm.io.files import read_json, write_json
 from vdm.io.interop import is_published, read_published
 from vdm.io.metrics import MetricsHook, read_metrics
+from vdm.keys import root_key
 from vdm.model import VDM, AnyModel
 from vdm.nn.stacks import stack_blocks, unstack_blocks
 from vdm.nn.unet import UNet
@@ -84,13 +86,13 @@ class Run:
     @property
     def init_key(self) -> jax.Array:
         """For the initial parameters."""
-        return jax.random.split(jax.random.key(self.options.seed))[0]
+        return jax.random.split(root_key(self.options.seed))[0]
 
     @property
     def step_key(self) -> jax.Array:
         """What the key of every step is folded from."""
         # Not the root key itself: fold_in(key, 0) and split(key)[0] are one and the same.
-        return jax.random.split(jax.random.key(self.options.seed))[1]
+        return jax.random.split(root_key(self.options.seed, self.options.train.prng_impl))[1]
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on the devices."""
@@ -157,7 +159,7 @@ class Run:
     def classifier_keys(self) -> tuple[jax.Array, jax.Array]:
         """For the initial parameters of the classifier, and what its steps fold from."""
         # fold_in(key, 2) is a third child of the root, after the two of split(key).
-        init, steps = jax.random.split(jax.random.fold_in(jax.random.key(self.options.seed), 2))
+        init, steps = jax.random.split(jax.random.fold_in(root_key(self.options.seed), 2))
         return init, steps
 
     @property
@@ -303,6 +305,11 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
 def build_run(config: ConfigDict, workdir: str | Path) -> Run:
     """Checks the config and builds everything that it names; of files, it reads at most a header of
     the user's data."""
+    if jnp.result_type(float) == jnp.float64:
+        raise ValueError(
+            "JAX_ENABLE_X64 is set, and models here are float32: unset it, or call this in "
+            "`with jax.enable_x64(False):`"
+        )
     config = all_options.complete(config)
     options = all_options.read(config)
     sharding.split_host(options.train.num_devices)

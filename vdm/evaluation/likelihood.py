@@ -22,6 +22,7 @@ from vdm.data.pipeline import evaluation_batches
 from vdm.data.sources import Split
 from vdm.evaluation.estimators import Estimator, Place
 from vdm.evaluation.statistics import standard_error, stratified_error
+from vdm.keys import root_key
 from vdm.model import VDM, AnyModel
 from vdm.typing import Params
 
@@ -131,7 +132,7 @@ def evaluate(
         raise ValueError(f"{draws} draws of {num_examples} examples: both must be positive")
     batch_size = sharding.round_up(min(batch_size, num_examples), mesh)
     evaluate_batch = make_evaluate_batch(model, estimator, num_examples, draws)
-    key = jax.random.fold_in(jax.random.key(seed), KEY_STREAM)
+    key = jax.random.fold_in(root_key(seed), KEY_STREAM)
     parts = [part.reshape(len(estimator.columns), -1) for part in finished]
     total = draws * math.ceil(num_examples / batch_size)
 

@@ -13,6 +13,7 @@ from vdm import sharding
 from vdm.diffusion.grids import Grid, equal_times
 from vdm.diffusion.samplers import Sampler, first_latent
 from vdm.evaluation.guided import Guidance, Unguided
+from vdm.keys import root_key
 from vdm.model import VDM, AnyModel, Drawn
 from vdm.options import SampleOptions
 from vdm.typing import Params
@@ -112,7 +113,7 @@ def draw_samples(
 
     @jax.jit
     def draw(params: Params, index: jax.Array, labels: jax.Array) -> Drawn:
-        key = jax.random.fold_in(jax.random.key(seed), KEY_STREAM)
+        key = jax.random.fold_in(root_key(seed), KEY_STREAM)
 
         def keys_of(index: jax.Array) -> jax.Array:
             return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
