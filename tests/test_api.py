@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -143,3 +145,18 @@ def test_a_folder_that_is_no_workdir_is_named(tmp_path):
         vdm.load(tmp_path)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         vdm.nothing  # noqa: B018
+
+
+def test_a_host_process_in_float64_gets_the_same_numbers(finished_run):
+    results = []
+    for enabled in (False, True):
+        with jax.enable_x64(enabled):
+            model = vdm.load(finished_run)
+            images = model.split("test").examples[:4]
+            content = model.compress(images, num_steps=3)
+            np.testing.assert_array_equal(model.decompress(content), images)
+            bpd, omega = model.bpd(images, draws=2), model.omega(np.array([0.0, 0.5]))
+            results.append((bpd.per_image, model.sample(3, num_steps=2), omega, content))
+            assert jnp.result_type(float) == (jnp.float64 if enabled else jnp.float32)
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)

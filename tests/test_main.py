@@ -18,7 +18,7 @@ from vdm import distributed, loops
 from vdm import main as program
 from vdm.io.checkpoints import Checkpoints
 from vdm.io.metrics import read_metrics
-from vdm.run import open_run
+from vdm.run import build_run, open_run
 from vdm.training.metrics import NonFiniteError
 
 ROOT = Path(__file__).parent.parent
@@ -295,3 +295,29 @@ def test_a_signal_saves_says_where_and_the_run_goes_on(signum, capsys, tmp_path)
     status, out, _ = call(command(tmp_path, train__num_steps=steps[-1] + 2), capsys)
     assert status == 0
     assert f"resuming {tmp_path} at step {steps[-1]}" in out
+
+
+def test_the_program_computes_in_float32_whatever_the_environment_says(tmp_path):
+    results = []
+    for enabled in ("0", "1"):
+        workdir = tmp_path / enabled
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_X64": enabled}
+        result = subprocess.run(
+            [sys.executable, "-m", "vdm.main", *command(workdir, train__num_steps=2)],
+            cwd=ROOT, env=environment, text=True, capture_output=True,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert ("JAX_ENABLE_X64 is set and ignored" in result.stdout) == (enabled == "1")
+        report = json.loads((workdir / "eval.json").read_text())
+        with np.load(workdir / "samples.npz") as drawn:
+            results.append((report["bpd"], drawn["samples"]))
+    assert results[0][0] == results[1][0]
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+
+
+def test_experiments_say_that_models_are_float32(make_tiny_config):
+    with (
+        jax.enable_x64(True),
+        pytest.raises(ValueError, match="JAX_ENABLE_X64 is set, and models here are float32"),
+    ):
+        build_run(make_tiny_config(), "unused")
