@@ -53,13 +53,15 @@ class BitsPerDim:
 
     per_image [N] is averaged over draws. mean is their mean; stderr_images is its standard
     error over images, stderr_monte_carlo over the noise of the estimate on these images; NaN
-    where one image, or one draw, does not tell it.
+    where one image, or one draw, does not tell it. stderr_degrees: the degrees of freedom of the
+    latter, for Student's t (`vdm.evaluation.statistics.half_width`); NaN where it is unknown.
     """
 
     per_image: np.ndarray
     mean: float
     stderr_images: float
     stderr_monte_carlo: float
+    stderr_degrees: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +121,11 @@ class Model:
             batch_size=batch_size, seed=seed,
         )  # fmt: skip
         summary, per_image = result.summary(), result.bpd(result.total).mean(axis=0)
-        mean, over_images, over_noise = (
+        numbers = (
             math.nan if (value := summary[key]) is None else value
-            for key in ("bpd", "stderr_images", "stderr_monte_carlo")
+            for key in ("bpd", "stderr_images", "stderr_monte_carlo", "stderr_degrees")
         )
-        return BitsPerDim(per_image, mean, over_images, over_noise)
+        return BitsPerDim(per_image, *numbers)
 
     @_in_float32
     def sample(

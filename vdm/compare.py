@@ -8,7 +8,9 @@ RUN           a workdir with eval.json and eval_examples.npz, as --mode=eval lea
 
 A difference is run - first, in bits/dim, image by image on the same images. `+- images` says how
 far it might be on other images of the kind, `+- noise` how far on these images with other noise.
-Runs evaluated with the same eval.seed and eval.draws share their noise, which makes both smaller.
+Both are standard errors. A 95% interval is 1.96 of them to each side where there are many images or
+degrees of freedom (`df`), 4.3 where there are two of these and 12.7 where there is one. Runs
+evaluated with the same eval.seed and eval.draws share their noise, which makes both smaller.
 """
 
 import argparse
@@ -22,12 +24,18 @@ from typing import Any
 
 import numpy as np
 
-from vdm.evaluation.statistics import standard_error, stratified_error
+from vdm.evaluation.statistics import (
+    Error,
+    difference_error,
+    monte_carlo_error,
+    standard_error,
+    student_quantile,
+)
 from vdm.io.files import read_json, write_json
 from vdm.io.plots import plot_comparison
 
-COLUMNS = ("run", "bound", "T", "step", "bits/dim", "+- images", "+- noise", "difference",
-           "+- images", "+- noise")  # fmt: skip
+COLUMNS = ("run", "bound", "T", "step", "bits/dim", "+- images", "+- noise", "df", "difference",
+           "+- images", "+- noise", "df")  # fmt: skip
 
 NEEDED = ("bpd", "stderr_images", "stderr_monte_carlo", "bound", "num_steps", "step", "num_dims",
           "num_examples", "draws_per_example", "strata", "data_fingerprint")  # fmt: skip
@@ -48,7 +56,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         rows = compare([Result(run) for run in flags.runs])
         write_json(flags.outdir / "compare.json", rows)
-        plot_comparison(flags.outdir / "compare.png", rows)
+        quantile = float(student_quantile(rows[0]["num_examples"] - 1))
+        plot_comparison(flags.outdir / "compare.png", rows, quantile)
     except (ValueError, OSError) as error:
         text = str(error)
         if isinstance(error, OSError) and error.filename:
@@ -61,7 +70,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 class Result:
-    """The last evaluation of a workdir. report: eval.json; bpd: [draws, images]."""
+    """The last evaluation of a workdir. report: eval.json; bpd: [draws, images]; noise: its
+    Monte-Carlo error, from the draws (eval.json has that of the version that wrote it)."""
 
     def __init__(self, run: Path) -> None:
         missing = [n for n in ("eval.json", "eval_examples.npz") if not (run / n).is_file()]
@@ -91,6 +101,13 @@ class Result:
                 f"eval.json and eval_examples.npz in {run} are of two evaluations: evaluate it "
                 "again with --mode=eval"
             )
+        self.noise = self.error_of(self.bpd)
+
+    def error_of(self, bpd: np.ndarray) -> Error:
+        """Monte-Carlo error of the mean of bits/dim [draws, images] that have this one's noise."""
+        # The draws of a model with a schedule share their times' offset, under this bound alone.
+        independent = self.report["bound"] != "elbo" or "num_levels" in self.report
+        return monte_carlo_error(bpd, self.report["strata"], independent)
 
 
 def compare(results: Sequence[Result]) -> list[Row]:
@@ -113,7 +130,7 @@ def compare(results: Sequence[Result]) -> list[Row]:
             )
     rows = []
     for result in results:
-        row = {"run": str(result.run)} | result.report
+        row = {"run": str(result.run)} | result.report | _named("", result.noise)
         if result is not first:
             row |= difference(result, first)
         rows.append(row)
@@ -129,11 +146,16 @@ def difference(result: Result, first: Result) -> Row:
         "shared_noise": shares_noise(result.report, first.report),
     }
     if row["shared_noise"]:
-        per_draw = result.bpd.mean(axis=1) - first.bpd.mean(axis=1)
-        error = stratified_error(per_draw, first.report["strata"])
-        return row | {"difference_stderr_monte_carlo": error}
-    errors = [stratified_error(r.bpd.mean(axis=1), r.report["strata"]) for r in (result, first)]
-    return row | {"difference_stderr_monte_carlo": math.hypot(*errors)}
+        return row | _named("difference_", first.error_of(result.bpd - first.bpd))
+    return row | _named("difference_", difference_error(result.noise, first.noise))
+
+
+def _named(prefix: str, error: Error) -> Row:
+    """A Monte-Carlo error as eval.json names it."""
+    return {
+        f"{prefix}stderr_monte_carlo": error.stderr,
+        f"{prefix}stderr_degrees": error.degrees or None,
+    }
 
 
 def shares_noise(report: Row, other: Row) -> bool:
@@ -155,9 +177,11 @@ def table(rows: Sequence[Row]) -> str:
             f"{row['bpd']:.4f}",
             _number(row["stderr_images"]),
             _number(row["stderr_monte_carlo"]),
+            _degrees(row["stderr_degrees"]),
             f"{row['difference']:+.4f}" if "difference" in row else "",
             _number(row.get("difference_stderr_images", "")),
             _number(row.get("difference_stderr_monte_carlo", "")),
+            _degrees(row.get("difference_stderr_degrees")),
         ]
         for row in rows
     ]
@@ -176,6 +200,10 @@ def _number(value: float | str | None) -> str:
     if value == "":
         return ""
     return "unknown" if value is None or math.isnan(float(value)) else f"{float(value):.4f}"
+
+
+def _degrees(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,10 @@ from vdm.model import VDM
 from vdm.run import Run
 from vdm.typing import Params
 
+FEW = 10
+"""Degrees of freedom below which an error is too rough to be printed without them: a 95% interval
+is then more than 2.2 errors to each side, and 12.7 with one."""
+
 MAX_REAL = 50_000
 """Images that samples are compared with: as many as published distances use."""
 
@@ -198,11 +202,13 @@ def describe_evaluation(report: dict[str, Any]) -> str:
     if levels:
         steps = f"{levels} latent level{'s' * (levels > 1)}"
     images, noise = (report[f"stderr_{kind}"] for kind in ("images", "monte_carlo"))
+    degrees = report.get("stderr_degrees") or FEW  # not recorded once
+    rough = f", {degrees} degree{'s' * (degrees > 1)} of freedom" if degrees < FEW else ""
     divergence = f" ({report['divergence']} divergence)" if "divergence" in report else ""
     trained_on = f"; trained on the {report['trained_on']}" if "trained_on" in report else ""
     return (
         f"{report['split']} bits/dim {report['bpd']:.4f} +- {_error(images)} (images) "
-        f"+- {_error(noise)} (Monte Carlo): {report['bound']}{divergence}, {steps}, "
+        f"+- {_error(noise)} (Monte Carlo{rough}): {report['bound']}{divergence}, {steps}, "
         f"{report['params']} parameters of step {report['step']}, {report['num_examples']} "
         f"examples x {report['draws_per_example']} draws{trained_on}"
     )

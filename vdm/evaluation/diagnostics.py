@@ -12,14 +12,16 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
+from vdm.evaluation.statistics import student_quantile
+
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
     """Per bin of omega, from clean to noisy; d and l in bits/dim, per nat of omega for d.
 
-    edges: [bins + 1], of omega. centre, density, stderr: [bins], mean omega, mean d, its standard
-    error. variance_share: [bins], adds up to 1. optimal_t: [bins + 1], times at which the schedule
-    with the least variance passes the edges.
+    edges: [bins + 1], of omega. centre, density, stderr, half_width: [bins], mean omega, mean d,
+    its standard error, half the width of its 95% interval. variance_share: [bins], adds up to 1.
+    optimal_t: [bins + 1], times at which the schedule with the least variance passes the edges.
     integral, integral_stderr: of the density over omega, the mean of l; the error takes the draws
     as independent, which stratified times improve upon. variance: of l, for one t ~ U(0, 1) and
     one example. optimal_variance: the same under the best schedule, as far as bins can tell.
@@ -29,6 +31,7 @@ class Diagnosis:
     centre: np.ndarray
     density: np.ndarray
     stderr: np.ndarray
+    half_width: np.ndarray
     variance_share: np.ndarray
     optimal_t: np.ndarray
     integral: float
@@ -71,6 +74,7 @@ def diagnose(
         centre=np.bincount(index, omega) / count,
         density=mean,
         stderr=stderr,
+        half_width=np.nan_to_num(student_quantile(count - 1)) * stderr,
         variance_share=np.bincount(index, deviation) / max(deviation.sum(), 1e-300),
         optimal_t=np.interp(edges, fine, np.append(0.0, np.cumsum(mass)) / mass.sum()),
         integral=integral,

@@ -60,6 +60,11 @@ class Estimator(Protocol):
         """What to try when an estimate is not finite."""
         ...
 
+    @property
+    def independent(self) -> bool:
+        """Whether the noise of an example is independent of that of the others."""
+        ...
+
     def strata(self, num_draws: int) -> int:
         """Parts that the draws are spread over, draw k in part k mod strata; 1: all are alike."""
         ...
@@ -87,6 +92,7 @@ class Elbo:
 
     num_steps: int = 0
     name = "elbo"
+    independent = False  # the times of a draw have one offset
     columns = ("reconstruction", "prior_matching", "denoising_matching", "omega_t", "loss_density")
     remedy = NOT_FINITE
 
@@ -135,6 +141,7 @@ class ImportanceWeighted:
 
     num_steps: int
     num_weights: int
+    independent = True
     columns = ("total",)
     remedy = NOT_FINITE
 
@@ -189,6 +196,7 @@ class ProbabilityFlow:
     dequantisation: str
     solver: Solver
     num_steps = 0
+    independent = True
     remedy = (
         "the ODE solver gave up: raise eval.ode.num_steps, or for adaptive steps eval.ode.tolerance"
     )
@@ -242,6 +250,7 @@ class PathElbo:
     num_levels: int
     name = "elbo"
     num_steps = None
+    independent = True
     columns = ("reconstruction", "prior_matching", "denoising_matching")
     remedy = NOT_FINITE
 

@@ -1,8 +1,9 @@
 """Bits/dim of a whole split: every example once per draw, with two standard errors.
 
 A draw gives every example one estimate of the bound (`vdm.evaluation.estimators`). Draws are
-independent, so the spread of their means, within the parts of [0, 1) that an estimator spreads
-their times over, is the Monte-Carlo error. The error over images contains what noise is left in
+independent, so what an example differs by from draw to draw is the Monte-Carlo error, and where
+examples share noise, what the means of draws do, within the parts of [0, 1) that an estimator
+spreads their times over. The error over images contains what noise is left in
 the mean of each image. Noise depends on (seed, draw, example) alone, not on
 the batch size or the devices, and is the same for every checkpoint.
 """
@@ -21,7 +22,7 @@ from vdm import sharding
 from vdm.data.pipeline import evaluation_batches
 from vdm.data.sources import Split
 from vdm.evaluation.estimators import Estimator, Place
-from vdm.evaluation.statistics import standard_error, stratified_error
+from vdm.evaluation.statistics import Error, monte_carlo_error, standard_error
 from vdm.keys import root_key
 from vdm.model import VDM, AnyModel
 from vdm.typing import Params
@@ -39,6 +40,7 @@ class Evaluation:
     columns: what the estimator gives, numpy float64 [draws, examples]; the three terms of the
     negative bound, or its "total", are nats. omega_0, omega_1: the ends of the schedule, if there
     is one. strata: parts that the draws are spread over, draw k in part k mod strata.
+    independent: the noise of an example is independent of that of the others.
     """
 
     columns: dict[str, np.ndarray]
@@ -46,6 +48,7 @@ class Evaluation:
     omega_1: float | None
     num_dims: int
     strata: int = 1
+    independent: bool = False
 
     @property
     def total(self) -> np.ndarray:
@@ -57,19 +60,27 @@ class Evaluation:
         """Nats -> bits/dim."""
         return nats / (self.num_dims * math.log(2))
 
+    def monte_carlo_error(self, nats: np.ndarray) -> Error:
+        """Of the mean of nats [draws, examples], such as `total` or what it differs by from that of
+        another evaluation with the same noise, bits/dim."""
+        return monte_carlo_error(self.bpd(nats), self.strata, self.independent)
+
     def summary(self) -> dict[str, float | None]:
         """bpd, its terms (None where the bound has none), and its standard errors over images
-        and over Monte-Carlo noise. stderr_hutchinson: the share of the latter that random probes
-        of a divergence have, if there are any. denoising_variance: of a single draw."""
+        and over Monte-Carlo noise. stderr_degrees: degrees of freedom of the latter, None where it
+        is unknown. stderr_hutchinson: the share of it that random probes of a divergence have, if
+        there are any. denoising_variance: of a single draw."""
         total = self.bpd(self.total)
         draws, examples = total.shape
+        noise = self.monte_carlo_error(self.total)
         summary = {
             "bpd": float(total.mean()),
             "bpd_reconstruction": self._mean_bpd("reconstruction"),
             "bpd_prior": self._mean_bpd("prior_matching"),
             "bpd_denoising": self._mean_bpd("denoising_matching"),
             "stderr_images": standard_error(total.mean(axis=0)),
-            "stderr_monte_carlo": stratified_error(total.mean(axis=1), self.strata),
+            "stderr_monte_carlo": noise.stderr,
+            "stderr_degrees": noise.degrees or None,
             "denoising_variance": self._denoising_variance(),
             "num_examples": examples,
             "draws_per_example": draws,
@@ -169,6 +180,7 @@ def evaluate(
         omega_1=ends[1],
         num_dims=math.prod(model.dims),
         strata=estimator.strata(draws),
+        independent=estimator.independent,
     )
     bad = np.flatnonzero(~np.isfinite(evaluation.total).all(axis=0))
     if bad.size:

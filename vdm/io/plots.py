@@ -75,15 +75,15 @@ def plot_loss_density(path: str | Path, diagnosis: Any, t: ArrayLike, omega: Arr
     figure, (left, middle, right) = make_figure(PAGE, 2.6, columns=3)
     left.fill_between(
         d.centre,
-        np.maximum(d.density - 1.96 * d.stderr, 0.0),
-        d.density + 1.96 * d.stderr,
+        np.maximum(d.density - d.half_width, 0.0),
+        d.density + d.half_width,
         color=BLUE,
         alpha=0.25,
         linewidth=0.0,
         label="95% interval",
     )
     left.plot(d.centre, d.density, color=BLUE, linewidth=1.4, label="mean")
-    left.set_ylim(0.0, 1.35 * max(np.max(d.density + 1.96 * d.stderr), 1e-9))  # the legend's
+    left.set_ylim(0.0, 1.35 * max(np.max(d.density + d.half_width), 1e-9))  # the legend's
     left.set_ylabel(r"½ $\|\epsilon - \hat\epsilon\|^2$  [bits/dim per nat]")
     left.set_title(f"integral {d.integral:.3f} ± {d.integral_stderr:.3f} bits/dim")
     left.legend(frameon=False, loc="upper right", handlelength=1.2)
@@ -147,7 +147,9 @@ def plot_points(path: str | Path, samples: ArrayLike, data: ArrayLike) -> None:
     save_figure(figure, path)
 
 
-def plot_comparison(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def plot_comparison(
+    path: str | Path, rows: Sequence[Mapping[str, Any]], quantile: float = 1.96
+) -> None:
     """Bits/dim of several runs, and beside them their differences to the first, with 95% intervals
     over images.
 
@@ -155,6 +157,7 @@ def plot_comparison(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None
         path: the PNG file, replaced atomically.
         rows: for each run "run", "bpd", "stderr_images"; from the second on "difference",
             "difference_stderr_images".
+        quantile: standard errors of a bar to each side; 1.96 is that of many images.
     """
     figure, (left, right) = make_figure(PAGE, 0.9 + 0.35 * len(rows), columns=2)
     figure.suptitle("bars: 95% over images")
@@ -169,7 +172,7 @@ def plot_comparison(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None
         axes.errorbar(
             [row[value] for _, row in shown],
             [y for y, _ in shown],
-            xerr=[1.96 * np.nan_to_num(row[error] or 0.0) for _, row in shown],
+            xerr=[quantile * np.nan_to_num(row[error] or 0.0) for _, row in shown],
             fmt="o",
             color=colour,
             markersize=4,
