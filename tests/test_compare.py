@@ -55,6 +55,54 @@ def test_errors_of_other_noise_add_up(make_run):
     assert row["shared_noise"] is False
 
 
+def test_degrees_of_freedom_of_the_errors(make_run, tmp_path, capsys):
+    runs = [make_run("a", NATS), make_run("b", NATS + CHANGE), make_run("c", NATS, eval_seed=1)]
+    rows = compare([Result(run) for run in runs])
+    assert [row["stderr_degrees"] for row in rows] == [3, 3, 3]  # four draws, alike
+    assert "difference_stderr_degrees" not in rows[0]
+    assert rows[1]["difference_stderr_degrees"] == 3
+    assert rows[2]["difference_stderr_degrees"] == pytest.approx(6)  # two errors of one size
+    assert main([*map(str, runs), f"--outdir={tmp_path / 'out'}"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()[:4]
+    assert header.split().count("df") == 2
+    assert [line.split()[-1] for line in lines[1:]] == ["3", "6"]
+    written = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert written[2]["difference_stderr_degrees"] == pytest.approx(6)
+
+
+@pytest.mark.parametrize(
+    "kind", [{"bound": "iw-4"}, {"bound": "ode-decoder"}, {"num_levels": 2, "num_steps": None}]
+)
+def test_noise_that_is_independent_tells_its_error_from_every_image(make_run, kind):
+    # as of a workdir of before there was stderr_degrees, with an error over the means of draws
+    few = NATS[:2]
+    runs = [Result(make_run("a", few, **kind)), Result(make_run("b", few + CHANGE[:2], **kind))]
+    first, second = compare(runs)
+    of_images = (few / 64 / np.log(2)).var(axis=0, ddof=1)
+    assert first["stderr_monte_carlo"] == pytest.approx(np.sqrt(of_images.sum() / 2) / 50)
+    assert first["stderr_degrees"] == second["difference_stderr_degrees"] == 50
+    paired = (CHANGE[:2] / 64 / np.log(2)).var(axis=0, ddof=1)
+    assert second["difference_stderr_monte_carlo"] == pytest.approx(np.sqrt(paired.sum() / 2) / 50)
+
+
+def test_the_error_of_one_draw_is_unknown(make_run, tmp_path, capsys):
+    runs = [make_run("a", NATS[:1]), make_run("b", NATS[:1] + 1)]
+    assert main([*map(str, runs), f"--outdir={tmp_path}"]) == 0
+    row = json.loads((tmp_path / "compare.json").read_text())[1]
+    assert [row[k] for k in row if "monte_carlo" in k or "degrees" in k] == [None] * 4
+    assert capsys.readouterr().out.splitlines()[2].count("unknown") == 2
+
+
+def test_bars_are_as_long_as_the_number_of_images_asks(make_run, tmp_path, monkeypatch):
+    quantiles = []
+    monkeypatch.setattr(
+        "vdm.compare.plot_comparison", lambda path, rows, quantile: quantiles.append(quantile)
+    )
+    for name, images in (("a", 3), ("b", 50)):
+        main([str(make_run(name, NATS[:, :images])), f"--outdir={tmp_path}"])
+    assert quantiles == pytest.approx([4.302653, 2.009575])
+
+
 def test_the_same_data_under_another_name_are_compared(make_run):
     runs = [make_run("a", NATS), make_run("b", NATS, dataset="npy")]
     assert compare([Result(run) for run in runs])[1]["difference"] == 0

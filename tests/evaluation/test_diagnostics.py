@@ -63,6 +63,14 @@ def test_variance_shares_say_where_the_spread_is():
     np.testing.assert_allclose(found.variance_share, np.array([100, 1, 1, 1]) / 103, rtol=1e-9)
 
 
+def test_intervals_of_the_bins_are_as_wide_as_their_counts_ask():
+    omega = np.linspace(-8.0, 5.0, 64)
+    density = np.random.default_rng(0).chisquare(3, 64)
+    found = diagnose(omega, density, 13 * density)  # 8 bins of 8 draws: 7 degrees of freedom
+    assert len(found.centre) == 8
+    np.testing.assert_allclose(found.half_width, 2.364624 * found.stderr, rtol=1e-6)
+
+
 def test_bin_means_have_the_standard_error_of_a_mean():
     x = np.repeat([0.25, 0.75], 4) + np.tile([0.0, 0.1, 0.1, 0.2], 2)
     y = np.array([1.0, 3.0, 1.0, 3.0, 5.0, 5.0, 5.0, 5.0])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from vdm import sharding
 from vdm.data.sources import Split
@@ -13,7 +14,17 @@ from vdm.diffusion.samplers import ancestral
 from vdm.evaluation.estimators import Elbo
 from vdm.evaluation.likelihood import Evaluation, evaluate
 from vdm.evaluation.samples import draw_samples
-from vdm.evaluation.statistics import num_strata, standard_error, stratified_error
+from vdm.evaluation.statistics import (
+    Error,
+    difference_error,
+    half_width,
+    mean_error,
+    monte_carlo_error,
+    num_strata,
+    standard_error,
+    stratified_error,
+    student_quantile,
+)
 from vdm.model import VDM
 from vdm.nn.schedules import Linear
 
@@ -88,6 +99,73 @@ def test_standard_errors_are_those_of_means():
     assert summary["bpd"] == pytest.approx(bpd.mean())
     assert summary["stderr_images"] == pytest.approx(bpd.mean(0).std(ddof=1) / 2)
     assert summary["stderr_monte_carlo"] == pytest.approx(bpd.mean(1).std(ddof=1) / np.sqrt(3))
+
+
+def test_students_quantiles_are_those_of_the_tables():
+    found = student_quantile([1, 2, 10, 30, np.inf])
+    np.testing.assert_allclose(found, [12.706205, 4.302653, 2.228139, 2.042272, 1.959964], 1e-6)
+    assert student_quantile(4, level=0.99) == pytest.approx(4.604095)
+    assert student_quantile(2.5) == pytest.approx(scipy.stats.t.ppf(0.975, 2.5))
+    assert half_width(0.1, 2) == pytest.approx(0.4302653)
+    unknown = [(None, 3), (0.1, None), (np.nan, 3), (0.1, 0), (0.1, np.nan)]
+    assert all(np.isnan(half_width(*pair)) for pair in unknown)
+
+
+def test_error_of_independent_noise_is_from_the_variance_of_every_image():
+    values = np.array([[1.0, 10.0, 5.0], [3.0, 10.0, 9.0]])  # variances 2, 0, 8
+    error = monte_carlo_error(values, independent=True)
+    assert error == (pytest.approx(np.sqrt((2 + 0 + 8) / 2) / 3), 3)
+    # of one image it is the standard error of the mean of its draws
+    one = np.array([[1.0], [2.0], [4.0]])
+    assert monte_carlo_error(one, independent=True) == (pytest.approx(standard_error(one[:, 0])), 2)
+    # what the images of a draw share is seen in the means of draws alone
+    shared = values[:, :1] + np.zeros((2, 3))
+    assert monte_carlo_error(shared) == (pytest.approx(1.0), 1)
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_the_error_of_one_draw_is_unknown(independent):
+    stderr, degrees = monte_carlo_error(np.ones((1, 5)), 1, independent)
+    assert np.isnan(stderr)
+    assert degrees == 0
+    columns = {"total": np.ones((1, 5))}
+    summary = Evaluation(columns, None, None, 2, independent=independent).summary()
+    assert np.isnan(summary["stderr_monte_carlo"])
+    assert summary["stderr_degrees"] is None
+
+
+@pytest.mark.parametrize(("draws", "degrees"), [(2, 1), (3, 2), (4, 2), (9, 6), (20, 10)])
+def test_degrees_of_freedom_are_the_draws_beyond_one_in_each_stratum(draws, degrees):
+    values = np.random.default_rng(0).normal(size=(draws, 5))
+    evaluation = Evaluation({"total": values}, None, None, 1, strata=num_strata(draws))
+    assert evaluation.summary()["stderr_degrees"] == degrees
+    alone = dataclasses.replace(evaluation, strata=1, independent=True)
+    assert alone.summary()["stderr_degrees"] == 5 * (draws - 1)
+
+
+def test_errors_of_means_and_differences_of_two_evaluations():
+    a, b = Error(0.3, 2), Error(0.4, 8)
+    assert mean_error([a, b]) == (pytest.approx(0.25), 10)
+    assert mean_error([a]) == a
+    assert difference_error(a, b) == (pytest.approx(0.5), pytest.approx(0.5**4 / 0.00725))
+    assert difference_error(a, Error(0.0, 5)) == (pytest.approx(0.3), pytest.approx(2))
+    assert difference_error(Error(0.0, 1), Error(0.0, 5)) == (0, 6)
+    unknown = Error(np.nan, 0)
+    for error in (mean_error([a, unknown]), difference_error(unknown, a)):
+        assert np.isnan(error.stderr)
+        assert error.degrees == 0
+
+
+def test_variance_of_the_denoising_term_is_that_of_one_draw_of_one_image():
+    # The mean is 3 and the squares around it add up to 18, over 6 - 1 draws, in nats squared; over
+    # the means of images, 1, 5 and 3, the variance would be 4.
+    nats = np.array([[1.0, 5.0, 2.0], [1.0, 5.0, 4.0]])
+    columns = {"reconstruction": 7 * nats, "prior_matching": nats**2, "denoising_matching": nats}
+    variance = Evaluation(columns, -9.0, 7.0, num_dims=5).summary()["denoising_variance"]
+    want = 18 / 5 / (5 * np.log(2)) ** 2
+    assert variance == pytest.approx(want, rel=1e-12)
+    total = Evaluation({"total": nats}, -9.0, 7.0, num_dims=5).summary()
+    assert total["denoising_variance"] is None
 
 
 def test_error_over_draws_leaves_out_what_differs_between_strata():

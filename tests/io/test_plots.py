@@ -154,5 +154,8 @@ def test_a_comparison_shows_each_run_and_its_interval(tmp_path, drawn):
     assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
     (interval,) = right.containers[0][2][0].get_segments()
     np.testing.assert_allclose(interval[:, 0], [-0.5 - 1.96 * 0.02, -0.5 + 1.96 * 0.02])
+    plot_comparison(tmp_path / "few.png", [{"run": "a", "bpd": 3.0, "stderr_images": 0.1}], 4.3)
+    (interval,) = drawn[-1].axes[0].containers[0][2][0].get_segments()
+    np.testing.assert_allclose(interval[:, 0], [3.0 - 0.43, 3.0 + 0.43])
     points = left.containers[0][0]
     np.testing.assert_array_equal(points.get_xdata(), [3.0, 2.5])
