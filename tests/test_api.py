@@ -30,6 +30,8 @@ def test_load_gives_the_numbers_of_eval_json(trained, finished_run):
     assert isinstance(got, BitsPerDim)
     assert got.mean == pytest.approx(report["bpd"], rel=1e-5)
     assert got.stderr_images == pytest.approx(report["stderr_images"], rel=1e-4)
+    assert got.stderr_degrees == report["stderr_degrees"] == 1  # two draws
+    assert np.isnan(trained.bpd(images, draws=1).stderr_degrees)
     assert got.per_image.shape == (297,)
     assert trained.step == 30
     assert trained.omega(np.array([0.0, 1.0])) == pytest.approx(

@@ -59,7 +59,7 @@ def test_a_run_leaves_every_file_of_the_interface(finished_run):
     report = json.loads((finished_run / "eval.json").read_text())
     assert set(report) == {
         "bpd", "bpd_reconstruction", "bpd_prior", "bpd_denoising", "stderr_images",
-        "stderr_monte_carlo", "denoising_variance",
+        "stderr_monte_carlo", "stderr_degrees", "denoising_variance",
         "bound", "num_steps", "num_examples", "draws_per_example", "split",
         "dataset", "data_fingerprint", "params", "step", "omega_0", "omega_1", "train_secs",
         "train_images", "eval_secs", "seed", "eval_seed", "num_dims", "strata",
@@ -188,6 +188,7 @@ def test_other_bounds_say_what_they_are(
     assert (report["bound"], report["num_steps"]) == (bound, num_steps)
     assert [report[f"bpd_{t}"] for t in ("reconstruction", "prior", "denoising")] == [None] * 3
     assert report["bpd"] > elbo["bpd"] - 0.5
+    assert (elbo["stderr_degrees"], report["stderr_degrees"]) == (1, 297)  # two draws each
     examples = np.load(workdir / "eval_examples.npz")
     assert set(examples) == {"index", "total", "total_of_draws"}
     assert examples["total"].mean() / 64 / np.log(2) == pytest.approx(report["bpd"], rel=1e-9)
