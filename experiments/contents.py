@@ -91,7 +91,7 @@ CHECKPOINT = Paper(
     (("eval_bpd", "2.637"),),
 )
 
-BPD = ("name", "bpd", "stderr", "stderr_images")
+BPD = ("name", "bpd", "stderr", "stderr_degrees", "stderr_images")
 
 
 def of_files(rows: list[Row]) -> list[Row]:
@@ -162,8 +162,8 @@ SECTIONS: dict[str, Sequence[Entry]] = {
     "The tables of the VDM paper": (
         Entry(
             "data_sets",
-            (Table(("name", "config", "parameters", "step", "bpd", "stderr", "stderr_images",
-                    "stderr_seeds", "uniform_bpd", "seconds")),),
+            (Table(("name", "config", "parameters", "step", *BPD[1:], "stderr_seeds",
+                    "uniform_bpd", "seconds")),),
             TABLE_1,
         ),
         Entry(
@@ -178,8 +178,7 @@ SECTIONS: dict[str, Sequence[Entry]] = {
         ),
         Entry(
             "snr_ablation",
-            (Table(("name", "bpd", "stderr", "stderr_images", "difference",
-                    "difference_stderr_seeds", "variance", "seconds"),
+            (Table((*BPD, "difference", "difference_stderr_seeds", "variance", "seconds"),
                    beginning("ends", "variance")),),
             ABLATION,
         ),
@@ -191,7 +190,7 @@ SECTIONS: dict[str, Sequence[Entry]] = {
         ),
         Entry(
             "compression",
-            (Table(("name", "net", "net_stderr", "bpd", "stderr", "gross", "initial_bits",
+            (Table(("name", "net", "net_stderr", *BPD[1:4], "gross", "initial_bits",
                     "seconds")),
              Table(("name", "bpd_mosaic", "bpd_each", "seconds"))),
             NET_RATES,
@@ -268,8 +267,8 @@ SECTIONS: dict[str, Sequence[Entry]] = {
     "Next to the sources": (
         Entry(
             "ladder",
-            (Table(("name", "bound", "bpd", "stderr", "stderr_images", "difference",
-                    "difference_stderr_seeds", "parameters", "seconds")),),
+            (Table(("name", "bound", *BPD[1:], "difference", "difference_stderr_seeds",
+                    "parameters", "seconds")),),
         ),
         Entry(
             "dpm_lab",

@@ -26,12 +26,16 @@ lost, and a test compares the two.
   `stderr_images` that over images, `stderr_seeds` that over trainings; a `difference` is paired
   image by image, and its page says whether the noise is shared too. The other columns are explained
   on the page that each section links to.
+- `stderr_degrees` are the degrees of freedom of `stderr`. A 95% interval is `stderr` times
+  Student's quantile for them to each side: 12.7 for 1, 4.3 for 2, 2.2 for 10, 2.0 for 60. An error
+  over three seeds has 2. Bars of 95% are drawn so.
 - An experiment that trains is a list of jobs: it resumes, skips what is done and can be shared out
   over processes and hosts, `python -m experiments.NAME.run --help` ([sweep.py](sweep.py)).
 - Continuous integration trains one job again, drawn at random from parameterisations and
   snr_ablation, and compares it with its row (`tests/test_rerun.py`).
-- Rows made before machines and names of jobs were recorded got them afterwards, from their pages;
-  their hashes are of the config as it was, which has got fields since.
+- Rows made before machines, names of jobs and degrees of freedom were recorded got them afterwards,
+  the first two from their pages and the last from their draws; their hashes are of the config as it
+  was, which has got fields since.
 """
 
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from vdm.evaluation.statistics import half_width, standard_error
 from vdm.io.environment import commit, machine
 from vdm.io.files import write_json
 
@@ -72,6 +74,12 @@ def row_identity(settings: Row, module: str, scale: str) -> Row:
     """The same for an experiment whose settings are no config."""
     command = f"python -m {module} --scale={scale}"
     return {"config_hash": settings_hash(settings), "commit": commit(), "command": command}
+
+
+def seeds_half_width(row: Row) -> float:
+    """Half of the 95% interval over the seeds of a row, bits/dim; NaN for one seed."""
+    of_seeds = np.array(row["bpd_of_seeds"])
+    return half_width(standard_error(of_seeds), len(of_seeds) - 1)
 
 
 def write_results(outdir: Path, rows: Sequence[Row]) -> None:

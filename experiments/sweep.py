@@ -12,7 +12,6 @@ by that one alone. It writes results.json and the pictures, and so does a later 
 """
 
 import argparse
-import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from ml_collections import ConfigDict
 from experiments.results import Row, config_hash, make_parser, parsed
 from vdm.compare import Result, compare
 from vdm.config_changes import differing_fields
-from vdm.evaluation.statistics import standard_error
+from vdm.evaluation.statistics import mean_error, standard_error
 from vdm.io.files import read_json
 from vdm.loops import Interrupted, evaluate_run, train
 from vdm.run import Run, open_run
@@ -206,12 +205,13 @@ def results(jobs: Sequence[Job], outdir: Path, num_steps: int | None = None) -> 
 def mean_row(name: str, jobs: Sequence[Job], found: Sequence[Result], outdir: Path) -> Row:
     """The row of jobs that differ in their seed: means over the seeds.
 
-    stderr is the Monte-Carlo error of the mean, stderr_images over images, stderr_seeds over
-    seeds; variance is that of a single draw of the denoising term, (bits/dim)^2. The commit is that
-    of the code that trained the first, and seconds are of all trainings and evaluations.
+    stderr is the Monte-Carlo error of the mean, with stderr_degrees degrees of freedom;
+    stderr_images is over images, stderr_seeds over seeds; variance is that of a single draw of the
+    denoising term, (bits/dim)^2. The commit is that of the code that trained the first, and seconds
+    are of all trainings and evaluations.
     """
     reports = [result.report for result in found]
-    noise = [report["stderr_monte_carlo"] for report in reports]
+    noise = mean_error([result.noise for result in found])
     bpds = [report["bpd"] for report in reports]
     means = {
         key: float(np.mean([report[key] for report in reports]))
@@ -224,7 +224,8 @@ def mean_row(name: str, jobs: Sequence[Job], found: Sequence[Result], outdir: Pa
         "config_hash": config_hash(jobs[0].config),
         "commit": read_json(trained / "environment.json")["commit"],
         # One draw of each image does not tell its noise.
-        "stderr": None if None in noise else math.hypot(*noise) / len(noise),
+        "stderr": noise.stderr if noise.degrees else None,
+        "stderr_degrees": noise.degrees or None,
         "stderr_seeds": standard_error(np.array(bpds)) if len(bpds) > 1 else None,
         "bpd_of_seeds": bpds,
         "variance": float(np.mean([report["denoising_variance"] for report in reports])),

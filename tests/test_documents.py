@@ -10,6 +10,7 @@ import yaml
 
 from experiments.results import format_table
 from vdm.evaluation.features import read_mlp_features
+from vdm.evaluation.statistics import half_width, num_strata
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -72,7 +73,7 @@ def test_every_experiment_has_a_page_with_its_command_and_pictures(results):
         ("depth", ("name", "bpd", "stderr", "stderr_images", "difference",
                    "difference_stderr_seeds")),
         ("bounds", ("name", "bpd", "stderr", "stderr_images", "stderr_hutchinson", "difference",
-                    "difference_stderr_images")),
+                    "difference_stderr_images", "stderr_degrees")),
         ("snr_oracle", ("name", "variance", "variance_stratified", "total_variation",
                         "worst_variance_to_optimal", "worst_total_variation")),
         ("schedule_swap", ("name", "bpd", "stderr", "stderr_images", "variance",
@@ -84,12 +85,12 @@ def test_every_experiment_has_a_page_with_its_command_and_pictures(results):
                     "difference_stderr_seeds", "difference_stderr_images", "parameters",
                     "seconds")),
         ("fashion_mnist", ("name", "bpd", "stderr", "stderr_images", "difference",
-                           "difference_stderr_images", "bound", "train_secs")),
+                           "difference_stderr_images", "bound", "train_secs", "stderr_degrees")),
         ("data_sets", ("name", "config", "parameters", "step", "bpd", "stderr", "stderr_images",
-                       "stderr_seeds", "uniform_bpd", "seconds")),
+                       "stderr_seeds", "uniform_bpd", "seconds", "stderr_degrees")),
         ("fourier", ("name", "step", "bpd", "stderr", "stderr_images", "stderr_seeds",
                      "difference", "difference_stderr_seeds", "difference_stderr_images",
-                     "seconds")),
+                     "seconds", "stderr_degrees")),
         ("schedule_cost", ("name", "step_secs", "time_ratio", "gflops", "flops_ratio")),
     ],
 )  # fmt: skip
@@ -101,6 +102,29 @@ def test_pages_hold_the_tables_of_their_results(experiment, columns):
             continue
         line = format_table([row], columns).splitlines()[-1]
         assert line in page
+
+
+@pytest.mark.parametrize("results", RESULTS, ids=lambda path: path.parent.name)
+def test_errors_of_draws_have_the_degrees_of_freedom_of_their_draws(results):
+    for row in json.loads(results.read_text()):
+        draws = row.get("draws_per_example")
+        if draws is None:
+            continue
+        trainings = 1 if results.parent.name == "compression" else len(row.get("seeds", [0]))
+        of_draws = {trainings * (draws - num_strata(draws)), trainings * (draws - 1)}
+        of_images = trainings * (draws - 1) * row.get("num_examples", 0)
+        assert row["stderr_degrees"] in {*of_draws, of_images}
+
+
+def test_pages_of_two_draws_say_how_long_an_interval_is():
+    for experiment, names in [
+        ("data_sets", ("fashion_mnist", "cifar10")), ("fashion_mnist", ("cpu", "peer"))
+    ]:  # fmt: skip
+        rows = {row["name"]: row for row in rows_of(experiment)}
+        page = (ROOT / "experiments" / experiment / "README.md").read_text()
+        for name in names:
+            width = half_width(rows[name]["stderr"], rows[name]["stderr_degrees"])
+            assert f"±{width:.3f}" in page
 
 
 TABLES_OF_SOME_ROWS = [

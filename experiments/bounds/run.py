@@ -10,6 +10,7 @@ from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, finish, parse_flags, seeded
 from vdm.api import load_config
 from vdm.compare import Result, difference
+from vdm.evaluation.statistics import half_width
 from vdm.io.environment import commit
 from vdm.io.files import read_json
 from vdm.io.plots import BLUE, GREEN, ORANGE, PAGE, PURPLE, VERMILLION, make_figure, save_figure
@@ -49,7 +50,8 @@ def row(result: Result, elbo: Result) -> Row:
     paired = {} if result is elbo else difference(result, elbo)
     return {
         "name": report["bound"] + ("" if report["bound"].startswith("ode") else f" T={steps}"),
-        "stderr": report["stderr_monte_carlo"],
+        "stderr": result.noise.stderr,
+        "stderr_degrees": result.noise.degrees,
         "seconds": report["eval_secs"],
         **{key: report[key] for key in KEYS if key in report},
         **{key: value for key, value in paired.items() if key != "shared_noise"},
@@ -64,9 +66,11 @@ def plot(path: Path, rows: list[Row]) -> None:
     places = np.arange(len(rows))[::-1]
     for place, row in zip(places, rows, strict=True):
         colour, mark = styles.get(row["bound"], (GREEN, "^"))
-        axes.errorbar(row["bpd"], place, xerr=1.96 * row["stderr"], fmt=mark, color=colour,
-                      markersize=4, capsize=3)  # fmt: skip
-        axes.annotate(f"{row['bpd']:.3f}", (row["bpd"], place), (9, 0), va="center", fontsize=7,
+        error = half_width(row["stderr"], row["stderr_degrees"])
+        axes.errorbar(row["bpd"], place, xerr=error, fmt=mark, color=colour, markersize=4,
+                      capsize=3)  # fmt: skip
+        end = row["bpd"] + np.nan_to_num(error)
+        axes.annotate(f"{row['bpd']:.3f}", (end, place), (5, 0), va="center", fontsize=7,
                       textcoords="offset points")  # fmt: skip
     axes.margins(x=0.08)
     axes.set_ylim(-0.6, len(rows) - 0.4)
@@ -91,7 +95,8 @@ def main() -> None:
     write_results(flags.outdir, rows)
     plot(flags.outdir / "bounds.png", rows)
     print(format_table(rows, ("name", "bpd", "stderr", "stderr_images", "stderr_hutchinson",
-                              "difference", "difference_stderr_images", "seconds")))  # fmt: skip
+                              "difference", "difference_stderr_images", "stderr_degrees",
+                              "seconds")))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, finish, parse_flags, seeded
 from vdm import api, archives
 from vdm.data.sources import Split
+from vdm.evaluation.statistics import half_width
 from vdm.io.files import read_json
 from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
 from vdm.options import CompressOptions
@@ -79,6 +80,7 @@ def row_of(case: Case, model: api.Model) -> Row:
         "num_steps": case.num_steps,
         "bpd": bound.mean,
         "stderr": bound.stderr_monte_carlo,
+        "stderr_degrees": bound.stderr_degrees,
         "stderr_images": bound.stderr_images,
         "bound": "elbo",
         "draws_per_example": case.draws,
@@ -123,7 +125,8 @@ def plot(path: Path, rows: list[Row]) -> None:
         steps = [row["num_steps"] for row in own]
         axes.plot(steps, [row["bpd"] for row in own], color="black", linewidth=1.0, label="bound")
         axes.errorbar(steps, [row["net"] for row in own],
-                      [1.96 * (row["net_stderr"] or 0.0) for row in own], fmt="o", color=BLUE,
+                      [half_width(row["net_stderr"], len(row["seeds"]) - 1) for row in own],
+                      fmt="o", color=BLUE,
                       markersize=7, markerfacecolor="none", label="net rate")  # fmt: skip
         axes.plot(steps, [row["gross"] for row in own], "s", markersize=3.5, color=VERMILLION,
                   label="whole file")  # fmt: skip

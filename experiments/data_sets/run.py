@@ -9,6 +9,7 @@ from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, Job, finish, mean_row, parse_flags, results, seeded
 from vdm.api import load_config
 from vdm.config import build_source
+from vdm.evaluation.statistics import half_width
 from vdm.io.plots import BLUE, COLUMN, GREY, make_figure, save_figure
 from vdm.model import count_parameters
 from vdm.run import build_run
@@ -36,7 +37,7 @@ SCALES = {
     },
 }
 COLUMNS = ("name", "config", "parameters", "step", "bpd", "stderr", "stderr_images",
-           "stderr_seeds", "seconds")  # fmt: skip
+           "stderr_seeds", "seconds", "stderr_degrees")  # fmt: skip
 
 
 def make_jobs(scale: str) -> dict[str, list[Job]]:
@@ -67,8 +68,8 @@ def plot(path: Path, rows: list[Row]) -> None:
     figure, (axes,) = make_figure(COLUMN, 0.7 + 0.45 * len(rows))
     places = [-float(place) for place in range(len(rows))]
     axes.barh(places, [row["uniform_bpd"] for row in rows], color=GREY, alpha=0.35, height=0.6)
-    axes.barh(places, [row["bpd"] for row in rows], color=BLUE, height=0.6,
-              xerr=[1.96 * row["stderr_images"] for row in rows])  # fmt: skip
+    errors = [half_width(row["stderr_images"], row["num_examples"] - 1) for row in rows]
+    axes.barh(places, [row["bpd"] for row in rows], color=BLUE, height=0.6, xerr=errors)
     for place, row in zip(places, rows, strict=True):
         axes.text(0.1, place, f"{row['bpd']:.3f}", va="center", color="white", fontsize=8)
         uniform = f"{row['uniform_bpd']:.2f}"

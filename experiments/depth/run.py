@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.results import Row, format_table, identity, write_results
+from experiments.results import Row, format_table, identity, seeds_half_width, write_results
 from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flags, results, seeded
 from vdm.api import load_config
-from vdm.evaluation.statistics import standard_error
 from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
 
 TRAINED_WITH = (10, 100, 0)  # steps of the bound; 0 is continuous time
@@ -44,7 +43,7 @@ def plot(path: Path, rows: list[Row]) -> None:
     styles = ((GREY, "s:"), (VERMILLION, "^--"), (BLUE, "o-"))
     for steps, (colour, style) in zip(TRAINED_WITH, styles, strict=True):
         mine = [r for r in rows if r["train_num_steps"] == steps]
-        error = [1.96 * standard_error(np.asarray(r["bpd_of_seeds"])) for r in mine]
+        error = [seeds_half_width(r) for r in mine]
         axes.errorbar(places, [r["bpd"] for r in mine], error, fmt=style, color=colour,
                       markersize=4, linewidth=1.2, capsize=2,
                       label=f"$T$ = {name(steps).replace('inf', chr(0x221E))}")  # fmt: skip

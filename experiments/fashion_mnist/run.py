@@ -69,7 +69,8 @@ def main() -> None:
     plot(flags.outdir / "fashion_mnist.png", [cpu.run, peer.run], rows)
     write_results(flags.outdir, rows)
     print(format_table(rows, ("name", "bpd", "stderr", "stderr_images", "difference",
-                              "difference_stderr_images", "bound", "train_secs")))  # fmt: skip
+                              "difference_stderr_images", "bound", "train_secs",
+                              "stderr_degrees")))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ import numpy as np
 from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flags, results, seeded
 from vdm.api import load_config
+from vdm.evaluation.statistics import half_width
 from vdm.io.metrics import read_metrics
 from vdm.io.plots import BLUE, COLUMN, PAGE, VERMILLION, make_figure, save_figure
 
 SEEDS = {"small": {"digits": (0, 1, 2), "fashion_mnist": (0,)}, "full": {"cifar10": (0, 1, 2)}}
 SETTINGS = {"Fourier": True, "no Fourier": False}
 COLUMNS = ("name", "step", "bpd", "stderr", "stderr_images", "stderr_seeds", "difference",
-           "difference_stderr_seeds", "difference_stderr_images", "seconds")  # fmt: skip
+           "difference_stderr_seeds", "difference_stderr_images", "seconds",
+           "stderr_degrees")  # fmt: skip
 
 
 def make_jobs(scale: str) -> dict[tuple[str, str], list[Job]]:
@@ -48,7 +50,8 @@ def plot(path: Path, jobs: dict[tuple[str, str], list[Job]], rows: list[Row], ou
             steps, bound = curve(jobs[data, setting], outdir)
             axes.plot(steps, bound, dash, color=colour, linewidth=1.0, label=setting)
             row = by_name[f"{data}, {setting}"]
-            axes.errorbar(steps[-1] * 1.02, row["bpd"], 1.96 * row["stderr_images"], fmt=mark,
+            error = half_width(row["stderr_images"], row["num_examples"] - 1)
+            axes.errorbar(steps[-1] * 1.02, row["bpd"], error, fmt=mark,
                           color=colour, markersize=4, label=f"test {row['bpd']:.3f}")  # fmt: skip
             least.append(min(bound.min(), row["bpd"]))
         axes.set_ylim(min(least) - 0.05, min(least) + 1.0)

@@ -11,12 +11,12 @@ from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, finish, open_runs, parse_flags, seeded
 from vdm.api import load_config
 from vdm.classifier import NoisyClassifier
+from vdm.compare import Result
 from vdm.data.sources import Split
 from vdm.diffusion.samplers import dpm_solver
 from vdm.evaluation.guided import Classified, ClassifierFree, Guidance, Unguided
 from vdm.evaluation.likelihood import Evaluation, evaluate
-from vdm.evaluation.statistics import standard_error, stratified_error
-from vdm.io.files import read_json
+from vdm.evaluation.statistics import Error, mean_error, standard_error
 from vdm.io.images import save_grid
 from vdm.io.plots import BLUE, PAGE, VERMILLION, make_figure, save_figure
 from vdm.loops import train_classifier
@@ -117,37 +117,38 @@ def without_labels(run: Run) -> Evaluation:
 
 def likelihood_rows(runs: list[Run]) -> list[Row]:
     """Bits/dim of -log p(x | label), and of -log p(x) by the same networks without it."""
-    reports = [read_json(run.workdir / "eval.json") for run in runs]
-    told = [np.load(run.workdir / "eval_examples.npz")["total_of_draws"] for run in runs]
+    told = [Result(run.workdir) for run in runs]
+    reports = [result.report for result in told]
     unlabelled = [without_labels(run) for run in runs]
-    gains = [e.bpd(e.total - t) for e, t in zip(unlabelled, told, strict=True)]
+    gains = [e.bpd(e.total) - t.bpd for e, t in zip(unlabelled, told, strict=True)]
     shared = {
         "bound": "elbo",
         "data_fingerprint": reports[0]["data_fingerprint"],
         "seeds": list(SEEDS),
     }
 
-    def row(name: str, summaries: list[Row], seconds: float) -> Row:
-        noise = [s["stderr_monte_carlo"] for s in summaries]
+    def row(name: str, summaries: list[Row], noise: Error, seconds: float) -> Row:
         return shared | {
             "name": name,
             "bpd": float(np.mean([s["bpd"] for s in summaries])),
-            "stderr": float(np.sqrt(np.sum(np.square(noise))) / len(noise)),
+            "stderr": noise.stderr,
+            "stderr_degrees": noise.degrees,
             "stderr_images": float(np.mean([s["stderr_images"] for s in summaries])),
             "bpd_of_seeds": [s["bpd"] for s in summaries],
             "seconds": seconds,
         }
 
     of_images = np.mean([gain.mean(axis=0) for gain in gains], axis=0)
-    noise = [
-        stratified_error(g.mean(axis=1), e.strata) for g, e in zip(gains, unlabelled, strict=True)
-    ]
+    noise = mean_error([t.error_of(gain) for t, gain in zip(told, gains, strict=True)])
+    seconds = sum(r["train_secs"] + r["eval_secs"] for r in reports)
+    own = [e.monte_carlo_error(e.total) for e in unlabelled]
     return [
-        row("class_conditional", reports, sum(r["train_secs"] + r["eval_secs"] for r in reports)),
-        row("the same without labels", [e.summary() for e in unlabelled], 0.0)
+        row("class_conditional", reports, mean_error([t.noise for t in told]), seconds),
+        row("the same without labels", [e.summary() for e in unlabelled], mean_error(own), 0.0)
         | {
             "difference": float(of_images.mean()),
-            "difference_stderr": float(np.sqrt(np.sum(np.square(noise))) / len(noise)),
+            "difference_stderr": noise.stderr,
+            "difference_stderr_degrees": noise.degrees,
             "difference_stderr_images": standard_error(of_images),
         },
     ]

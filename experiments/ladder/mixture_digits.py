@@ -17,7 +17,7 @@ import numpy as np
 from experiments.ladder.mixture import Mixture, fit, log_likelihood, sample
 from experiments.results import Row
 from vdm.data.sources import Source, Split
-from vdm.evaluation.statistics import standard_error
+from vdm.evaluation.statistics import mean_error, monte_carlo_error, standard_error
 
 TUNING_SEED = 1_000_003
 """Of the noise that all candidates are compared on."""
@@ -116,14 +116,15 @@ def mixture_rung(
         [bound_nats(test, params, draws, rng) for params, rng in zip(fitted, rngs, strict=True)]
     )  # [seeds, draws, examples]
     bpd = nats / (math.prod(final.shape) * math.log(2))
-    noise = [standard_error(of_seed.mean(axis=1)) for of_seed in bpd]
+    noise = mean_error([monte_carlo_error(of_seed, independent=True) for of_seed in bpd])
     points = sample(fitted[0], num_samples, rngs[0])
     codes = np.clip(np.floor(points), 0, final.num_codes - 1).astype(np.uint8)
     row = {
         "name": f"mixture, K = {k}",
         "bound": "uniform dequantisation",
         "bpd": float(bpd.mean()),
-        "stderr": float(np.sqrt(np.sum(np.square(noise))) / len(noise)),
+        "stderr": noise.stderr,
+        "stderr_degrees": noise.degrees,
         "stderr_images": statistics.fmean(standard_error(b.mean(axis=0)) for b in bpd),
         "bpd_of_seeds": bpd.mean(axis=(1, 2)).tolist(),
         "seeds": list(seeds),

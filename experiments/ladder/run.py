@@ -16,7 +16,7 @@ from experiments.sweep import CONFIGS, Job, finish, open_runs, parse_flags, seed
 from vdm.api import load_config
 from vdm.compare import Result
 from vdm.data.sources import digits
-from vdm.evaluation.statistics import standard_error
+from vdm.evaluation.statistics import mean_error, standard_error
 from vdm.io.files import write_json
 from vdm.model import count_parameters
 from vdm.run import Run
@@ -54,7 +54,7 @@ def row(name: str, runs: list[Run], of_images: dict[str, np.ndarray]) -> Row:
     each image."""
     results = [Result(run.workdir) for run in runs]
     of_images[name] = np.mean([result.bpd.mean(axis=0) for result in results], axis=0)
-    noise = [result.report["stderr_monte_carlo"] for result in results]
+    noise = mean_error([result.noise for result in results])
     first = results[0].report
     steps = f"T = {first['num_steps'] + 1}" if first["num_steps"] else "continuous time"
     if "num_levels" in first:
@@ -67,7 +67,8 @@ def row(name: str, runs: list[Run], of_images: dict[str, np.ndarray]) -> Row:
         "bound": f"elbo, {steps}" + ("; trained on another loss" if "trained_on" in first else ""),
         "trained_on": first.get("trained_on", "the bound"),
         "bpd": statistics.fmean(result.report["bpd"] for result in results),
-        "stderr": math.hypot(*noise) / len(noise),
+        "stderr": noise.stderr,
+        "stderr_degrees": noise.degrees,
         "stderr_images": statistics.fmean(result.report["stderr_images"] for result in results),
         "bpd_of_seeds": [result.report["bpd"] for result in results],
         **{

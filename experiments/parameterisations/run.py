@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.results import Row, format_table, identity, write_results
+from experiments.results import Row, format_table, identity, seeds_half_width, write_results
 from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flags, results, seeded
 from vdm.api import load_config
 from vdm.evaluation.quality import frechet_distance
-from vdm.evaluation.statistics import standard_error
 from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
 from vdm.run import Run, build_run
 
@@ -100,7 +99,7 @@ def plot(path: Path, rows: list[Row]) -> None:
     figure, (left, right) = make_figure(6.75, 2.4, columns=2)
 
     def draw(axes: Any, place: float, r: Row, colour: str, mark: str) -> None:
-        error = 1.96 * standard_error(np.array(r["bpd_of_seeds"]))
+        error = seeds_half_width(r)
         axes.errorbar(r["bpd"], place, xerr=error, fmt=mark, color=colour, ms=4, capsize=2)
 
     outputs = [r for r in rows if r["weighting"] == "bound"]

@@ -15,7 +15,6 @@ from vdm.api import load_config
 from vdm.diffusion.schedule_algebra import stretched
 from vdm.evaluation.diagnostics import diagnose
 from vdm.evaluation.likelihood import Evaluation
-from vdm.evaluation.statistics import stratified_error
 from vdm.io.files import read_json
 from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
 from vdm.nn.schedules import BetaLinear, Cosine, Linear
@@ -86,8 +85,8 @@ def swapped(name: str, run: Run, params: Params, other: Params) -> tuple[Run, Pa
 
 def differences(ours: Evaluation, theirs: Evaluation) -> tuple[float, float]:
     """Mean paired difference on the same images and noise, bits/dim, and its Monte-Carlo error."""
-    of_draws = ours.bpd(ours.total - theirs.total).mean(axis=1)
-    return float(of_draws.mean()), stratified_error(of_draws, ours.strata)
+    nats = ours.total - theirs.total
+    return float(ours.bpd(nats).mean()), ours.monte_carlo_error(nats).stderr
 
 
 def summary(evaluations: list[Evaluation]) -> Row:
@@ -97,6 +96,7 @@ def summary(evaluations: list[Evaluation]) -> Row:
     return {
         "bpd": first["bpd"],
         "stderr": first["stderr_monte_carlo"],
+        "stderr_degrees": first["stderr_degrees"],
         "stderr_images": first["stderr_images"],
         "variance": first["denoising_variance"],
         "bpd_of_seeds": [r["bpd"] for r in reports],

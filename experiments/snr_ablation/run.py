@@ -3,13 +3,10 @@
 import itertools
 from pathlib import Path
 
-import numpy as np
-
-from experiments.results import Row, format_table, identity, write_results
+from experiments.results import Row, format_table, identity, seeds_half_width, write_results
 from experiments.snr_ablation.collapse import collapse
 from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flags, results, seeded
 from vdm.api import load_config
-from vdm.evaluation.statistics import standard_error
 from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
 from vdm.run import open_run
 
@@ -47,9 +44,9 @@ def plot(path: Path, rows: list[Row], falling: list[Row]) -> None:
     looks = {"fixed": (GREY, "s"), "bound": (VERMILLION, "^"), "variance": (BLUE, "o")}
     for (ends, fourier, interior), r in zip(SETTINGS, rows, strict=True):
         colour, mark = looks[interior]
-        error = 1.96 * standard_error(np.array(r["bpd_of_seeds"]))
         left.errorbar(
-            r["variance"], r["bpd"], error, fmt=mark, color=colour, linewidth=0.8, capsize=2,
+            r["variance"], r["bpd"], seeds_half_width(r), fmt=mark, color=colour, linewidth=0.8,
+            capsize=2,
             markersize=3.5 if ends == "learned" else 8,  # a pair lies nearly on one place
             markerfacecolor=(colour, 0.5) if fourier == "Fourier" else "none",
         )  # fmt: skip

@@ -3,14 +3,17 @@
 import argparse
 import importlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments import sweep
+from experiments.results import seeds_half_width
 from experiments.sweep import Job, finish, mean_row, paired, results, seeded
 from vdm import loops
+from vdm.evaluation.statistics import Error
 from vdm.training.metrics import NonFiniteError
 
 FLAGS = {"list": False, "share": (0, 1), "only": ""}
@@ -139,6 +142,13 @@ def test_a_share_is_an_index_below_a_count(text, monkeypatch, capsys):
     assert "is no I/N with I from 0 to N - 1" in capsys.readouterr().err
 
 
+class OneDraw:
+    """A result as of one draw of each image, which does not tell its noise."""
+
+    def __init__(self, result):
+        self.report, self.noise = result.report, Error(math.nan, 0)
+
+
 def test_rows_are_means_over_the_seeds_and_paired_differences(swept):
     outdir, jobs = swept
     found, reference = results(jobs, outdir, 5), results(jobs, outdir, 2)
@@ -148,6 +158,11 @@ def test_rows_are_means_over_the_seeds_and_paired_differences(swept):
     assert row["stderr_seeds"] == pytest.approx(abs(bpds[0] - bpds[1]) / 2)
     noise = [r.report["stderr_monte_carlo"] for r in found]
     assert row["stderr"] == pytest.approx(np.sqrt(noise[0] ** 2 + noise[1] ** 2) / 2)
+    assert row["stderr_degrees"] == 2  # two seeds of two draws
+    assert seeds_half_width(row) == pytest.approx(12.706205 * row["stderr_seeds"])
+    assert np.isnan(seeds_half_width({"bpd_of_seeds": [1.7]}))
+    alone = mean_row("one draw", jobs, [OneDraw(r) for r in found], outdir)
+    assert (alone["stderr"], alone["stderr_degrees"]) == (None, None)
     assert (row["seeds"], row["jobs"]) == ([0, 1], ["a-seed0", "a-seed1"])
     both = paired(found, reference)
     of_seeds = [a.report["bpd"] - b.report["bpd"] for a, b in zip(found, reference, strict=True)]
