@@ -59,7 +59,9 @@ def cpu() -> ConfigDict:
                     "shape": (),  # of an example; folder, npy: (): that of the first one
                     "size": 0,  # folder: n > 0 cuts and resizes pictures to n x n
                     "num_test": 0,  # folder without train/ and test/: how many are for testing
-                    "num_codes": 256,  # npy: codes are 0 ... num_codes - 1
+                    "num_codes": 256,  # folder, npy: codes are 0 ... num_codes - 1
+                    "labels": False,  # folder: whether the folders in it are classes
+                    "duplicates": "keep",  # folder: or drop, all but one of equal pictures
                     "num_classes": 0,  # npy: labels are 0 ... num_classes - 1; 0: none
                     "dataset": "",  # tfds: needs shape, num_classes where not known
                     "version": "",  # tfds: such as 3.0.2; "": the newest that is prepared

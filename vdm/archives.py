@@ -78,7 +78,7 @@ def pack(
     coded = codec.encode(codes.astype(np.int64), labels, container.to_words(given), on_images)
     header = Header(
         fingerprint=trained.fingerprint, probe=chain.probe(),
-        checksum=container.codes_checksum(codes), shape=images.shape, dtype=images.dtype.str[1:],
+        checksum=container.codes_checksum(images), shape=images.shape, dtype=images.dtype.str[1:],
         order=options.order, num_steps=options.num_steps, cells=options.cells, lanes=options.lanes,
         seed=options.seed, step=trained.step, ema=trained.run.options.eval.params == "ema",
         num_initial=coded.num_initial, num_given=len(given), growth=coded.growth,
@@ -119,12 +119,13 @@ def unpack(
         )
     except MemoryError as error:
         raise DamagedError(f"its {count} images need more memory than there is") from error
-    if container.codes_checksum(codes) != header.checksum:
+    images = codes.astype(header.dtype).reshape(header.shape)
+    # Of the array as it was read and as it is given back: what lies between is checked with it.
+    if container.codes_checksum(images) != header.checksum:
         raise DamagedError(
             f"the images are not those that were compressed: the model was computed differently "
             f"than where it was written ({header.environment}); decompress it there"
         )
-    images = codes.astype(header.dtype).reshape(header.shape)
     return Restored(images, labels, given.astype("<u4").tobytes()[: header.num_given], header.names)
 
 
@@ -166,7 +167,9 @@ def compress(run: Run, source: str, target: str, init_from: str | None = None) -
             f"this model is conditional on {run.vdm.num_classes} classes: set compress.labels to "
             "an .npy of one label for each image"
         )
-    images, names = read_images(Path(source))
+    images, names, note = read_images(Path(source))
+    if note:
+        say(note)
     labels = read_codes(Path(options.labels)) if options.labels else None
     given = Path(options.initial_bits).read_bytes() if options.initial_bits else b""
     step, params = run.trained_params(init_from)
@@ -177,7 +180,12 @@ def compress(run: Run, source: str, target: str, init_from: str | None = None) -
             labels=labels, given=given, names=names, on_images=progress.update,
         )  # fmt: skip
     write_bytes(target, content)
-    say(f"wrote {target}: {describe(content, coded, images.size)}")
+    say(f"wrote {target}: {len(images)} images, {describe(content, coded, images.size)}")
+    if len(content) - 4 * coded.num_given > images.nbytes:
+        say(
+            f"that is more than the {images.nbytes:,} bytes of the codes themselves: so few images "
+            "do not repay the initial bits, or the model does not know such images"
+        )
 
 
 def describe(content: bytes, coded: Coded, num_dims: int) -> str:

@@ -96,6 +96,8 @@ def _announce(run: Run, split: Split, state: TrainState) -> None:
             f"the warm-up of {warmup} steps is longer than the run of "
             f"{run.options.train.num_steps}: the learning rate is not reached"
         )
+    for note in split.notes:
+        say(note)
     if isinstance(run.model, VDM):
         wanted, bound_steps = run.options.train_schedule, run.options.bound_steps
         if objective(wanted, bound_steps, run.model.multivariate) != wanted:
@@ -113,6 +115,8 @@ def evaluate_run(run: Run, init_from: str | None = None) -> None:
     step, params = run.trained_params(init_from)
     if init_from:
         _describe_run(run)
+    for note in run.source.load(run.source.evaluation_split).notes:
+        say(note)
     report_evaluation(run, step, params, init_from)
 
 

@@ -190,8 +190,8 @@ def test_every_split_of_a_folder_for_each_class_has_every_class(tmp_path):
 
 
 def test_a_picture_that_is_a_bomb_is_one_line(tmp_path, monkeypatch):
-    save(tmp_path / "train/a.png", pictures(1)[0])
-    (tmp_path / "test").mkdir()
+    for split in ("train", "test"):
+        save(tmp_path / split / "a.png", pictures(1)[0])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
     one_line(lambda: files.folder("", 0, path=str(tmp_path)), r"a\.png is too large")
 
@@ -217,7 +217,7 @@ def test_size_cuts_the_middle_and_averages_over_areas(tmp_path):
 def test_folder_mistakes_are_one_line(tmp_path):
     one_line(lambda: files.folder("", 0), "set data.kwargs.path to one")
     path = str(tmp_path)
-    one_line(lambda: files.folder("", 0, path=path + "/none"), "none is no folder")
+    one_line(lambda: files.folder("", 0, path=path + "/none"), "none is not a folder, nor a .zip")
     one_line(lambda: files.folder("", 0, path=path, size=-1), "size is -1")
     one_line(lambda: files.folder("", 0, path=path), "has 0 pictures and no folders train/")
     for row, image in enumerate(pictures(4)):

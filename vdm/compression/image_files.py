@@ -6,31 +6,42 @@ import shutil
 import tokenize
 import zipfile
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
 from vdm.compression.lattice import DamagedError
-from vdm.data import pictures
+from vdm.data import folders, pictures
 from vdm.model import VDM
 
 
-def read_images(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The codes [N, ...] and, of a folder, the names for their PNGs. ValueError for what is neither
-    an .npy nor a folder of equal pictures."""
+class Images(NamedTuple):
+    """Codes [N, ...] as a file or folder has them; of a folder, the names for their PNGs; and what
+    is told of them."""
+
+    codes: np.ndarray
+    names: tuple[str, ...] = ()
+    note: str = ""
+
+
+def read_images(path: Path) -> Images:
+    """The images in an .npy or a folder of pictures. ValueError for anything else, and for pictures
+    that differ in shape or have more in them than the PNGs that they would come back as."""
     if path.suffix == ".npy":
-        return read_codes(path), ()
+        return Images(read_codes(path))
     if not path.is_dir():
         raise ValueError(f"--input={path} must be an .npy of codes, or a folder of pictures")
-    found = sorted(pictures.below(path))
-    if not found:
-        raise ValueError(f"--input={path} has no pictures ({', '.join(pictures.ENDINGS)})")
-    shapes = {pictures.shape_of(picture, 0): picture for picture in found}
+    found = folders.find(path)
+    if not found.pictures:
+        kinds = f"{', '.join(pictures.ENDINGS)}; skipped {found.describe_skipped()}"
+        raise ValueError(f"--input={path} has no pictures ({kinds})")
+    names, files = zip(*sorted(found.pictures.items()), strict=True)
+    shapes = {pictures.shape_of(file, 0, exact=True): file for file in files}
     if len(shapes) > 1:
         one, other, *_ = shapes
         raise ValueError(
             f"pictures must have one shape: {shapes[one]} has {one}, {shapes[other]} has {other}"
         )
-    names = [picture.relative_to(path).as_posix() for picture in found]
     png = tuple(name if name.lower().endswith(".png") else f"{name}.png" for name in names)
     for name in png:
         if "\n" in name or not name.isprintable():
@@ -38,7 +49,12 @@ def read_images(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     if len(set(png)) < len(png):
         double = next(name for name in png if png.count(name) > 1)
         raise ValueError(f"--input={path}: {double} would be the name of two PNGs; rename one")
-    return pictures.decode(found, next(iter(shapes)), 0), () if png == _numbered(len(png)) else png
+    profiles = sum(pictures.has_profile(file) for file in files)
+    note = f"read {len(files)} pictures in {path}; skipped {found.describe_skipped()}"
+    if profiles:
+        note += f"; their pixels are kept, the colour profiles of {profiles} are not"
+    codes = pictures.decode(files, next(iter(shapes)), 0, exact=True)
+    return Images(codes, () if png == _numbered(len(png)) else png, note)
 
 
 def _numbered(count: int) -> tuple[str, ...]:

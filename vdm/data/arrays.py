@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from vdm.data import advice
+
 FACTS = "dataset.json"
 
 
@@ -157,11 +159,20 @@ def map_codes(path: Path) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or "it is no .npy of numbers"
         raise ValueError(f"cannot read {path}: {reason}; numpy.save writes such a file") from error
-    if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.ndim < 2:
-        kind = getattr(found, "dtype", type(found).__name__)
+    if not isinstance(found, np.ndarray):
         raise ValueError(
-            f"{path} holds {kind} of shape {getattr(found, 'shape', ())}: codes are uint8 of shape "
-            "[N, ...]; convert them, with numpy.asarray(codes, numpy.uint8)"
+            f"{path} holds several arrays ({', '.join(found.files)}): numpy.save one of them to an "
+            ".npy of its own"
+        )
+    if found.dtype != np.uint8:
+        raise ValueError(
+            f"{path} holds {advice.describe(found)}: codes are uint8 of shape [N, ...]; with x = "
+            f"numpy.load(...): {advice.to_codes(found)}"
+        )
+    if found.ndim < 2:
+        raise ValueError(
+            f"{path} holds {found.dtype} of shape {found.shape}: codes have shape [N, ...], N "
+            "examples first"
         )
     if not found.size:
         raise ValueError(f"{path} is empty, of shape {found.shape}: give it an example or more")

@@ -4,12 +4,14 @@
 checked against every example either way. Relative paths are relative to the folder you are in.
 """
 
+import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vdm.data import arrays, pictures
+from vdm.data import advice, arrays, folders, pictures
 from vdm.data.records import resolve_data_dir
 from vdm.data.sources import Source, build_source
 
@@ -101,7 +103,13 @@ def npy(
             return codes, None
         return codes, arrays.read_labels(files[f"{split}_labels"], len(codes), num_classes)
 
-    return build_source("npy", shape, num_codes, num_classes, holdout, read)
+    def notes(split: str) -> tuple[str, ...]:
+        if split == "test":  # what is told of the training examples goes for them too
+            return ()
+        levels = advice.of_levels(arrays.map_codes(files[split]), num_codes)
+        return tuple(f"{files[split]}: {said}" for said in (levels, advice.of_axes(shape)) if said)
+
+    return build_source("npy", shape, num_codes, num_classes, holdout, read, notes=notes)
 
 
 def folder(
@@ -111,17 +119,28 @@ def folder(
     shape: Sequence[int] = (),
     size: int = 0,
     num_test: int = 0,
+    num_codes: int = 256,
+    labels: bool = False,
+    duplicates: str = "keep",
 ) -> Source:
-    """The pictures in a folder and the folders in it, without labels; 8-bit grey [H, W, 1] or RGB
-    [H, W, 3], all of one shape, decoded into memory. Their order is that of a hash of their paths,
-    so that a folder for each class leaves every class in each split, and held out.
+    """The pictures in a folder and the folders in it, or in a .zip; 8-bit grey [H, W, 1] or RGB
+    [H, W, 3], all of one shape, upright as EXIF says, decoded into memory. Their order is that of
+    a hash of their paths, so that a folder for each class leaves every class in each split, and
+    held out. Links are followed, hidden files and folders skipped.
 
     Args:
-        path: the folder. With folders train/ and test/ in it, these are the splits.
+        path: the folder or zip. With folders train/ and test/ in it, these are the splits.
         shape: of every picture; () takes that of the first.
         size: n > 0 cuts each picture to the largest square in its middle, and averages that over
             areas to n x n; 0 takes the pictures as they are.
         num_test: without train/ and test/, the last num_test pictures are "test".
+        num_codes: codes are 0 ... num_codes - 1. Below 256 the greys of the pictures must be these
+            or, up to 16 codes, as many levels evenly spaced from 0 to 255: 2 for 1-bit pictures.
+        labels: whether the folders that the pictures lie in (those in train/ and test/, if there
+            are such) are classes: labels 0, 1, ... in the order of their names.
+        duplicates: what to do with pictures of equal pixels: "keep" them all, wherever they are,
+            and tell how many of the others are training examples too; "drop" all but the first, a
+            training example if there is one, so that no split has a picture of another one.
 
     Raises:
         ValueError: there are no pictures, or they are not as stated.
@@ -133,10 +152,71 @@ def folder(
         raise ValueError(
             f"data.kwargs.size is {size} and num_test {num_test}: set them to 0 or more"
         )
+    if not 2 <= num_codes <= 256:
+        raise ValueError(
+            f"data.kwargs.num_codes is {num_codes}; pictures have 8 bits, set it to 2 ... 256"
+        )
+    if size and num_codes < 256:
+        raise ValueError(
+            f"data.kwargs.size = {size} averages pixels, which makes other greys than "
+            f"{num_codes} codes: set size to 0, or num_codes to 256"
+        )
+    if duplicates not in ("keep", "drop"):
+        raise ValueError(f"data.kwargs.duplicates is {duplicates!r}: set it to 'keep' or 'drop'")
     root = Path(path).expanduser().absolute()
-    shape = tuple(shape) or pictures.shape_of(pictures.listed(root, "train", num_test)[0], size)
+    splits = functools.cache(lambda: folders.split(root, num_test))
+    shape = tuple(shape) or pictures.shape_of(next(iter(splits().train.values())), size)
 
-    def read(split: str) -> tuple[np.ndarray, None]:
-        return pictures.decode(pictures.listed(root, split, num_test), shape, size), None
+    @functools.cache
+    def decoded(split: str) -> np.ndarray:
+        files = getattr(splits(), split)
+        return pictures.decode(list(files.values()), shape, size, num_codes)
 
-    return build_source("folder", shape, 256, 0, holdout, read)
+    @functools.cache
+    def digests(split: str) -> list[bytes]:
+        return [hashlib.sha256(image).digest() for image in decoded(split)]
+
+    @functools.cache
+    def is_first(split: str) -> np.ndarray:
+        """Whether a picture is the first one with its pixels, those of training being before."""
+        seen = set() if split == "train" else set(digests("train"))
+        return np.array([not (d in seen or seen.add(d)) for d in digests(split)])
+
+    def read(split: str) -> tuple[np.ndarray, np.ndarray | None]:
+        codes = decoded(split)
+        classes = np.array(splits().labels(split), np.int32) if labels else None
+        if duplicates == "keep":
+            return codes, classes
+        kept = is_first(split)
+        if not kept.any():
+            raise ValueError(
+                f"{root}: every test picture is a training example too: set "
+                "data.kwargs.duplicates = 'keep', or give it others"
+            )
+        return codes[kept], None if classes is None else classes[kept]
+
+    def notes(split: str) -> tuple[str, ...]:
+        lines = [f"{root}: {splits().describe()}"]
+        if split == "test":  # without a look at the others, which may be many
+            return tuple(lines)
+        train, test = digests("train"), digests("test")
+        if duplicates == "keep":
+            kept = len(train) - holdout
+            for name, part, others in (
+                ("test pictures", test, set(train)),
+                ("held-out pictures", train[kept:], set(train[:kept])),
+            ):
+                if twice := sum(digest in others for digest in part):
+                    lines.append(
+                        f"{twice} of {len(part)} {name} have the very pixels of a training "
+                        "picture: bits/dim of these are those of training; "
+                        "data.kwargs.duplicates = 'drop' keeps one picture of each"
+                    )
+        elif dropped := sum(int((~is_first(split)).sum()) for split in ("train", "test")):
+            lines.append(f"{dropped} of these have the pixels of another one and are left out")
+        if num_codes == 256:
+            lines.append(advice.of_greys(decoded("train")))
+        return tuple(line for line in lines if line)
+
+    num_classes = len(splits().classes) if labels else 0
+    return build_source("folder", shape, num_codes, num_classes, holdout, read, notes=notes)

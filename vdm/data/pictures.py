@@ -1,6 +1,8 @@
-"""Folders of pictures: which are there, and their codes."""
+"""Pictures: their codes, or why they have none."""
 
-import hashlib
+import io
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,111 +11,170 @@ import numpy as np
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
-_CHANNELS = {"L": 1, "RGB": 3}
+# A file in a folder, or in a zip.
+File = Path | zipfile.Path
 
-# What PIL raises for a file that is no picture, or a damaged one.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError)
+# What PIL raises for a file that is no picture, or a damaged one; zlib and zipfile for a member.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
-
-def listed(root: Path, split: str, num_test: int) -> list[Path]:
-    """The pictures of "train" or "test" in the order of `place`.
-
-    With folders train/ and test/ in `root` they are what is in these, else the last `num_test` of
-    all are "test".
-
-    Raises:
-        ValueError: there are none.
-    """
-    if not root.is_dir():
-        raise ValueError(f"{root} is no folder: set data.kwargs.path to a folder of pictures")
-    halves = [name for name in ("train", "test") if (root / name).is_dir()]
-    if halves:
-        if len(halves) < 2 or num_test:
-            wrong = f"has {halves[0]}/ alone" if len(halves) < 2 else "has train/ and test/"
-            raise ValueError(
-                f"{root} {wrong}, and data.kwargs.num_test is {num_test}: have both folders and "
-                "num_test = 0, or neither"
-            )
-        found = _by_place(root / split)
-        if not found:
-            raise ValueError(f"{root / split} has no pictures ({', '.join(ENDINGS)})")
-        return found
-    found = _by_place(root)
-    if not 0 < num_test < len(found):
-        raise ValueError(
-            f"{root} has {len(found)} pictures and no folders train/ and test/, and "
-            f"data.kwargs.num_test is {num_test}: set it to how many are for testing"
-        )
-    return found[:-num_test] if split == "train" else found[-num_test:]
+# With more levels, codes and evenly spaced greys could be taken for each other.
+MOST_LEVELS = 16
 
 
-def below(folder: Path) -> list[Path]:
-    """All pictures in a folder and the folders in it."""
-    return [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in ENDINGS and not path.name.startswith(".")
-    ]
+def shape_of(path: File, size: int, exact: bool = False) -> tuple[int, int, int]:
+    """[H, W, C] of a picture, upright, cut and resized to `size` x `size` unless that is 0."""
+    return _pixels(path, 0, size, exact).shape
 
 
-def _by_place(folder: Path) -> list[Path]:
-    return sorted(below(folder), key=lambda path: place(path.relative_to(folder).as_posix()))
+def decode(
+    paths: Sequence[File],
+    shape: tuple[int, ...],
+    size: int,
+    num_codes: int = 256,
+    exact: bool = False,
+) -> np.ndarray:
+    """uint8 codes [N, *shape] of the pictures: their greys, or red, green and blue.
 
+    For num_codes < 256 the greys are 0 ... num_codes - 1 themselves or, up to 16 codes, as many
+    levels evenly spaced from 0 to 255, as those of 1-bit pictures.
 
-def place(path: str) -> tuple[str, str]:
-    """What the relative paths of pictures are sorted by: their SHA-256. It mixes the classes, and
-    is the same on every machine."""
-    return hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest(), path
-
-
-def shape_of(path: Path, size: int) -> tuple[int, int, int]:
-    """[H, W, C] of a picture, cut and resized to `size` x `size` unless that is 0; its header alone
-    is read."""
-    with _opened(path) as image:
-        width, height = (size, size) if size else image.size
-        return height, width, _CHANNELS[image.mode]
-
-
-def decode(paths: Sequence[Path], shape: tuple[int, ...], size: int) -> np.ndarray:
-    """uint8 codes [N, *shape] of the pictures.
+    Args:
+        shape: that all must have. Palettes are looked up: they become what the shape asks for.
+        size: n > 0 cuts and resizes to n x n.
+        exact: takes pictures alone whose pixels as the file has them are the codes: none that are
+            turned by EXIF, nor those with a second one in the file.
 
     Raises:
-        ValueError: one cannot be read or has another shape.
+        ValueError: one cannot be read, has another shape or other greys, or more in it than 8-bit
+            grey or RGB can hold: more bits, transparency, more frames.
     """
     codes = np.empty((len(paths), *shape), np.uint8)
     for row, path in enumerate(paths):
-        with _opened(path) as image:
-            try:
-                pixels = np.asarray(_resized(image, size) if size else image)
-            except _DAMAGE as error:  # the pixels are read only here
-                raise _unreadable(path) from error
-        found = pixels if pixels.ndim == 3 else pixels[..., None]
-        if found.shape != shape:
+        pixels = _pixels(path, shape[-1], size, exact)
+        if pixels.shape != shape:
             raise ValueError(
-                f"{path} has shape {found.shape}, not {shape}: pictures must have one shape; "
+                f"{path} has shape {pixels.shape}, not {shape}: pictures must have one shape; "
                 "data.kwargs.size = n cuts and resizes them to n x n, and grey among coloured ones "
                 "must be converted"
             )
-        codes[row] = found
+        codes[row] = pixels if num_codes == 256 else _to_codes(pixels, num_codes, path)
     return codes
 
 
-def _opened(path: Path) -> Any:
+def has_profile(path: File) -> bool:
+    """Whether a picture says by a colour profile (ICC) what its numbers look like."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
+        return "icc_profile" in image.info
+
+
+def _pixels(path: File, channels: int, size: int, exact: bool) -> np.ndarray:
+    """uint8 [H, W, C] of a picture; channels: of a palette, 0: one where all are grey."""
     from PIL import Image
 
     try:
-        image = Image.open(path)
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror or error}): make it readable, or move it "
+            "elsewhere"
+        ) from error
     except _DAMAGE as error:
         raise _unreadable(path) from error
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            obstacle = _obstacle(image, exact)
+            if not obstacle:
+                image.load()  # the pixels are read only here, and EXIF may lie behind them
+                turn = _TURNS.get(_orientation(image))
+                upright = image.transpose(getattr(Image.Transpose, turn)) if turn else image
+                if not (turn and exact):
+                    return _array(upright, channels, size)
+                obstacle = (
+                    "is turned by its EXIF orientation, which would be lost: save it upright (with "
+                    "PIL, PIL.ImageOps.exif_transpose(image))"
+                )
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} is too large: make it smaller, or remove it") from error
-    if image.mode not in _CHANNELS:
-        image.close()
-        raise ValueError(
-            f"{path} is of the kind {image.mode!r}: convert it to 8-bit grey or RGB (with PIL, "
-            "image.convert('RGB').save(...))"
+    except _DAMAGE as error:
+        raise _unreadable(path) from error
+    raise ValueError(f"{path} {obstacle}")
+
+
+# By what is in a file, whatever its name: others lose bits when PIL opens them, or run a program.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+
+# What makes a picture upright, by its EXIF orientation.
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
+    7: "TRANSVERSE", 8: "ROTATE_90",
+}  # fmt: skip
+
+
+def _orientation(image: Any) -> int:
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # damaged EXIF raises anything, and says nothing
+        return 1
+
+
+def _obstacle(image: Any, exact: bool) -> str:
+    """Why a picture, opened but not loaded, is more than the 8-bit one that it would be read as."""
+    # Of a JPEG with several pictures (MPO) the first one is shown; others are previews or depths.
+    if getattr(image, "is_animated", False) and (exact or image.format != "MPO"):
+        return f"holds {image.n_frames} pictures (frames or pages): save each as a file of its own"
+    if _is_deep(image):
+        return (
+            f"is of the kind {image.mode!r} with more than 8 bits for a number, of which the lower "
+            "ones would be lost: save it with 8 bits, scaled by the range of its numbers"
         )
-    return image
+    if image.has_transparency_data:
+        grey = image.mode in ("L", "LA")
+        way = "image.convert('LA').convert('L')" if grey else "image.convert('RGBA').convert('RGB')"
+        return (
+            f"is of the kind {image.mode!r} with transparency, which would be lost: save it "
+            f"without, where that is meant (with PIL, {way})"
+        )
+    if image.format == "TIFF" and image.tag_v2.get(_SAMPLES, 1) not in (1, 3):
+        return (
+            f"is of the kind {image.mode!r} with {image.tag_v2[_SAMPLES]} channels in the file: "
+            "save it as 8-bit grey or RGB"
+        )
+    if image.mode in ("1", "L", "P", "RGB"):
+        return ""
+    way = "" if image.mode == "LAB" else " (with PIL, image.convert('RGB'))"
+    return f"is of the kind {image.mode!r}: save it as 8-bit grey or RGB{way}"
+
+
+_BITS, _SAMPLES = 258, 277  # tags of TIFF
+
+
+def _is_deep(image: Any) -> bool:
+    """Whether the file has more than 8 bits for a number; PIL opens some of these as 8-bit ones."""
+    if image.mode[0] in "IF":
+        return True
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_BITS, (1,))) > 8
+    arguments = [tile[3] for tile in image.tile]
+    if image.format == "PPM":
+        return any(isinstance(given, tuple) and given[1] > 255 for given in arguments)
+    return image.format == "PNG" and any(";16" in str(given) for given in arguments)
+
+
+def _array(image: Any, channels: int, size: int) -> np.ndarray:
+    """uint8 [H, W, C] of a picture in one of the modes 1, L, P and RGB."""
+    if image.mode == "1":
+        image = image.convert("L")
+    if image.mode == "P":
+        image = image.convert("RGB")
+        red, green, blue = (np.asarray(band) for band in image.split())
+        if channels != 3 and (red == green).all() and (green == blue).all():
+            image = image.getchannel(0)
+    pixels = np.asarray(_resized(image, size) if size else image)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _resized(image: Any, size: int) -> Any:
@@ -125,5 +186,29 @@ def _resized(image: Any, size: int) -> Any:
     return image.resize((size, size), Image.Resampling.BOX, box=box)
 
 
-def _unreadable(path: Path) -> ValueError:
+def as_levels(greys: np.ndarray, num_codes: int) -> np.ndarray | None:
+    """Codes 0 ... num_codes - 1 of greys that are as many levels evenly spaced from 0 to 255, to
+    the nearest integer; None for others."""
+    step = 255 / (num_codes - 1)
+    codes = np.rint(greys / step)
+    return codes.astype(np.uint8) if (np.abs(codes * step - greys) <= 0.5).all() else None
+
+
+def _to_codes(greys: np.ndarray, num_codes: int, path: File) -> np.ndarray:
+    """Codes 0 ... num_codes - 1 of greys that are these, or evenly spaced levels."""
+    if greys.max() < num_codes:
+        return greys
+    # Of up to 16 levels none but 0 is a code itself: 255 / 15 is above 15.
+    codes = as_levels(greys, num_codes) if num_codes <= MOST_LEVELS else None
+    if codes is None:
+        levels = f" or {num_codes} levels evenly spaced from 0 to 255"
+        raise ValueError(
+            f"{path} has greys up to {greys.max()}, and for data.kwargs.num_codes = {num_codes} "
+            f"they must be 0 ... {num_codes - 1}{levels if num_codes <= MOST_LEVELS else ''}: set "
+            "num_codes to 256"
+        )
+    return codes
+
+
+def _unreadable(path: File) -> ValueError:
     return ValueError(f"{path} is no picture that can be read: remove it, or get it again")

@@ -36,12 +36,14 @@ class Split:
         labels: int32 [N], or None.
         stored_fingerprint: what was computed when the set was prepared, of sets too large to hash
             at each start; "" for none.
+        notes: lines for the user about how it was read: what was left out, what looks wrong.
     """
 
     name: str
     examples: np.ndarray
     labels: np.ndarray | None
     stored_fingerprint: str = ""
+    notes: tuple[str, ...] = ()
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -142,9 +144,10 @@ def build_source(
     holdout: int,
     read: Callable[[str], tuple[np.ndarray, np.ndarray | None]],
     stored_fingerprint: Callable[[str], str] = lambda split: "",
+    notes: Callable[[str], tuple[str, ...]] = lambda split: (),
 ) -> Source:
     """A Source over `read`, which gets "train" or "test" and knows nothing of holding out, as
-    `stored_fingerprint` does of the same splits."""
+    `stored_fingerprint` and `notes` do of the same splits."""
     if holdout < 0:
         raise ValueError(f"holdout is {holdout}; set --config.data.holdout to 0 or more")
 
@@ -166,7 +169,7 @@ def build_source(
                 "training examples"
             )
         if split == "test":
-            return Split(split, *read_once("test"), stored_fingerprint("test"))
+            return Split(split, *read_once("test"), stored_fingerprint("test"), notes("test"))
         examples, labels = read_once("train")
         kept = len(examples) - holdout
         if kept <= 0:
@@ -175,9 +178,10 @@ def build_source(
                 f"--config.data.holdout to less than {len(examples)}"
             )
         if not holdout:
-            return Split(split, examples, labels, stored_fingerprint("train"))
+            return Split(split, examples, labels, stored_fingerprint("train"), notes("train"))
         part = slice(None, kept) if split == "train" else slice(kept, None)
-        return Split(split, examples[part], None if labels is None else labels[part])
+        labels = None if labels is None else labels[part]
+        return Split(split, examples[part], labels, notes=notes("train"))
 
     evaluation_split = "holdout" if holdout else "test"
     return Source(name, shape, num_codes, num_classes, load, evaluation_split)

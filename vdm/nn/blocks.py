@@ -179,10 +179,15 @@ class ResidualBlock(nn.Module):
         return NormSwish(groups, self.dtype, name=name)(x, train, film)
 
 
-def check_image(z: jax.Array, network: str) -> None:
-    """Images are [batch, height, width, channels]."""
+def check_image(z: jax.Array, what: str, for_vectors: str) -> None:
+    """ValueError unless z is images [batch, height, width, channels]; for_vectors: the component to
+    choose for other data."""
     if z.ndim != 4:
         raise ValueError(
-            f"network {network!r} takes images [batch, height, width, channels], not shape "
-            f"{z.shape}; for vectors choose network.name = 'mlp'"
+            f"{what} takes images [batch, height, width, channels], not shape {z.shape}; "
+            + (
+                "grey images x need an axis for their one channel, x[..., None]"
+                if z.ndim == 3
+                else f"for vectors choose {for_vectors}"
+            )
         )

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vdm.nn.blocks import Conditioning, ResidualBlock, group_norm
+from vdm.nn.blocks import Conditioning, ResidualBlock, check_image, group_norm
 from vdm.nn.embeddings import read_omega
 
 
@@ -25,11 +25,7 @@ class ConvNet(nn.Module):
         omega: Float[Array, " b"] | Float[Array, "b h w c"],
         train: bool = False,
     ) -> Float[Array, "b classes"]:
-        if z.ndim != 4:
-            raise ValueError(
-                f"classifier 'convnet' takes images [batch, height, width, channels], not shape "
-                f"{z.shape}; for vectors choose classifier.name = 'perceptron'"
-            )
+        check_image(z, "classifier 'convnet'", "classifier.name = 'perceptron'")
         omega, inputs = read_omega(omega)
         cond = Conditioning(self.width, omega_scale=100.0, name="conditioning")(omega, None)
         h = jnp.concatenate([z, *inputs], axis=-1)

@@ -36,9 +36,10 @@ class MLP(nn.Module):
         augmented: Bool[Array, " b"] | None = None,
     ) -> Float[Array, "b *d"]:
         if z.ndim != 2:
+            grey = ", and give grey images x a channel axis, x[..., None]" if z.ndim == 3 else ""
             raise ValueError(
                 f"network 'mlp' takes vectors [batch, dim], not shape {z.shape}; for images "
-                "choose network.name = 'unet'"
+                f"choose network.name = 'unet'{grey}"
             )
         omega, inputs = read_omega(omega)
         cond = Conditioning(

@@ -99,7 +99,7 @@ class UNet(nn.Module):
         train: bool = False,
         augmented: Bool[Array, " b"] | None = None,
     ) -> Float[Array, "b h w *c"]:
-        check_image(z, "unet")
+        check_image(z, "network 'unet'", "network.name = 'mlp'")
         if self.attention not in ("middle", "all", "none"):
             raise ValueError(f"attention is 'middle', 'all' or 'none', not {self.attention!r}")
         check_form(self.dtype, self.remat, self.scan)
