@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import vdm
+from tests.data import png
 from vdm import archives
 from vdm import main as program
 from vdm.compression import container
@@ -129,6 +130,55 @@ def test_a_folder_of_pictures_comes_back_with_its_names(call, images, tmp_path):
     status, _, err = call("decompress", tmp_path / "all.vdm", tmp_path / "out")
     assert status == 2
     assert "is there already" in err
+
+
+def test_a_folder_is_compressed_whole_and_counted(call, images, tmp_path):
+    for name, image in zip(("in/a.png", "in/b.png", "elsewhere/c.png"), images, strict=False):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(image[..., 0].astype(np.uint8)).save(tmp_path / name)
+    (tmp_path / "in/linked").symlink_to("../elsewhere")
+    (tmp_path / "elsewhere/round").symlink_to("../in")
+    (tmp_path / "in/.ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints/a-checkpoint.png", "d.heic", "notes.txt"):
+        (tmp_path / "in" / name).write_bytes((tmp_path / "in/a.png").read_bytes())
+    status, out, _ = call("compress", tmp_path / "in", tmp_path / "all.vdm")
+    assert status == 0
+    told, wrote, *_ = out.splitlines()
+    assert told.startswith(f"read 3 pictures in {tmp_path / 'in'}; skipped 1 ")
+    for says in ("1 hidden", "1 .heic", "1 .txt", "1 links to a folder that they lie in"):
+        assert says in told
+    assert wrote.startswith(f"wrote {tmp_path / 'all.vdm'}: 3 images, ")
+    status, out, _ = call("decompress", tmp_path / "all.vdm", tmp_path / "out")
+    assert (status, "3 images" in out) == (0, True)
+    for name, image in zip(("a.png", "b.png", "linked/c.png"), images, strict=False):
+        samples, depth, colour = png.read(tmp_path / "out" / name)  # not by PIL
+        assert (depth, colour) == (8, 0)
+        np.testing.assert_array_equal(samples, image)
+        np.testing.assert_array_equal(samples, png.read(tmp_path / "in" / name)[0])
+
+
+def test_pictures_that_would_not_come_back_are_refused_before_anything_is_written(call, tmp_path):
+    (tmp_path / "in").mkdir()
+    for samples, depth, colour, says in (
+        (np.full((8, 8, 3), 255), 16, 2, "more than 8 bits"),
+        (np.full((8, 8, 2), 255), 16, 4, "more than 8 bits"),
+        (np.full((8, 8, 2), 12), 8, 4, "with transparency"),
+    ):
+        png.write(tmp_path / "in/a.png", samples, depth, colour)
+        status, _, err = call("compress", tmp_path / "in", tmp_path / "no.vdm")
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"error: {tmp_path / 'in/a.png'}" in err
+        assert says in err
+    assert not (tmp_path / "no.vdm").exists()
+
+
+def test_a_file_larger_than_its_codes_gets_a_note(call, images, tmp_path):
+    np.save(tmp_path / "one.npy", images[:1])
+    _, out, _ = call("compress", tmp_path / "one.npy", tmp_path / "one.vdm")
+    assert f"more than the {images[:1].nbytes:,} bytes of the codes themselves" in out
+    np.save(tmp_path / "wide.npy", images.astype(np.int64))
+    _, out, _ = call("compress", tmp_path / "wide.npy", tmp_path / "wide.vdm")
+    assert "themselves" not in out
 
 
 def test_a_second_file_gives_the_initial_bits_and_comes_back(call, images, tmp_path):

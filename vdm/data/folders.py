@@ -64,11 +64,15 @@ def find(root: Path) -> Found:
             found.pictures[name] = file
         else:
             found.skipped[ending or "without an ending"] += 1
-    tops = {name.partition("/")[0] for name in found.pictures}
-    if root.is_file() and len(tops) == 1 and next(iter(tops)) not in (*found.pictures, *_HALVES):
-        names = {name: name.partition("/")[2] for name in found.pictures}
-        return Found({names[name]: file for name, file in found.pictures.items()}, found.skipped)
-    return found
+    return Found(_without_top(found.pictures), found.skipped) if root.is_file() else found
+
+
+def _without_top(pictures: dict[str, File]) -> dict[str, File]:
+    """The pictures by their paths in the folder that all of them lie in."""
+    tops = {name.partition("/")[0] for name in pictures}
+    if len(tops) != 1 or tops & {*pictures, *_HALVES}:
+        return pictures
+    return _without_top({name.partition("/")[2]: file for name, file in pictures.items()})
 
 
 _HALVES = ("train", "test")

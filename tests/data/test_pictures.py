@@ -1,0 +1,310 @@
+"""Pictures of every kind: read as they look, or refused by name; never cut, flattened or turned."""
+
+import re
+import struct
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image, ImageOps
+
+from tests.data import png
+from vdm.compression.image_files import read_images
+from vdm.data import files, pictures
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (6, 4, 3), np.uint8)
+GREY = RGB[..., 0]
+
+
+def refused(path, *says, shape=(6, 4, 3)):
+    """A picture that neither a data set nor compression takes; the message."""
+    for read in (
+        lambda: pictures.decode([path], shape, 0),
+        lambda: pictures.shape_of(path, 0),
+        lambda: read_images(path.parent),
+    ):
+        with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+        for text in says:
+            assert text in str(caught.value)
+    return str(caught.value)
+
+
+def saved(path, image, **kwargs):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **kwargs)
+    return path
+
+
+# --- PNG, of every colour type and depth ------------------------------------------------------
+
+FORMS = [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2), (1, 3), (2, 3), (4, 3), (8, 3),
+         (8, 4), (16, 4), (8, 6), (16, 6)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("depth", "colour"), FORMS)
+def test_a_png_is_read_as_its_samples_say_or_refused(tmp_path, depth, colour):
+    samples = RNG.integers(0, 2**depth, (6, 5, png.CHANNELS[colour]))
+    samples[0, 0] = 255 if depth == 16 else 2**depth - 1  # 16 bits with a high byte of 0
+    palette = RNG.integers(0, 256, (2**depth, 3), np.uint8) if colour == 3 else None
+    path = tmp_path / "a.png"
+    png.write(path, samples, depth, colour, palette)
+    np.testing.assert_array_equal(png.read(path)[0], samples)
+    if depth == 16 or colour in (4, 6):
+        says = "more than 8 bits" if depth == 16 else "with transparency"
+        refused(path, says, shape=samples.shape)
+        return
+    shown = palette[samples[..., 0]] if colour == 3 else samples * 255 // (2**depth - 1)
+    np.testing.assert_array_equal(pictures.decode([path], shown.shape, 0)[0], shown)
+    read = read_images(tmp_path)
+    np.testing.assert_array_equal(read.codes[0], shown)
+    assert f"read 1 pictures in {tmp_path}" in read.note
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "transparency"),
+    [(8, 0, b"\0\7"), (2, 0, b"\0\1"), (8, 2, b"\0\1\0\2\0\3"), (8, 3, b"\0"), (1, 3, b"\xff\x80")],
+)
+def test_a_png_with_a_transparent_colour_is_refused_and_the_remedy_works(
+    tmp_path, depth, colour, transparency
+):
+    samples = RNG.integers(0, 2**depth, (6, 4, png.CHANNELS[colour]))
+    palette = RNG.integers(0, 256, (2**depth, 3), np.uint8) if colour == 3 else None
+    path = tmp_path / "a.png"
+    png.write(path, samples, depth, colour, palette, transparency)
+    _follow(refused(path, "with transparency"), path)
+    shown = palette[samples[..., 0]] if colour == 3 else samples * 255 // (2**depth - 1)
+    np.testing.assert_array_equal(read_images(tmp_path).codes[0], shown)
+
+
+def _follow(message, path):
+    """Does to a picture what a message says."""
+    way = re.search(r"\(with PIL, ([^ ]*)\)", message)[1]
+    with Image.open(path) as image:
+        image.load()
+        remedied = eval(way, {"image": image, "PIL": PIL})
+    path.unlink()
+    return saved(path.with_suffix(".png"), remedied)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "PA", "CMYK", "YCbCr", "LAB"])
+def test_pictures_of_other_kinds_are_refused_and_the_remedy_works(tmp_path, mode):
+    image = Image.fromarray(RGB)
+    if mode in ("LA", "PA"):
+        image = image.convert("L").convert(mode)
+    elif mode != "LAB":
+        image = image.convert(mode)
+    else:
+        image = Image.fromarray(RGB, "RGB")
+        image = Image.frombytes("LAB", image.size, image.tobytes())
+    ending = {"LA": "png", "RGBA": "webp", "PA": "png", "CMYK": "jpg"}.get(mode, "tiff")
+    if mode == "PA":
+        image = image.convert("RGBA").quantize(8)  # a palette with an alpha for each colour
+    path = saved(tmp_path / f"a.{ending}", image)
+    with Image.open(path) as opened:
+        if opened.mode == "RGB":  # of YCbCr, PIL's TIFF
+            return
+        kind = opened.mode
+    message = refused(path, f"of the kind {kind!r}")
+    if "with PIL" in message:
+        _follow(message, path)
+        assert pictures.decode(list(tmp_path.iterdir()), (6, 4, 1 if mode == "LA" else 3), 0).any()
+    else:
+        assert mode in ("LAB", "CMYK")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_grey_of_more_than_8_bits_is_refused(tmp_path, mode):
+    numbers = RNG.integers(0, 256, (6, 4))
+    kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+    refused(saved(tmp_path / "a.tiff", Image.fromarray(numbers.astype(kind))), "more than 8 bits")
+
+
+@pytest.mark.parametrize("content", [
+    b"P6 2 3 65535\n" + bytes(36), b"P6 2 3 1000\n" + bytes(36), b"P5 2 3 65535\n" + bytes(12),
+    b"P3 1 1 1023\n5 6 7\n", b"P2 1 1 300\n5\n",
+])  # fmt: skip
+def test_ppm_of_more_than_8_bits_is_refused(tmp_path, content):
+    (tmp_path / "a.ppm").write_bytes(content)
+    refused(tmp_path / "a.ppm", "more than 8 bits")
+
+
+def tiff(path, samples, bits, extra=None):
+    """An uncompressed TIFF of samples [H, W, C], little-endian, of `bits` bits."""
+    height, width, channels = samples.shape
+    data = samples.astype(f"<u{bits // 8}").tobytes()
+    entries = [(256, 3, [width]), (257, 3, [height]), (258, 3, [bits] * channels), (259, 3, [1]),
+               (262, 3, [2]), (273, 4, [8]), (277, 3, [channels]), (278, 3, [height]),
+               (279, 4, [len(data)])]  # fmt: skip
+    if extra is not None:
+        entries.append((338, 3, [extra]))
+    at, tail, table = 8 + len(data) + len(data) % 2, b"", b""
+    end = at + 2 + 12 * len(entries) + 4
+    for tag, kind, values in entries:
+        content = struct.pack("<" + "HI"[kind == 4] * len(values), *values)
+        if len(content) > 4:
+            table += struct.pack("<HHII", tag, kind, len(values), end + len(tail))
+            tail += content
+        else:
+            table += struct.pack("<HHI", tag, kind, len(values)) + content.ljust(4, b"\0")
+    path.write_bytes(
+        b"II*\0" + struct.pack("<I", at) + data + b"\0" * (len(data) % 2)
+        + struct.pack("<H", len(entries)) + table + bytes(4) + tail
+    )  # fmt: skip
+
+
+def test_tiffs_with_more_bits_or_channels_are_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    tiff(path, RGB, 8)
+    np.testing.assert_array_equal(read_images(tmp_path).codes[0], RGB)
+    tiff(path, RGB.astype(np.uint16), 16)
+    refused(path, "more than 8 bits")
+    four = np.concatenate([RGB, RGB[..., :1]], axis=-1)
+    tiff(path, four, 8, extra=0)
+    refused(path, "4 channels")
+    tiff(path, four, 8, extra=2)
+    refused(path, "with transparency")
+
+
+# --- several in a file ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp", "tiff"])
+@pytest.mark.parametrize("grey", [False, True])
+def test_animations_and_pages_are_refused(tmp_path, ending, grey):
+    frames = [Image.fromarray(255 - 40 * i - (GREY if grey else RGB) // 4) for i in range(3)]
+    path = saved(tmp_path / f"a.{ending}", frames[0], save_all=True, append_images=frames[1:])
+    refused(path, "holds 3 pictures (frames or pages)")
+
+
+def test_of_a_photograph_with_others_beside_it_data_have_the_first_and_archives_none(tmp_path):
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    path = tmp_path / "a.jpg"
+    frames[0].save(path, "MPO", save_all=True, append_images=frames[1:])
+    with Image.open(path) as image:
+        first = np.asarray(image)
+    np.testing.assert_array_equal(pictures.decode([path], (6, 4, 3), 0)[0], first)
+    with pytest.raises(ValueError, match=r"a\.jpg holds 2 pictures"):
+        read_images(tmp_path)
+
+
+def test_one_frame_of_a_gif_is_a_picture(tmp_path):
+    path = saved(tmp_path / "a.gif", Image.fromarray(GREY))
+    np.testing.assert_array_equal(pictures.decode([path], (6, 4, 1), 0)[0, ..., 0], GREY)
+    np.testing.assert_array_equal(read_images(tmp_path).codes[0, ..., 0], GREY)
+
+
+# --- EXIF, profiles ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tiff"])
+def test_exif_orientation_is_applied_to_data_and_refused_in_archives(tmp_path, ending, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / f"a.{ending}", Image.fromarray(RGB), exif=exif)
+    with Image.open(path) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    assert pictures.shape_of(path, 0) == upright.shape
+    np.testing.assert_array_equal(pictures.decode([path], upright.shape, 0)[0], upright)
+    if orientation in (0, 1, 9) or ending == "tiff":  # that PIL turns by itself
+        np.testing.assert_array_equal(read_images(tmp_path).codes[0], upright)
+        return
+    with pytest.raises(ValueError, match="turned by its EXIF orientation") as caught:
+        read_images(tmp_path)
+    _follow(str(caught.value), path)
+    np.testing.assert_array_equal(read_images(tmp_path).codes[0], upright)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_says_nothing(tmp_path):
+    path = saved(tmp_path / "a.jpg", Image.fromarray(RGB), exif=b"Exif\0\0II*\0\xff\xff\xff\x7f!")
+    assert pictures.decode([path], (6, 4, 3), 0).shape == (1, 6, 4, 3)
+
+
+def test_colour_profiles_that_are_not_kept_are_told(tmp_path):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    saved(tmp_path / "a.png", Image.fromarray(RGB), icc_profile=profile)
+    saved(tmp_path / "b.png", Image.fromarray(255 - RGB))
+    read = read_images(tmp_path)
+    assert "their pixels are kept, the colour profiles of 1 are not" in read.note
+    np.testing.assert_array_equal(read.codes, [RGB, 255 - RGB])
+
+
+# --- few greys --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("depth", "colour"), [(1, 0), (2, 0), (4, 0), (1, 3), (2, 3), (4, 3)])
+def test_pictures_of_few_greys_are_codes(tmp_path, depth, colour):
+    num_codes = 2**depth
+    samples = RNG.integers(0, num_codes, (6, 6, 5, 1))
+    palette = np.repeat(np.arange(num_codes)[:, None] * 255 // (num_codes - 1), 3, axis=1)
+    for row, image in enumerate(samples):
+        png.write(tmp_path / f"{row}.png", image, depth, colour, palette if colour == 3 else None)
+    source = files.folder("", 0, path=str(tmp_path), num_test=2, num_codes=num_codes)
+    assert (source.shape, source.num_codes) == ((6, 5, 1), num_codes)
+    read = [*source.load("train").examples, *source.load("test").examples]
+    assert {image.tobytes() for image in read} == {
+        image.astype(np.uint8).tobytes() for image in samples
+    }
+    assert len(source.load("train").notes) == 1
+    note = files.folder("", 0, path=str(tmp_path), num_test=2).load("train").notes[1]
+    assert f"set data.kwargs.num_codes to {num_codes}, which makes them 0 ... " in note
+
+
+@pytest.mark.parametrize(
+    ("greys", "num_codes", "codes"),
+    [
+        ([0, 255], 2, [0, 1]),
+        ([0, 1], 2, [0, 1]),
+        ([0, 127, 255], 3, [0, 1, 2]),
+        ([0, 128, 255], 3, [0, 1, 2]),
+        ([0, 17, 255], 16, [0, 1, 15]),
+        ([0, 15, 3], 16, [0, 15, 3]),
+        ([0, 16], 17, [0, 16]),
+        ([0, 255], 17, None),
+        ([0, 100, 255], 3, None),
+        ([0, 254], 2, None),
+        ([0, 200], 100, None),
+    ],
+)
+def test_greys_are_codes_or_levels_or_refused(tmp_path, greys, num_codes, codes):
+    path = saved(tmp_path / "a.png", Image.fromarray(np.array([greys], np.uint8)))
+    shape = (1, len(greys), 1)
+    if codes is None:
+        with pytest.raises(ValueError, match=rf"a\.png has greys up to {max(greys)}"):
+            pictures.decode([path], shape, 0, num_codes)
+        return
+    assert pictures.decode([path], shape, 0, num_codes)[0, 0, :, 0].tolist() == codes
+
+
+def test_greys_that_are_not_spaced_evenly_are_told(tmp_path):
+    for row in range(4):
+        image = RNG.choice(np.array([3, 90, 200], np.uint8), (8, 8))
+        saved(tmp_path / f"{row}.png", Image.fromarray(image))
+    note = files.folder("", 0, path=str(tmp_path), num_test=1).load("train").notes[1]
+    assert "3 greys of 256 occur (3, 90, 200), not evenly spaced" in note
+    path = str(tmp_path)
+    for kwargs in ({"num_codes": 1}, {"num_codes": 257}, {"num_codes": 2, "size": 4}):
+        with pytest.raises(ValueError, match=r"num_codes|size = 4 averages pixels"):
+            files.folder("", 0, path=path, num_test=1, **kwargs)
+
+
+def test_a_palette_is_what_the_others_are(tmp_path):
+    grey = Image.fromarray(GREY).convert("P")
+    path = saved(tmp_path / "a.png", grey)
+    np.testing.assert_array_equal(pictures.decode([path], (6, 4, 1), 0)[0, ..., 0], GREY)
+    np.testing.assert_array_equal(
+        pictures.decode([path], (6, 4, 3), 0)[0], np.repeat(GREY[..., None], 3, axis=-1)
+    )
+
+
+def test_a_file_of_another_format_under_a_known_name_is_refused(tmp_path):
+    path = saved(tmp_path / "a.png", Image.fromarray(RGB), format="ICO")
+    refused(path, "that can be read")
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 6\n")
+    refused(path, "that can be read")
