@@ -71,7 +71,11 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
     """The model for examples of that source."""
     num_classes = source.num_classes if config.model.class_conditional else 0
     if config.model.class_conditional and not num_classes:
-        raise ValueError(f"model.class_conditional: data set {source.name!r} has no labels")
+        own = {"folder": "labels = True", "npy": "num_classes = N"}.get(config.data.name)
+        remedy = f"set data.kwargs.{own}" if own else "choose one that has, or set it to False"
+        raise ValueError(
+            f"model.class_conditional: data set {source.name!r} has no labels; {remedy}"
+        )
     if config.model.label_dropout and config.network.kwargs.get("label_as_scalar"):
         raise ValueError(
             "model.label_dropout: with network.kwargs.label_as_scalar there is no number for a "

@@ -128,6 +128,12 @@ def test_rights_of_the_system_are_heeded(tmp_path):
         (tmp_path / "dogs").chmod(0o755)
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    put(tmp_path / "cats", 8)
+    os.mkfifo(tmp_path / "cats/pipe.png")
+    assert source(tmp_path).load("train").notes[0].endswith("skipped 1 not files")
+
+
 HIDDEN = [
     ".ipynb_checkpoints/0-checkpoint.png", ".thumbnails/large/0.png", "__MACOSX/._0.png",
     "._0.png", ".DS_Store", "@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", ".Trash-1000/files/0.png",

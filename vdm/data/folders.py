@@ -92,14 +92,14 @@ def _files(
             skipped["links to a folder that they lie in"] += 1
             return
         with os.scandir(folder) as entries:
-            listed = [(entry.name, entry.is_dir()) for entry in entries]
+            listed = [(entry.name, entry.is_dir(), entry.is_file()) for entry in entries]
     except OSError as error:
         raise ValueError(
             f"{error.filename or folder} cannot be read ({error.strerror}): make it readable, or "
             "move it elsewhere"
         ) from error
     here = (*above, (status.st_dev, status.st_ino))
-    for name, is_folder in sorted(listed):
+    for name, is_folder, is_file in sorted(listed):
         path = folder / name
         if is_folder and _is_hidden(name):
             # Nothing of it is read, so it may be forbidden; os.walk leaves out what it cannot read.
@@ -111,8 +111,10 @@ def _files(
                 f"{path} is a link to {os.readlink(path)}, which is not there: bring that back, or "
                 "remove the link"
             )
-        else:
+        elif is_file:
             yield prefix + name, path
+        else:  # a pipe, from which reading may never end
+            skipped["not files"] += 1
 
 
 def _members(path: Path) -> Iterator[tuple[str, File]]:
