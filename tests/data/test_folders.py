@@ -306,9 +306,17 @@ def test_classes_are_known_without_reading_a_picture(tmp_path):
         for row in range(4):
             (tmp_path / name / f"{row}.png").write_bytes(b"not yet")
     assert source(tmp_path, labels=True, shape=(4, 4, 1)).num_classes == 2
+    gone = source(tmp_path / "gone", labels=True, shape=(4, 4, 1), num_classes=5)
+    assert (gone.shape, gone.num_classes) == ((4, 4, 1), 5)
+    refused(lambda: gone.load("train"), "gone is not a folder")
 
 
 def test_mistakes_of_classes_are_one_line(tmp_path):
+    put(tmp_path / "two/a")
+    put(tmp_path / "two/b")
+    three = source(tmp_path / "two", labels=True, num_classes=3)
+    refused(lambda: three.load("train"), "has 2 folders of classes, and data.kwargs.num_classes is")
+    refused(lambda: source(tmp_path / "two", num_classes=2), "only with data.kwargs.labels = True")
     put(tmp_path / "train/a")
     put(tmp_path / "test/b")
     refused(lambda: source(tmp_path, num_test=0, labels=True), "class 'b' has pictures for testing")

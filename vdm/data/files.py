@@ -121,6 +121,7 @@ def folder(
     num_test: int = 0,
     num_codes: int = 256,
     labels: bool = False,
+    num_classes: int = 0,
     duplicates: str = "keep",
 ) -> Source:
     """The pictures in a folder and the folders in it, or in a .zip; 8-bit grey [H, W, 1] or RGB
@@ -138,6 +139,7 @@ def folder(
             or, up to 16 codes, as many levels evenly spaced from 0 to 255: 2 for 1-bit pictures.
         labels: whether the folders that the pictures lie in (those in train/ and test/, if there
             are such) are classes: labels 0, 1, ... in the order of their names.
+        num_classes: how many classes these must be; 0 counts them.
         duplicates: what to do with pictures of equal pixels: "keep" them all, wherever they are,
             and tell how many of the others are training examples too; "drop" all but the first, a
             training example if there is one, so that no split has a picture of another one.
@@ -160,6 +162,11 @@ def folder(
         raise ValueError(
             f"data.kwargs.size = {size} averages pixels, which makes other greys than "
             f"{num_codes} codes: set size to 0, or num_codes to 256"
+        )
+    if num_classes and not labels:
+        raise ValueError(
+            f"data.kwargs.num_classes is {num_classes}, and pictures have classes only with "
+            "data.kwargs.labels = True: set that, or num_classes to 0"
         )
     if duplicates not in ("keep", "drop"):
         raise ValueError(f"data.kwargs.duplicates is {duplicates!r}: set it to 'keep' or 'drop'")
@@ -184,6 +191,11 @@ def folder(
 
     def read(split: str) -> tuple[np.ndarray, np.ndarray | None]:
         codes = decoded(split)
+        if labels and len(splits().classes) != num_classes:
+            raise ValueError(
+                f"{root} has {len(splits().classes)} folders of classes, and "
+                f"data.kwargs.num_classes is {num_classes}: set it to how many they are, or to 0"
+            )
         classes = np.array(splits().labels(split), np.int32) if labels else None
         if duplicates == "keep":
             return codes, classes
@@ -218,5 +230,6 @@ def folder(
             lines.append(advice.of_greys(decoded("train")))
         return tuple(line for line in lines if line)
 
-    num_classes = len(splits().classes) if labels else 0
+    if labels and not num_classes:
+        num_classes = len(splits().classes)
     return build_source("folder", shape, num_codes, num_classes, holdout, read, notes=notes)
