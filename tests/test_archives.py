@@ -3,10 +3,12 @@
 import dataclasses
 import gzip
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -170,6 +172,21 @@ def test_pictures_that_would_not_come_back_are_refused_before_anything_is_writte
         assert f"error: {tmp_path / 'in/a.png'}" in err
         assert says in err
     assert not (tmp_path / "no.vdm").exists()
+
+
+@pytest.mark.parametrize("num_codes", [2, 4, 17])
+def test_pictures_whose_greys_are_no_codes_are_told_how_to_become_them(num_codes):
+    codes = np.random.default_rng(0).integers(0, num_codes, (4, 8, 8), np.uint8)
+    codes[0, 0] = num_codes - 1
+    greys = np.rint(codes * (255 / (num_codes - 1))).astype(np.uint8)
+    run = SimpleNamespace(vdm=SimpleNamespace(likelihood=SimpleNamespace(num_codes=num_codes)))
+    archives._check_greys(run, codes, "in")
+    with pytest.raises(ValueError, match=f"greys up to 255, .* 0 to {num_codes - 1}") as caught:
+        archives._check_greys(run, greys, "in")
+    remedy = re.search(r"numpy\.rint.*numpy\.uint8\)", str(caught.value))
+    assert (remedy is None) == (num_codes > 16)
+    if remedy:
+        np.testing.assert_array_equal(eval(remedy[0], {"numpy": np, "x": greys}), codes)
 
 
 def test_a_file_larger_than_its_codes_gets_a_note(call, images, tmp_path):

@@ -21,6 +21,7 @@ from vdm.compression.image_files import (
 )
 from vdm.compression.lattice import DamagedError
 from vdm.config_changes import model_fields
+from vdm.data.pictures import MOST_LEVELS, as_levels
 from vdm.io.console import Progress, say
 from vdm.io.files import write_bytes
 from vdm.model import check_codes, check_labels
@@ -170,6 +171,7 @@ def compress(run: Run, source: str, target: str, init_from: str | None = None) -
     images, names, note = read_images(Path(source))
     if note:
         say(note)
+        _check_greys(run, images, source)
     labels = read_codes(Path(options.labels)) if options.labels else None
     given = Path(options.initial_bits).read_bytes() if options.initial_bits else b""
     step, params = run.trained_params(init_from)
@@ -186,6 +188,22 @@ def compress(run: Run, source: str, target: str, init_from: str | None = None) -
             f"that is more than the {images.nbytes:,} bytes of the codes themselves: so few images "
             "do not repay the initial bits, or the model does not know such images"
         )
+
+
+def _check_greys(run: Run, images: np.ndarray, source: str) -> None:
+    """ValueError for pictures whose greys are no codes of the model, with what makes them codes."""
+    largest, num_codes = int(images.max()), getattr(run.vdm.likelihood, "num_codes", 256)
+    if largest < num_codes:
+        return
+    codes = as_levels(images, num_codes) if num_codes <= MOST_LEVELS else None
+    remedy = "" if codes is None else (
+        f": of an array x of the greys, save numpy.rint(x / 255 * {num_codes - 1}).astype("
+        "numpy.uint8) as an .npy, and compress that"
+    )  # fmt: skip
+    raise ValueError(
+        f"--input={source}: these pictures have greys up to {largest}, and the model's codes are "
+        f"0 to {num_codes - 1}{remedy}"
+    )
 
 
 def describe(content: bytes, coded: Coded, num_dims: int) -> str:
