@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vdm.compression.lattice import DamagedError
-from vdm.data import folders, pictures
+from vdm.data import advice, folders, pictures
 from vdm.model import VDM
 
 
@@ -75,7 +75,10 @@ def read_codes(path: Path) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} holds several arrays: save one of them as an .npy")
     if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{path} has numbers of {array.dtype}: codes and labels are integers")
+        raise ValueError(
+            f"{path} holds {advice.describe(array)}: codes and labels are integers; "
+            f"{advice.to_codes(array)}"
+        )
     return array
 
 
