@@ -135,6 +135,32 @@ def test_gradient_of_the_bound_is_that_of_the_log_weight_in_expectation(num_leve
     assert float(jnp.abs(ours[0] - theirs[0]).max()) > 0.1
 
 
+@pytest.mark.parametrize("num_levels", [2, 3])
+def test_where_q_is_p_no_path_moves_the_encoders(num_levels, noise):
+    # The reason of the stop_gradient: with q = p = N(0, I) at every level the score of q would be
+    # noise of mean 0 in the gradient of every path, in which a hierarchy of T = 2 stays for ever.
+    def bound(params):
+        means, log_variances = params
+        path = hierarchy.encode_path(
+            jnp.zeros((500, 1)),
+            [
+                lambda z, m=m, v=v: Normal(jnp.full_like(z, m), jnp.full_like(z, v))
+                for m, v in zip(means, log_variances, strict=True)
+            ],
+            noise[:num_levels],
+        )
+        standard = Normal(jnp.zeros((500, 1)), jnp.zeros((500, 1)))
+        terms = hierarchy.negative_elbo(
+            path, [lambda z: standard] * (num_levels - 1), jnp.zeros(500)
+        )
+        return terms.total
+
+    by_params = jax.jacrev(bound)(jnp.zeros((2, num_levels)))
+    np.testing.assert_allclose(by_params, 0.0, atol=1e-12)
+    away = jax.jacrev(bound)(jnp.full((2, num_levels), 0.3))
+    assert float(jnp.abs(away).min(axis=0).max()) > 0.1  # it is no gradient that is always 0
+
+
 @pytest.mark.equation("S1 1.30", "vdm.diffusion.hierarchy:log_weight")
 @pytest.mark.equation("S4 47", "vdm.diffusion.hierarchy:log_weight")
 def test_mean_weight_is_the_evidence_whatever_the_encoder():

@@ -87,6 +87,22 @@ def test_ddim_with_eta_one_is_ancestral():
         np.testing.assert_allclose(*both, rtol=1e-10)
 
 
+@pytest.mark.parametrize("eta", [0.3, 0.5, 1.0])
+def test_ddim_adds_the_share_eta_squared_of_the_posterior_variance(eta):
+    # DDIM Eq. 12 and 16 in numbers: eta scales the standard deviation, so its square the variance.
+    # Gaussian data cannot tell eta^2 from eta: both samplers converge at the same order.
+    with jax.enable_x64(True):
+        z, eps, xi = jax.random.normal(jax.random.key(0), (3, 4, 2), jnp.float64)
+        s, t = jnp.float64(-1.5), jnp.float64(0.4)
+        x_hat = (z - noise.sigma(t) * eps) / noise.alpha(t)
+        std = eta * jnp.sqrt(noise.posterior(z, eps, s, t)[1])
+        direction = jnp.sqrt(noise.sigma(s) ** 2 - std**2)
+        got = one_step(samplers.ddim(eta), lambda z, w: eps, z, s, t, xi)
+        np.testing.assert_allclose(
+            got, noise.alpha(s) * x_hat + direction * eps + std * xi, rtol=1e-10
+        )
+
+
 def test_euler_maruyama_step_is_that_of_the_reverse_sde():
     with jax.enable_x64(True):
         z, eps, xi = jax.random.normal(jax.random.key(0), (3, 4, 2), jnp.float64)

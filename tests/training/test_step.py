@@ -188,6 +188,22 @@ def test_clipping_bounds_the_global_norm():
     np.testing.assert_allclose(update(100.0, 1.0), update(0.0, 1.0), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("of_network", "of_schedule"), [(3.0, 0.5), (0.5, 3.0), (3.0, 4.0)])
+def test_network_and_schedule_are_clipped_each_by_its_own_norm(of_network, of_schedule):
+    # One joint norm would let a large gradient of the one scale down the other.
+    params = {"network": {"a": jnp.zeros(4)}, "schedule": {"w": jnp.zeros(2)}}
+    norms = {"network": of_network, "schedule": of_schedule}
+    grads = jax.tree.map(lambda p: jnp.ones_like(p) / np.sqrt(p.size), params)
+    grads = {key: jax.tree.map(lambda g, n=norm: n * g, grads[key]) for key, norm in norms.items()}
+    # eps = 1 makes Adam's first update g / (|g| + 1)
+    chain = optim.adamw(10, learning_rate=1.0, warmup_steps=0, eps=1.0, weight_decay=0.0, clip=1.0)
+    updates, _ = chain.update(grads, chain.init(params), params)
+    for key, norm in norms.items():
+        (update,) = jax.tree.leaves(updates[key])
+        of_each = min(norm, 1.0) / np.sqrt(update.size)
+        np.testing.assert_allclose(update, -of_each / (of_each + 1), rtol=1e-5, err_msg=key)
+
+
 @pytest.mark.parametrize(("warmup", "want"), [(True, 1 - 2 / 11), (False, 0.01)])
 def test_ema_moves_by_its_rate(warmup, want):
     got = optim.ema_update({"a": jnp.zeros(2)}, {"a": jnp.ones(2)}, jnp.int32(1), 0.99, warmup)
@@ -403,3 +419,62 @@ def test_labels_are_withheld_at_random():
         assert abs(withheld.mean() - 0.25) < 0.028  # 4 standard errors
         np.testing.assert_array_equal(seen[~withheld], np.asarray(batch["labels"])[~withheld])
     assert not np.array_equal(first, other)
+
+
+def test_every_draw_of_a_step_has_a_key_of_its_own(monkeypatch):
+    # Where the mask of labels had the key of the times, the one would tell the other, and no bound
+    # and no share of withheld labels would show it.
+    used = {"uniform": [], "normal": [], "bernoulli": [], "split": [], "fold_in": []}
+
+    def noted(name):
+        original = getattr(jax.random, name)
+
+        def call(key, *args, **kwargs):
+            used[name].append(tuple(np.ravel(jax.random.key_data(key)).tolist()))
+            return original(key, *args, **kwargs)
+
+        return call
+
+    class Seen(Exception):
+        """Everything is drawn but the masks of dropout, whose key is given to `elbo_at`."""
+
+    class Spy(VDM):
+        def elbo_at(self, params, data, draws, levels, labels, dropout_key, augmented):
+            jax.random.bernoulli(dropout_key)
+            raise Seen
+
+    model = Spy(Linear(-8.0, 5.0), Small(), Gaussian(), (6,), num_classes=5, label_dropout=0.5)
+    params = VECTORS.init(KEY) | {"schedule": model.init_schedule(KEY)}
+    gradient = make_gradient(model, 0)
+    for name in used:
+        monkeypatch.setattr(jax.random, name, noted(name))
+    with pytest.raises(Seen):
+        gradient(params, BATCH | {"labels": jnp.arange(32) % 5}, KEY)
+    parents = {*used.pop("split"), *used.pop("fold_in")}
+    assert {name: len(keys) for name, keys in used.items()} == {
+        "uniform": 1, "normal": 2, "bernoulli": 2
+    }  # fmt: skip
+    keys = [key for keys in used.values() for key in keys]
+    assert len({*keys, *parents}) == len(keys) + len(parents), used
+
+
+def test_labels_are_withheld_whatever_the_time():
+    # The same by the draws themselves: over many steps the mask of an image tells nothing of t.
+    seen = []
+
+    class Seen(Exception):
+        """Times and labels are known; the network need not run."""
+
+    class Spy(VDM):
+        def elbo_at(self, params, data, draws, levels, labels, dropout_key, augmented):
+            seen.append((draws.t, labels == NO_LABEL))
+            raise Seen
+
+    model = Spy(Linear(-8.0, 5.0), Small(), Gaussian(), (6,), num_classes=5, label_dropout=0.5)
+    params = VECTORS.init(KEY) | {"schedule": model.init_schedule(KEY)}
+    batch = {"examples": jnp.zeros((1, 6)), "labels": jnp.zeros(1, jnp.int32)}
+    for i in range(200):
+        with pytest.raises(Seen):
+            make_gradient(model, 0)(params, batch, jax.random.fold_in(KEY, i))
+    t, withheld = np.array(seen, float).reshape(200, 2).T
+    assert abs(np.corrcoef(t, withheld)[0, 1]) < 0.28  # 4 standard errors of 200 pairs
