@@ -244,7 +244,6 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, run_key: PRNGKey) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(run_key, state.step)
         grads, metrics, seen = gradient(sharding.gather(state.params, mesh), batch, key)
-        grads = sharding.split(grads, mesh)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         if isinstance(model, VDM) and seen is not None:
