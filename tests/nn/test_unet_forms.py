@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from vdm.diffusion.elbo import draw
 from vdm.diffusion.likelihood import Discretised
 from vdm.model import VDM
 from vdm.nn import attention as parts_of_attention
-from vdm.nn import stacks
+from vdm.nn import stacks, unet
 from vdm.nn.schedules import Linear
 from vdm.nn.unet import UNet
 from vdm.training.state import TrainState
@@ -229,6 +230,46 @@ def test_bfloat16_is_in_the_blocks_and_nowhere_else():
     convolutions = of["conv_general_dilated"]
     assert [str(aval.dtype) for aval in convolutions if aval.shape[-1] == 1] == ["float32"]
     assert {str(aval.dtype) for aval in convolutions if aval.shape[-1] > 1} == {"bfloat16"}
+
+
+def test_the_last_norm_is_given_float32_so_that_its_gradient_is_rounded_once(monkeypatch):
+    # In bfloat16 its input would go to float32 twice, for the statistics and for what they are
+    # subtracted from, and the two gradients of that would be rounded each, then their sum.
+    seen, group_norm = [], unet.group_norm
+
+    def spy(x, *args):
+        seen.append(x.dtype)
+        return group_norm(x, *args)
+
+    monkeypatch.setattr(unet, "group_norm", spy)
+    net = network(1, scan="off", dtype="bfloat16")
+    jax.eval_shape(net.apply, params_of(1), Z, OMEGA)
+    assert set(seen) == {jnp.dtype("float32")}
+
+    x = jax.random.normal(jax.random.key(1), (4, 8, 8, 32))
+    x = (x + 20 * jax.random.normal(jax.random.key(2), (4, 1, 1, 32))).astype(jnp.bfloat16)
+    above = jax.random.normal(jax.random.key(3), x.shape)
+
+    class Norm(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return group_norm(x, "norm")
+
+    params = Norm().init(jax.random.key(0), x)
+
+    @jax.jit
+    @jax.grad
+    def gradient(x, cast):
+        return jnp.sum(above * Norm().apply(params, x.astype(cast.dtype)))
+
+    float32, same = jnp.float32(0), jnp.bfloat16(0)
+    exact = gradient(x.astype(jnp.float32), float32)
+    errors = [
+        np.linalg.norm(gradient(x, to).astype(jnp.float32) - exact) / np.linalg.norm(exact)
+        for to in (float32, same)
+    ]
+    assert errors[0] < 0.0018  # of one rounding to 8 bits: 2^-9 at most, 0.0016 here
+    assert errors[1] > 1.3 * errors[0]
 
 
 @pytest.mark.slow

@@ -145,6 +145,7 @@ class UNet(nn.Module):
         else:
             h = self._stacks(h, cond, train, looped, residual | parts)
 
+        # The norm would do this twice, and its backward pass round each of two gradients.
         h = nn.swish(group_norm(h.astype(z.dtype), "norm_out", groups))
         outputs = z.shape[-1] * self.outputs_per_dim
         zeros = nn.initializers.zeros
