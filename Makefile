@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all results faults lint clean
+.PHONY: help demo test test-all test-gpu results faults lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,11 +29,14 @@ test: $(VENV)/test.installed  ## the fast tests, a quarter of an hour on two slo
 test-all: $(VENV)/test.installed  ## every test that needs no GPU
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
+test-gpu: $(VENV)/test.installed $(VENV)/cuda.installed  ## the tests that need an NVIDIA GPU
+	VDM_TEST_PLATFORM=cuda $(BIN)/python -m pytest -m gpu
+
 results: $(VENV)/core.installed  ## experiments/README.md from the results.json files
 	$(BIN)/python -m experiments.page
 
-faults: $(VENV)/test.installed  ## 200 kills of trainings at random, which must cost no bit
-	$(BIN)/python tests/faults/kills.py --kills=200 --json=tests/faults/kills.json
+faults: $(VENV)/test.installed  ## 200 kills at random, of all that takes long, which must cost no bit
+	$(BIN)/python -m tests.faults.kills --kills=200 --json=tests/faults/kills.json
 
 lint: $(VENV)/dev.installed  ## ruff, pyrefly, import contracts
 	$(BIN)/ruff check .
