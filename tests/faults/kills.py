@@ -1,6 +1,10 @@
-"""Kill trainings at random, restart them, and compare what they leave with an undisturbed one.
+"""Kill processes of the program at random, restart them, and compare what they leave with what
+undisturbed ones leave.
 
-python tests/faults/kills.py --kills=200 --seed=0 --json=FILE
+python -m tests.faults.kills --kills=200 --seed=0 --json=FILE
+
+Two fifths of the kills are of trainings, the others of evaluations, samples, compression,
+decompression and the preparation of data in equal parts (tests/faults/kill_jobs.py).
 
 A training is the program on the digits with a tiny network. Each of its processes is killed by
 SIGKILL or SIGTERM, half of them at an instant that is uniform over an undisturbed run's life, half
@@ -14,36 +18,48 @@ save takes. The same command is then started again, until the training is finish
 - every start went on from the newest save that was complete, none of which was damaged;
 - SIGTERM lost no step, SIGKILL at most those since the last save.
 
-A start costs the imports, 5 seconds, so each process is forked from one that has them done and has
-started no JAX backend. Fork with threads is safe where none holds a lock: the only ones are
-OpenBLAS's, which it stops for a fork by itself.
+The summary has for each phase its `kills`, what they `lost` of what was saved, and what was
+`wrong`.
 """
 
 import argparse
 import json
-import mmap
 import os
 import random
 import re
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.faults import kill_jobs
+from tests.faults.processes import (
+    Phase,
+    Shared,
+    choose_signal,
+    complaints,
+    differing_arrays,
+    finish,
+    fork,
+    has_ended,
+    preload,
+    runs_for,
+    wait,
+    without,
+)
+
 ROOT = Path(__file__).parents[2]
 NUM_STEPS, SAVE_EVERY, LOG_EVERY, EVAL_EVERY = 60, 15, 5, 30
 MOST_KILLS = 8  # of one training, so that trainings are finished too
-PATIENCE = 900.0  # seconds until a process counts as hanging
-NOT_REPEATABLE = {"time_secs", "images_per_sec", "train_secs", "eval_secs"}
+PHASES = ("training", *kill_jobs.PHASES)
 
 TINY = {
     "network.kwargs.width": 8, "network.kwargs.num_blocks": 0,
@@ -59,39 +75,6 @@ def command(workdir: Path, **changes: Any) -> list[str]:
     fields = TINY | {name.replace("__", "."): value for name, value in changes.items()}
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     return [f"--config={ROOT / 'configs' / 'digits.py'}", f"--workdir={workdir}", *overrides]
-
-
-class Shared:
-    """What a process says of itself that survives its kill: phase, last step begun, last save
-    acknowledged, seconds of that save."""
-
-    _FIELDS = struct.Struct("<16sqqd")
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, mmap.PAGESIZE)  # shared with forked processes
-        self.set("start-up", 0, 0, 0.0)
-
-    def set(self, phase: str, reached: int, saved: int, secs: float) -> None:
-        self._memory[: self._FIELDS.size] = self._FIELDS.pack(phase.encode(), reached, saved, secs)
-
-    def get(self) -> tuple[str, int, int, float]:
-        phase, *rest = self._FIELDS.unpack(self._memory[: self._FIELDS.size])
-        return phase.rstrip(b"\0").decode(), *rest
-
-    def update(self, **changes: Any) -> None:
-        names = ("phase", "reached", "saved", "secs")
-        self.set(**(dict(zip(names, self.get(), strict=True)) | changes))
-
-
-def preload() -> None:
-    """The imports of a training."""
-    import importlib
-
-    for name in (
-        "vdm.main", "vdm.loops", "vdm.run", "vdm.data.records", "vdm.data.digits",
-        "tensorboardX", "tqdm", "matplotlib.pyplot", "tensorflow_datasets",
-    ):  # fmt: skip
-        importlib.import_module(name)
 
 
 def instrument(shared: Shared) -> None:
@@ -125,28 +108,6 @@ def instrument(shared: Shared) -> None:
     loops.report_samples = phase("sampling", loops.report_samples)
 
 
-def fork(function: Callable[[], int], log: Path) -> int:
-    """The id of a process that calls `function` with its output in a file."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 99
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        status = function()
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-
 def start(arguments: list[str], shared: Shared, log: Path) -> int:
     """The id of a process of the program."""
 
@@ -156,26 +117,8 @@ def start(arguments: list[str], shared: Shared, log: Path) -> int:
         instrument(shared)
         return main(["vdm.main", *arguments])
 
-    shared.set("start-up", 0, 0, 0.0)
-    return fork(run, log)
-
-
-def wait(pid: int, secs: float) -> int | None:
-    """The exit status, minus the number of a signal; None if it has none after that time."""
-    end = time.monotonic() + secs
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() >= end:
-            return None
-        time.sleep(min(0.002, max(end - time.monotonic(), 0.0)))
-
-
-def finish(pid: int, log: Path) -> None:
-    """Waits for a process that must succeed."""
-    status = wait(pid, PATIENCE)
-    assert status == 0, (status, log.read_text())
+    shared.reset()
+    return fork(run, log, shared)
 
 
 def rows(workdir: Path) -> list[dict[str, Any]]:
@@ -205,11 +148,6 @@ def dump_state(workdir: Path, file: Path) -> int:
     return 0
 
 
-def without(found: dict[str, Any]) -> dict[str, Any]:
-    """A record without the times."""
-    return {key: value for key, value in found.items() if key not in NOT_REPEATABLE}
-
-
 def expected_line(each: dict[int, dict[str, Any]], before: int, step: int) -> dict[str, Any]:
     """The line of `step` after one of `before`, from the values of each single step."""
     line: dict[str, Any] = {"step": step}
@@ -218,20 +156,6 @@ def expected_line(each: dict[int, dict[str, Any]], before: int, step: int) -> di
         last = name in ("train/omega_0", "train/omega_1")
         line[name] = float(values[-1] if last else np.mean(values))
     return line
-
-
-def differing_arrays(file: Path, other: Path) -> list[str]:
-    """Names of arrays whose bits differ."""
-    ours, theirs = np.load(file), np.load(other)
-    names = sorted(set(ours) | set(theirs))
-    return [
-        f"{file.name}:{name}"
-        for name in names
-        if name not in ours
-        or name not in theirs
-        or (ours[name].dtype, ours[name].shape, ours[name].tobytes())
-        != (theirs[name].dtype, theirs[name].shape, theirs[name].tobytes())
-    ]
 
 
 @dataclass
@@ -248,7 +172,7 @@ class Reference:
         found: list[str] = []
         state = workdir / "state.npz"
         log = workdir / "dump.log"
-        if wait(fork(lambda: dump_state(workdir, state), log), PATIENCE) != 0:
+        if wait(fork(lambda: dump_state(workdir, state), log)) != 0:
             return [f"the final checkpoint is not restored: {log.read_text()}"]
         for name in ("state.npz", "eval_examples.npz", "samples.npz"):
             found += differing_arrays(workdir / name, self.folder / name)
@@ -273,13 +197,17 @@ class Reference:
         return found
 
 
-def make_reference(folder: Path, shared: Shared) -> Reference:
-    """Runs it; the second time, with the compilation cache filled, its life is measured."""
+def make_reference(folder: Path, shared: Shared, of_training: bool = True) -> Reference:
+    """Runs it; the second time, with the compilation cache filled, its life is measured. Where no
+    training is compared with it, once."""
     log = folder / "log"
+    if not of_training:
+        finish(start(command(folder / "whole"), shared, log), log)
+        return Reference(folder / "whole", {})
     finish(start(command(folder / "each", train__log_every=1), shared, log), log)
     begin = time.monotonic()
     finish(start(command(folder / "whole"), shared, log), log)
-    life, save_secs = time.monotonic() - begin, shared.get()[3]
+    life, save_secs = time.monotonic() - begin, shared.get()["secs"]
     whole = folder / "whole"
     finish(fork(lambda: dump_state(whole, whole / "state.npz"), log), log)
     each = {
@@ -291,49 +219,32 @@ def make_reference(folder: Path, shared: Shared) -> Reference:
 
 
 @dataclass
-class Tally:
-    """What happened so far."""
+class Tally(Phase):
+    """What happened to the trainings so far."""
 
-    signals: Counter = field(default_factory=Counter)
-    phases: Counter = field(default_factory=Counter)
+    moments: Counter = field(default_factory=Counter)
     aimed_at_saves: int = 0
     trainings: int = 0
     lost_steps_max: int = 0
-    wrong: list[str] = field(default_factory=list)
-
-    @property
-    def kills(self) -> int:
-        return sum(self.signals.values())
 
 
 def aim(pid: int, workdir: Path, reference: Reference, rng: random.Random) -> tuple[bool, str]:
     """Waits for the instant of a kill: (whether the process still runs, how it was chosen)."""
     if rng.random() < 0.5:
-        end = time.monotonic() + rng.uniform(0.0, reference.life)
-        while time.monotonic() < end:
-            if _ended(pid):
-                return False, "at random"
-            time.sleep(0.002)
-        return True, "at random"
+        return runs_for(pid, rng.uniform(0.0, reference.life)), "at random"
     seen, skip, folder = False, rng.randrange(3), workdir / "checkpoints"
-    while not _ended(pid):
+    while not has_ended(pid):
         try:
             partial = any(".partial" in name for name in os.listdir(folder))
         except OSError:
             partial = False
         if partial and not seen:
             if not skip:
-                time.sleep(rng.uniform(0.0, reference.save_secs))
-                return not _ended(pid), "in a save"
+                return runs_for(pid, rng.uniform(0.0, reference.save_secs)), "in a save"
             skip -= 1
         seen = partial
         time.sleep(0.0005)
     return False, "in a save"
-
-
-def _ended(pid: int) -> bool:
-    # Without reaping it: its status is still wanted.
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def train_with_kills(
@@ -352,59 +263,46 @@ def train_with_kills(
         running, how, wanted = True, "", 0
         if mine < MOST_KILLS and tally.kills < kills:
             running, how = aim(pid, workdir, reference, rng)
-            wanted = rng.choice([signal.SIGKILL, signal.SIGTERM]) if running else 0
-        phase = shared.get()[0]
+            wanted = choose_signal(rng) if running else 0
+        moment = shared.get()["phase"]
         if wanted:
             os.kill(pid, wanted)
-        status = wait(pid, PATIENCE)
-        said = log.read_text()
+        status = wait(pid)
+        said, told = log.read_text(), shared.get()
+        problems = complaints(wanted, status, said, told["phase"] == "over")
         if status is None:
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            tally.wrong.append(f"{workdir.name}: hangs after signal {wanted} in {phase}: {said}")
+            wait(pid)
+            tally.wrong.append(f"{workdir.name}, {moment}: {problems}")
             return
-        _, reached, acknowledged, _ = shared.get()
         resumed = re.search(r"resuming .* at step (\d+)", said)
-        begun = int(resumed[1]) if resumed else 0
-        problems = []
-        if resumed and begun != newest:
-            problems.append(f"resumed at step {begun}, saved was {newest}")
-        # What SIGTERM raises in a callback of the garbage collector, Python prints with a trace.
-        swallowed = wanted == signal.SIGTERM and "Exception ignored" in said
-        if "unreadable" in said or ("Traceback" in said and not swallowed):
-            problems.append(f"says {said}")
-        steps = checkpoint_steps(workdir)
-        newest = max(steps, default=0)
-        if newest < acknowledged:
-            problems.append(f"save of step {acknowledged} is lost")
-        lost = max(reached - newest, 0)
+        if resumed and int(resumed[1]) != newest:
+            problems.append(f"resumed at step {resumed[1]}, saved was {newest}")
+        newest = max(checkpoint_steps(workdir), default=0)
+        if newest < told["saved"]:
+            tally.lost += 1
+            problems.append(f"save of step {told['saved']} is lost")
+        lost = max(told["reached"] - newest, 0)
         if wanted:
             mine += 1
-            tally.signals[signal.Signals(wanted).name] += 1
-            tally.phases[phase] += 1
+            tally.kills += 1
+            tally.signals[wanted.name] += 1
+            tally.moments[moment] += 1
             tally.aimed_at_saves += how == "in a save"
             tally.lost_steps_max = max(tally.lost_steps_max, lost)
             stopped = re.search(r"stopped at step (\d+)", said)
             if stopped:
                 stops.add(int(stopped[1]))
-                lost_by_stop = int(stopped[1]) - newest
-                if lost_by_stop:
+                if int(stopped[1]) != newest:
                     problems.append(f"stopped at {stopped[1]}, saved {newest}")
             if lost > SAVE_EVERY:
                 problems.append(f"lost {lost} steps")
-            # Before main() and after it a signal finds no handler; a swallowed one leaves time to
-            # finish.
-            allowed = {-9} if wanted == signal.SIGKILL else {143, -15}
-            if status not in (allowed | {0} if swallowed else allowed):
-                problems.append(f"status {status} after {signal.Signals(wanted).name}: {said}")
             print(
-                f"kill {tally.kills:3d} {signal.Signals(wanted).name} {how:9s} while {phase:10s} "
-                f"at step {reached:3d}: saved {newest:3d}, lost {lost:2d}"
+                f"kill {tally.kills:3d} {wanted.name} {how:9s} while {moment:10s} "
+                f"at step {told['reached']:3d}: saved {newest:3d}, lost {lost:2d}"
                 f"{''.join('; WRONG: ' + p for p in problems)}",
                 flush=True,
             )
-        elif status != 0:
-            problems.append(f"status {status}: {said}")
         tally.wrong += [f"{workdir.name}: {problem}" for problem in problems]
         if status == 0 or (not wanted and status):
             break
@@ -414,12 +312,25 @@ def train_with_kills(
     print(f"{workdir.name} finished after {mine} kills: {wrong or 'as the undisturbed run'}")
 
 
+def shares(kills: int, phases: Sequence[str]) -> dict[str, int]:
+    """How many of the kills each phase has: trainings twice as many as any other, and what is
+    left over."""
+    parts = {phase: kills // (len(phases) + ("training" in phases)) for phase in phases}
+    first = phases[0]
+    return parts | {first: kills - sum(n for phase, n in parts.items() if phase != first)}
+
+
 def run_kills(
-    kills: int, seed: int, secs: float = float("inf"), cache: Path | None = None
+    kills: int,
+    seed: int,
+    secs: float = float("inf"),
+    cache: Path | None = None,
+    phases: Sequence[str] = PHASES,
 ) -> dict[str, Any]:
     """That many kills, or as many as fit; what is written to the file. `cache`: a folder with
     compiled programs, else all are compiled once."""
     begin, tally, rng, shared = time.monotonic(), Tally(), random.Random(seed), Shared()
+    of_phases = shares(kills, phases)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         import jax
@@ -428,26 +339,38 @@ def run_kills(
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         preload()
-        reference = make_reference(folder, shared)
+        reference = make_reference(folder, shared, "training" in phases)
         print(
             f"an undisturbed run takes {reference.life:.1f} s, a save {reference.save_secs:.2f} s",
             flush=True,
         )
-        while tally.kills < kills and time.monotonic() - begin < secs:
+        jobs = kill_jobs.make_jobs(
+            reference.folder, folder, command, [p for p in phases if p != "training"]
+        )
+        found: dict[str, Phase] = kill_jobs.run_jobs(jobs, of_phases, folder, rng, begin + secs)
+        while tally.kills < of_phases.get("training", 0) and time.monotonic() - begin < secs:
             workdir = folder / f"training {tally.trainings}"
-            train_with_kills(workdir, reference, shared, tally, kills, rng)
+            train_with_kills(workdir, reference, shared, tally, of_phases["training"], rng)
             shutil.rmtree(workdir, ignore_errors=True)
+    if "training" in phases:
+        found = {"training": tally} | found
     return {
-        "command": f"python tests/faults/kills.py --kills={kills} --seed={seed}"
-        + (f" --secs={secs:g}" if secs < float("inf") else ""),
-        "kills": tally.kills,
-        "by_signal": dict(sorted(tally.signals.items())),
-        "by_phase": dict(sorted(tally.phases.items())),
-        "aimed_at_saves": tally.aimed_at_saves,
+        "command": f"python -m tests.faults.kills --kills={kills} --seed={seed}"
+        + (f" --secs={secs:g}" if secs < float("inf") else "")
+        + (f" --phases={','.join(phases)}" if phases != PHASES else ""),
+        "kills": sum(phase.kills for phase in found.values()),
+        "lost": sum(phase.lost for phase in found.values()),
+        "wrong": [what for phase in found.values() for what in phase.wrong],
+        "by_phase": {
+            name: {"kills": phase.kills, "lost": phase.lost, "wrong": len(phase.wrong)}
+            for name, phase in found.items()
+        },
+        "by_signal": dict(sorted(sum((p.signals for p in found.values()), Counter()).items())),
         "trainings": tally.trainings,
+        "moments_of_training": dict(sorted(tally.moments.items())),
+        "aimed_at_saves": tally.aimed_at_saves,
         "save_every": SAVE_EVERY,
         "lost_steps_max": tally.lost_steps_max,
-        "wrong": tally.wrong,
         "secs": round(time.monotonic() - begin),
     }
 
@@ -459,9 +382,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--secs", type=float, default=float("inf"), help="begin no training later")
     parser.add_argument("--cache", type=Path, help="folder of compiled programs")
+    parser.add_argument("--phases", default=",".join(PHASES), help="of these alone")
     parser.add_argument("--json", type=Path, help="where the summary goes")
     options = parser.parse_args()
-    summary = run_kills(options.kills, options.seed, options.secs, options.cache)
+    phases = tuple(options.phases.split(","))
+    if not {*phases} <= {*PHASES}:
+        parser.error(f"--phases={options.phases}: known are {','.join(PHASES)}")
+    summary = run_kills(options.kills, options.seed, options.secs, options.cache, phases)
     print(json.dumps(summary, indent=2))
     if options.json:
         options.json.write_text(json.dumps(summary, indent=2) + "\n")
