@@ -31,8 +31,8 @@ lost, and a test compares the two.
   over three seeds has 2. Bars of 95% are drawn so.
 - An experiment that trains is a list of jobs: it resumes, skips what is done and can be shared out
   over processes and hosts, `python -m experiments.NAME.run --help` ([sweep.py](sweep.py)).
-- Continuous integration trains one job again, drawn at random from parameterisations and
-  snr_ablation, and compares it with its row (`tests/test_rerun.py`).
+- Continuous integration trains one job again, drawn at random from the rows that take minutes and
+  are not marked stale, and compares it with its row (`tests/test_rerun.py`).
 - Rows made before machines, names of jobs and degrees of freedom were recorded got them afterwards,
   the first two from their pages and the last from their draws; their hashes are of the config as it
   was, which has got fields since.
@@ -77,6 +77,7 @@ def section(entry: Entry) -> str:
         parts.append(format_table(shown, [c for c in table.columns if any(c in r for r in shown)]))
     timed = any("seconds" in table.columns for table in entry.tables)
     parts.append(provenance(entry.name, rows) + ("" if timed else f"; {total(rows):.0f} seconds"))
+    parts += sorted({f"Stale: {row['stale']}" for row in rows if "stale" in row})
     if entry.paper is not None:
         parts.append(of_paper(entry.paper))
     full = f"`python -m experiments.{entry.name}.run --scale=full`"
