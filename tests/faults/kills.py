@@ -376,7 +376,7 @@ def run_kills(
 
 
 def main() -> int:
-    """The script; 1 when anything was wrong."""
+    """The script; 1 when anything was lost or wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -392,7 +392,7 @@ def main() -> int:
     print(json.dumps(summary, indent=2))
     if options.json:
         options.json.write_text(json.dumps(summary, indent=2) + "\n")
-    return 1 if summary["wrong"] else 0
+    return 1 if summary["wrong"] or summary["lost"] else 0
 
 
 if __name__ == "__main__":
