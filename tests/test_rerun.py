@@ -4,15 +4,15 @@ VDM_RERUN=snr_ablation/fixed-Fourier-bound-seed1 trains that job instead of one 
 
 A row marked "stale" waits for its experiment to be run again, and is left alone. Of the others a
 re-run has the same seed, the same images and the same noise in its evaluation. On a machine of the
-row's class it may be away from the row by two Monte-Carlo errors of the difference and what
-rounding makes of a training (ROUNDING):
+row's class it may be away from the row by LIMIT standard errors and by ROUNDING:
 
-- a row with `bpd_of_draws` gives the error of the paired difference, draw by draw;
-- older rows hold no draws: their error and the re-run's are taken for independent, though the noise
-  was the same, which is 0.8 to 1.5% of bits/dim.
+- with the row's `bpd_of_draws` the error is the Monte-Carlo error of the paired difference;
+- a row without them is of code that drew other masks of dropout, from the same seed. Neither the
+  paired error nor the same training can be had: its Monte-Carlo error and the re-run's are taken
+  for independent, and the spread over seeds for that of the masks, which make 0.2 and 0.4 of it in
+  the two rows that were looked at. Together that allows 1.6 to 4% of bits/dim.
 
-On another class of machine, where XLA computes in another order, it is compared as a training of
-another seed would be.
+On another class of machine it is compared as a training of another seed would be.
 """
 
 import functools
@@ -34,8 +34,9 @@ from vdm.io.environment import machine
 ROOT = Path(__file__).parent.parent
 LIMIT = 2.0
 """Standard errors that a re-run may be away from its row."""
-ROUNDING = 0.002
-"""Bits/dim between two trainings of one seed that differ in rounding: see MEASURED."""
+ROUNDING = 0.001
+"""Bits/dim between two trainings of one seed that differ in rounding. Measured: 7e-9 after 200
+steps on one device and on two, 0.0004 after the 2,000 of configs/digits.py on two kinds of CPU."""
 MOST_SECS = 240
 """Of a training and its evaluations on a quiet machine of two cores."""
 
@@ -87,7 +88,9 @@ def committed_bpd(row: dict, job: str) -> float:
 
 
 def as_drawn(row: dict, job: str) -> np.ndarray:
-    """Twenty draws as the row's training may have had them, of its mean and error."""
+    """The draws of the row's training, or twenty that have its mean and error."""
+    if "bpd_of_draws" in row:
+        return np.array(row["bpd_of_draws"][row["jobs"].index(job)])
     noise = np.random.default_rng(0).standard_normal(20)
     noise = (noise - noise.mean()) / stratified_error(noise, 10)
     return committed_bpd(row, job) + noise * row["stderr"] * math.sqrt(len(row["jobs"]))
@@ -102,13 +105,14 @@ def test_rows_are_drawn_by_what_they_say_of_themselves():
         assert stale == ("stale" in path.with_name("README.md").read_text()), path
 
 
-def test_two_percent_are_noticed_on_a_machine_of_the_rows_class():
+def test_a_stale_row_is_noticed():
     for experiment, rows in read_rows().items():
         for row in rows:
             job = row["jobs"][0]
             draws = as_drawn(row, job)
             limit = largest_difference(row, rows, job, draws, 10, row["machine"])
-            assert limit < 0.02 * committed_bpd(row, job), (experiment, row["name"])
+            share = 0.002 if "bpd_of_draws" in row else 0.045
+            assert limit < share * committed_bpd(row, job), (experiment, row["name"])
             elsewhere = largest_difference(row, rows, job, draws, 10, "1 x NVIDIA H200")
             assert elsewhere < 0.06 * committed_bpd(row, job), (experiment, row["name"])
 
@@ -117,14 +121,14 @@ def test_a_row_that_holds_its_draws_is_compared_draw_by_draw():
     (row, *_), *_ = read_rows().values()
     job = row["jobs"][0]
     before, rng = as_drawn(row, job), np.random.default_rng(1)
-    row = row | {"bpd_of_draws": [before.tolist()]}
+    row = row | {"bpd_of_draws": [before.tolist()] * len(row["jobs"])}
     own = 1e-4 * rng.standard_normal(20)
     paired = standard_error(row, [row], job, before + own, 10, row["machine"])
     assert paired == pytest.approx(stratified_error(own, 10))
     alone = {key: value for key, value in row.items() if key != "bpd_of_draws"}
     assert standard_error(alone, [row], job, before + own, 10, row["machine"]) > 50 * paired
     limit = largest_difference(row, [row], job, before + own, 10, row["machine"])
-    assert limit < 1.2 * ROUNDING
+    assert limit < 1.1 * ROUNDING
 
 
 @pytest.mark.slow
