@@ -153,6 +153,8 @@ def test_rows_are_means_over_the_seeds_and_paired_differences(swept):
     outdir, jobs = swept
     found, reference = results(jobs, outdir, 5), results(jobs, outdir, 2)
     row = mean_row("five", jobs, found, outdir)
+    assert [len(draws) for draws in row["bpd_of_draws"]] == [2, 2]
+    np.testing.assert_allclose(np.mean(row["bpd_of_draws"], axis=1), row["bpd_of_seeds"], atol=1e-6)
     bpds = [r.report["bpd"] for r in found]
     assert row["bpd"] == pytest.approx(np.mean(bpds))
     assert row["stderr_seeds"] == pytest.approx(abs(bpds[0] - bpds[1]) / 2)
