@@ -5,7 +5,8 @@ after another, a third of them at an instant that is uniform over the command's 
 uniform share of the work is done, a third while a file is written, until one comes to its end. Then
 
 - every file is the undisturbed process's, bit for bit, but for how long it took; and after each
-  kill every file is the one that was there before or that one, and none is missing;
+  kill every file is the one that was there before or that one, and none is missing but the report
+  of what is being replaced;
 - where a journal keeps what is finished, each process found all records that the ones before it had
   appended;
 - the signals end the process, with the status that belongs to them and no traceback.
@@ -50,6 +51,7 @@ CHANGES = {
     "compression": {"compress.lanes": 4, "compress.num_steps": 40},
 }
 CHANGES["decompression"] = CHANGES["compression"]
+REPORTS = (f"{WORKDIR}/eval.json", f"{WORKDIR}/samples.json")
 MODES = {
     "evaluation": ["--mode=eval"],
     "sampling": ["--mode=sample"],
@@ -255,20 +257,22 @@ def kill_job(
             wait(pid)
         problems = complaints(wanted, status, said, told["phase"] == "over")
         now = contents(place, job.names)
+        journal_is_there = bool(list((place / WORKDIR).glob("*.partial")))
+        old, new = undisturbed.before, undisturbed.after
         halves = [
             name
-            for name in {*now, *undisturbed.before}
-            if name not in now
-            or now[name] not in (undisturbed.before.get(name), undisturbed.after.get(name))
+            for name in sorted({*now, *old})
+            if not (name in now and now[name] in (old.get(name), new.get(name)))
+            # The report of other results goes before these, and the journal is there meanwhile.
+            and not (name not in now and name in REPORTS and journal_is_there)
         ]
         if halves:
-            problems.append(f"{sorted(halves)} are neither the old nor the new ones")
+            problems.append(f"{halves} are neither the old nor the new ones")
         # A process that came to its journal, or to the work, must have found what the others left.
         begun = told["found"] >= 0 or told["reached"]
         lost = max(saved - max(told["found"], 0), 0) if begun else 0
         finished = now == undisturbed.after
-        journal_is_gone = not list((place / WORKDIR).glob("*.partial"))
-        saved = 0 if finished and journal_is_gone else max(saved, told["saved"])
+        saved = 0 if finished and not journal_is_there else max(saved, told["saved"])
         if wanted:
             phase.kills += 1
             phase.signals[signal.Signals(wanted).name] += 1
