@@ -27,7 +27,7 @@ from vdm.evaluation.bounds import build_estimator
 from vdm.evaluation.estimators import Estimator
 from vdm.evaluation.guided import Guidance
 from vdm.evaluation.samples import check_options
-from vdm.io.checkpoints import CheckpointError, Checkpoints, restore_params
+from vdm.io.checkpoints import CheckpointError, Checkpoints, restore_params, saved_step
 from vdm.io.console import say
 from vdm.io.files import read_json, write_json
 from vdm.io.interop import is_published, read_published
@@ -229,7 +229,7 @@ class Run:
             return step, found
         folder, found = restore_params(path, like, on_unreadable=say)
         say(f"parameters in {folder}")
-        return int(folder.name), found
+        return saved_step(folder), found
 
     def trained_params(self, init_from: str | None = None) -> tuple[int, Params]:
         """(step, parameters) to evaluate: of checkpoint eval.step, or of the newest readable; of
@@ -252,7 +252,7 @@ class Run:
                 there = ", ".join(map(str, self.checkpoints.steps())) or "none"
                 raise CheckpointError(f"eval.step = {wanted}: {self.workdir} has {there}")
         folder, found = restore_params(source, like, on_unreadable=say)
-        return int(folder.name), found[field]
+        return saved_step(folder), found[field]
 
     def guided_params(self, params: Params) -> Params:
         """The parameters, and those of the classifier where the samples are guided by one."""

@@ -18,14 +18,17 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from absl import logging as absl_logging
 from orbax.checkpoint import v1 as ocp
 
 from vdm import distributed
 from vdm.io.checksums import CHECKSUMS, damage, seal
 from vdm.io.files import sync, write_json
+from vdm.io.orbax_paths import plain, readable
 from vdm.typing import PyTree
 
 LEAVES = "leaves.json"
@@ -113,6 +116,7 @@ class Checkpoints:
         def complete() -> None:
             write_json(partial / LEAVES, _describe(state))
             seal(partial)
+            _read_back(partial, state)
             if final.exists():
                 _delete(final)
             partial.rename(final)
@@ -120,7 +124,8 @@ class Checkpoints:
 
         self._in_first_process(prepare, final)
         try:
-            ocp.save(str(partial), state)
+            with plain(final.parent) as parent:
+                ocp.save(str(parent / partial.name), state)
         except (OSError, ValueError) as error:  # ValueError is what orbax makes of a full disk
             # The other processes may be waiting inside of orbax: nothing to meet them at. This
             # one's end is what ends them.
@@ -217,6 +222,18 @@ def restore_params(
     return run.path(step), subtrees
 
 
+def saved_step(folder: Path) -> int:
+    """The step of the state in a readable STEP folder, which may be a copy under another name.
+    CheckpointError where neither the state nor the name says it."""
+    leaf = json.loads((folder / LEAVES).read_text()).get("step")
+    if leaf is not None:
+        step = _abstract(jax.ShapeDtypeStruct((), leaf.partition("[")[0]))
+        return int(_open(folder, {"step": step}, partial=True)["step"])
+    if not folder.name.isdecimal():
+        raise CheckpointError(f"the state in {folder} has no step: name the folder by its step")
+    return int(folder.name)
+
+
 def _load(folder: Path, like: PyTree, *, partial: bool) -> PyTree:
     reason = damage(folder)
     if distributed.any_of(bool(reason)):  # then none of the processes takes it
@@ -227,12 +244,46 @@ def _load(folder: Path, like: PyTree, *, partial: bool) -> PyTree:
         if partial:
             saved = {leaf: what for leaf, what in saved.items() if leaf.split("/")[0] in like}
         _require_same(folder, saved, _describe(like))
-        context = ocp.Context()
-        context.pytree.loading.partial_load = partial
-        with context:
-            return ocp.load(str(folder), jax.tree.map(_abstract, like))
-    except OSError as error:  # deleted meanwhile, say
+        return _open(folder, jax.tree.map(_abstract, like), partial=partial)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError) as error:  # deleted meanwhile, say
         raise _UnreadableError(f"checkpoint {folder} is unreadable ({_reason(error)})") from error
+
+
+def _open(folder: Path, like: PyTree, *, partial: bool = False) -> PyTree:
+    """The arrays in a STEP folder, whatever characters its path has."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = partial
+    with readable(folder) as path, context:
+        return ocp.load(str(path), like)
+
+
+def _read_back(folder: Path, state: PyTree) -> None:
+    """ValueError where a folder that was just written does not give `state` back, bit for bit. Of
+    several processes none holds all of it: then only that the arrays can be opened."""
+    if jax.process_count() > 1:
+        with readable(folder):
+            return
+    back = _open(folder, jax.tree.map(_on_host, state))
+    for (path, ours), theirs in zip(
+        jax.tree.leaves_with_path(state), jax.tree.leaves(back), strict=True
+    ):
+        if _bytes(ours) != _bytes(theirs):
+            raise ValueError(f"{jax.tree_util.keystr(path)} is read back with other bits")
+
+
+def _on_host(leaf: jax.Array) -> Any:
+    """What orbax reads as a NumPy array; keys, which NumPy has not, stay as they are."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return _abstract(leaf)
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+
+
+def _bytes(leaf: Any) -> memoryview:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data
 
 
 def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
