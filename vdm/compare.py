@@ -33,6 +33,7 @@ from vdm.evaluation.statistics import (
 )
 from vdm.io.files import read_json, write_json
 from vdm.io.plots import plot_comparison
+from vdm.places import check_local
 
 COLUMNS = ("run", "bound", "T", "step", "bits/dim", "+- images", "+- noise", "df", "difference",
            "+- images", "+- noise", "df")  # fmt: skip
@@ -54,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--outdir", type=Path, default=Path())
     flags = parser.parse_args(argv)
     try:
+        check_local("--outdir", flags.outdir)
         rows = compare([Result(run) for run in flags.runs])
         write_json(flags.outdir / "compare.json", rows)
         quantile = float(student_quantile(rows[0]["num_examples"] - 1))

@@ -38,12 +38,16 @@ from vdm.io.metrics import MetricsHook
 from vdm.keys import root_key
 from vdm.model import VDM, AnyModel, check_methods
 from vdm.options import count
+from vdm.places import check_local
 from vdm.training import schedule as train_schedule
 
 
 def build_source(config: ConfigDict) -> sources.Source:
     """The data set: its facts; nothing is read yet."""
     data_dir, holdout = config.data.data_dir, count(config, "data.holdout", 0)
+    if config.data.name in SOURCES:  # one of the user's own may read what it likes
+        for key, value in config.data.kwargs.items():
+            check_local(f"data.kwargs.{key}", value if isinstance(value, str) else None)
     found = build("data", config.data, SOURCES, data_dir=data_dir, holdout=holdout)
     fits = isinstance(found, sources.Source)
     check_kind("data", config.data.name, found, fits, "a vdm.data.sources.Source")

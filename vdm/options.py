@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
+from vdm.places import check_local
+
 PREDICTIONS = ("eps", "x", "v", "score", "next_mean", "codes")
 SCHEDULE_TRAINING = ("bound", "variance", "variance_stratified", "adaptive", "fixed")
 DIVERGENCES = ("auto", "exact", "hutchinson")
@@ -134,6 +136,9 @@ REQUIRED_FIELDS = (
     "optim.name", "optim.kwargs", "metrics.name", "metrics.kwargs", "sample.name", "sample.kwargs",
 )  # fmt: skip
 
+# Folders and files.
+PLACES = ("data.data_dir", "sample.features", "compress.labels", "compress.initial_bits")
+
 # Fields that workdirs of earlier versions lack, and what was done then.
 ADDED_FIELDS = {
     "data.augmentation": {"name": "none", "kwargs": {}},
@@ -189,6 +194,8 @@ def read(config: ConfigDict) -> Options:
     config = complete(config)
     for field in REQUIRED_FIELDS:
         _field(config, field)
+    for place in PLACES:
+        check_local(place, _field(config, place))
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
     check_choice("model.prediction", config.model.prediction, PREDICTIONS)
     check_choice("compress.order", _field(config, "compress.order"), ORDERS)

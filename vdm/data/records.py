@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vdm.data.downloads import ORIGINALS
+from vdm.places import check_local
 
 # Records are decoded this many at a time: TFDS returns a list of dicts, and one list of a whole
 # set would take several times the memory of the array that it fills.
@@ -25,6 +26,7 @@ _CHUNK = 1024
 def resolve_data_dir(data_dir: str) -> pathlib.Path:
     """`data_dir` with `~` expanded; "" means $VDM_DATA_DIR, or ~/.cache/vdm/data without it."""
     chosen = data_dir or os.environ.get("VDM_DATA_DIR") or "~/.cache/vdm/data"
+    check_local("data.data_dir", chosen)
     return pathlib.Path(chosen).expanduser().absolute()
 
 
