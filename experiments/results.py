@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm.evaluation.statistics import half_width, standard_error
+from vdm.io.canonical import canonical_text
 from vdm.io.environment import commit, machine
 from vdm.io.files import write_json
+from vdm.places import check_local
 
 Row = dict[str, Any]
 
@@ -41,6 +42,10 @@ def parsed(parser: argparse.ArgumentParser, script: str) -> argparse.Namespace:
     """The flags, with a folder of its own for each scale, so that neither takes the other's runs
     for its own."""
     flags = parser.parse_args()
+    try:
+        check_local("--outdir", flags.outdir)
+    except ValueError as error:
+        parser.error(str(error))
     if flags.outdir is None:
         folder = Path(script).parent
         flags.outdir = folder / "full" if flags.scale == "full" else folder
@@ -61,7 +66,7 @@ def config_hash(config: ConfigDict) -> str:
 
 def settings_hash(settings: Row) -> str:
     """Twelve hex digits of plain values."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(canonical_text(settings).encode()).hexdigest()[:12]
 
 
 def identity(config: ConfigDict, module: str, scale: str) -> Row:

@@ -20,7 +20,7 @@ from vdm.compression.image_files import (
     write_folder,
 )
 from vdm.compression.lattice import DamagedError
-from vdm.config_changes import model_fields
+from vdm.config_changes import earlier_model_fields, model_fields
 from vdm.data.pictures import MOST_LEVELS, as_levels
 from vdm.io.console import Progress, say
 from vdm.io.files import write_bytes
@@ -41,6 +41,14 @@ class Trained(NamedTuple):
     def fingerprint(self) -> bytes:
         """Of all that the decoder must have."""
         return container.fingerprint(self.params, model_fields(self.run.resolved))
+
+    def has_written(self, fingerprint: bytes) -> bool:
+        """Whether a file with that fingerprint is of this model."""
+        earlier = earlier_model_fields(self.run.resolved)
+        return fingerprint == self.fingerprint or any(
+            fingerprint == container.earlier_fingerprint(self.params, settings)
+            for settings in earlier
+        )
 
     def chain(self, num_steps: int, cells: int) -> Chain:
         """The model in that many steps."""
@@ -95,7 +103,7 @@ def unpack(
 ) -> Restored:
     """What `pack` was given. DamagedError for a file that is damaged or of another model."""
     header, words = container.read(content)
-    if header.fingerprint != trained.fingerprint:
+    if not trained.has_written(header.fingerprint):
         raise DamagedError(_other_model(header, trained))
     full = _full_shape(header.shape, trained.run.vdm.dims)
     if full[1:] != trained.run.vdm.dims or not (header.num_steps and header.cells and header.lanes):

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from vdm.data import files, generated, sources, transforms
 from vdm.diffusion import flow, grids, langevin, likelihood, samplers, weightings
 from vdm.evaluation import guided
+from vdm.io.canonical import with_tuples
 from vdm.model import VDM
 from vdm.nn import classifiers, mlp, published_schedules, schedules, unet
 from vdm.options import suggest
@@ -127,8 +128,7 @@ def build(what: str, component: ConfigDict, table: Mapping[str, Callable], **fac
     ]
     if missing:
         raise ValueError(f"{what}.name = {component.name!r} also needs {', '.join(missing)}")
-    kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
-    return constructor(**wanted, **kwargs)
+    return constructor(**wanted, **{key: with_tuples(value) for key, value in kwargs.items()})
 
 
 def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:

@@ -1,7 +1,7 @@
 """What two configs of one workdir differ in, where it matters to the trained state."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vdm.components import (
@@ -15,6 +15,8 @@ from vdm.components import (
     WEIGHTINGS,
 )
 from vdm.data.sources import TFDS_FACTS
+from vdm.io.canonical import canonical, with_tuples
+from vdm.io.files import to_json
 from vdm.options import complete
 
 # Fields that shape the trained state: a workdir belongs to one choice of them.
@@ -24,6 +26,7 @@ STATE_FIELDS = (
 )  # fmt: skip
 # ... but where the data lie does not change what they are, nor how the network is compiled.
 NOT_STATE_FIELDS = ("data.data_dir", "network.kwargs.remat", "network.kwargs.scan")
+SHAPE_OF_DATA = "data.kwargs.shape"
 # Of sources in the user's files, where these lie.
 PLACES = {
     "folder": ("path",),
@@ -38,9 +41,11 @@ def differing_fields(config: Mapping, other: Mapping) -> list[str]:
     return [
         f"{field}: here {ours.get(field, 'absent')!r}, there {theirs.get(field, 'absent')!r}"
         for field in sorted(ours.keys() | theirs.keys())
-        if ours.get(field, _ABSENT) != theirs.get(field, _ABSENT)
+        if canonical(ours.get(field, "absent")) != canonical(theirs.get(field, "absent"))
         and any(field == f or field.startswith(f + ".") for f in STATE_FIELDS)
         and field not in NOT_STATE_FIELDS
+        # One that is not stated is read from the data: `vdm.run_data` compares those.
+        and not (field == SHAPE_OF_DATA and not (ours.get(field) and theirs.get(field)))
     ]
 
 
@@ -51,7 +56,34 @@ TRAINING_FIELDS = ("model.label_dropout", "model.augmented_flag", "network.kwarg
 
 def model_fields(config: Mapping) -> dict[str, Any]:
     """Fields that say what the parameters mean. Kwargs with their default are left out, so that a
-    parameter that a component gets in a later version changes nothing."""
+    parameter that a component gets in a later version changes nothing. In canonical form."""
+    return canonical(_model_fields(config, _differs))
+
+
+def earlier_model_fields(config: Mapping) -> list[dict[str, Any]]:
+    """The same of versions that told a tuple from a list: of a config in a Python file, and of the
+    same one in config.json, where (), a default, had become [], which is not one."""
+    plain = to_json(complete(config).to_dict())
+    from_file = with_tuples(plain)
+    return [_model_fields(form, lambda value, default: value != default)
+            for form in (from_file, plain)]  # fmt: skip
+
+
+def computed_fields(config: Mapping) -> dict[str, Any]:
+    """All that the numbers of a model depend on beside its parameters, in canonical form."""
+    filled = _with_defaults(complete(config).to_dict())
+    groups = {key: filled[key] for key in ("model", "schedule", "network", "likelihood")}
+    return canonical(_flatten(groups))
+
+
+def _differs(value: Any, default: Any) -> bool:
+    try:
+        return canonical(value) != canonical(default)
+    except TypeError:  # there is no default, or one that no config can name
+        return True
+
+
+def _model_fields(config: Mapping, differs: Callable[[Any, Any], bool]) -> dict[str, Any]:
     complete_config = complete(config).to_dict()
     groups = {key: complete_config[key] for key in ("model", "schedule", "network", "likelihood")}
     for what, table in (("schedule", SCHEDULES), ("network", NETWORKS)):
@@ -61,14 +93,11 @@ def model_fields(config: Mapping) -> dict[str, Any]:
             given = {
                 name: value
                 for name, value in dict(component["kwargs"]).items()
-                if name in parameters and value != parameters[name].default
+                if name in parameters and differs(value, parameters[name].default)
             }
             groups[what] = component | {"kwargs": given}
     left_out = NOT_STATE_FIELDS + TRAINING_FIELDS
     return {field: v for field, v in _flatten(groups).items() if field not in left_out}
-
-
-_ABSENT = object()
 
 
 def _with_defaults(config: Mapping) -> dict[str, Any]:

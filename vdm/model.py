@@ -209,7 +209,7 @@ class VDM:
 class LatentVariableModel(Protocol):
     """A model without a schedule, such as a VAE: all that training, evaluation and sampling ask of
     one of the user's own (config.model.name). A frozen dataclass: compiled evaluations are kept by
-    its hash, and an evaluation goes on only where its repr is the same."""
+    its hash."""
 
     @property
     def dims(self) -> tuple[int, ...]:

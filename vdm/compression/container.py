@@ -30,6 +30,7 @@ import numpy as np
 
 from vdm.compression.codec import MOST_LANES, Coded
 from vdm.compression.lattice import DamagedError
+from vdm.io.canonical import canonical_text
 from vdm.io.checksums import params_digest
 from vdm.options import ORDERS
 from vdm.typing import Params
@@ -175,6 +176,11 @@ def codes_checksum(codes: np.ndarray) -> bytes:
 
 def fingerprint(params: Params, settings: Mapping[str, Any]) -> bytes:
     """Of a model: every parameter with its name and shape, and the config that they belong to."""
+    return _short_hash((canonical_text(settings) + params_digest(params)).encode())
+
+
+def earlier_fingerprint(params: Params, settings: Mapping[str, Any]) -> bytes:
+    """The same as versions wrote it that had no canonical form of the config."""
     return _short_hash((json.dumps(settings, sort_keys=True) + params_digest(params)).encode())
 
 
