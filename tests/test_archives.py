@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 import vdm
@@ -21,7 +22,10 @@ from vdm import archives
 from vdm import main as program
 from vdm.compression import container
 from vdm.compression.lattice import DamagedError
+from vdm.config_changes import earlier_model_fields
 from vdm.data.sources import digits
+from vdm.io.files import read_json
+from vdm.run import open_run
 
 ROOT = Path(__file__).parent.parent
 FASHION = ROOT.parent / "shared" / "data" / "fashion_mnist" / "t10k-images-idx3-ubyte.gz"
@@ -99,6 +103,35 @@ def test_another_process_gives_them_back(finished_run, model, images, tmp_path):
         [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, env=environment, check=True
     )
     np.testing.assert_array_equal(np.load(tmp_path / "back.npy"), images[:20])
+
+
+def test_the_command_line_and_a_saved_config_read_each_others_files(
+    call, finished_run, images, tmp_path
+):
+    # As vdm.load opens it, but on the devices that the command line has here.
+    run = open_run(ConfigDict(read_json(finished_run / "config.json")), finished_run)
+    step, params = run.trained_params()
+    trained = archives.Trained(run, params, step)
+    options = dataclasses.replace(run.options.compress, num_steps=2, lanes=16)
+    (tmp_path / "api.vdm").write_bytes(archives.pack(trained, images[:5], options)[0])
+    status, _, err = call("decompress", tmp_path / "api.vdm", tmp_path / "back.npy")
+    assert (status, err) == (0, "")
+    np.testing.assert_array_equal(np.load(tmp_path / "back.npy"), images[:5])
+    np.save(tmp_path / "images.npy", images[:5])
+    status, _, err = call("compress", tmp_path / "images.npy", tmp_path / "cli.vdm")
+    assert (status, err) == (0, "")
+    found = archives.unpack(trained, (tmp_path / "cli.vdm").read_bytes())
+    np.testing.assert_array_equal(found.images, images[:5])
+
+
+@pytest.mark.parametrize("form", [0, 1])
+def test_files_with_the_fingerprint_of_an_earlier_version_are_read(model, images, form):
+    header, words = container.read(model.compress(images[:5], num_steps=2))
+    settings = earlier_model_fields(model.run.resolved)[form]
+    earlier = container.earlier_fingerprint(model.params, settings)
+    assert earlier != header.fingerprint
+    content = container.write(dataclasses.replace(header, fingerprint=earlier), words)
+    np.testing.assert_array_equal(model.decompress(content), images[:5])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])

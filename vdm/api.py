@@ -29,6 +29,7 @@ from vdm.given import check_given
 from vdm.io.files import read_json
 from vdm.model import VDM, AnyModel, check_codes, check_labels
 from vdm.nn.stacks import unstack_blocks
+from vdm.places import check_local
 from vdm.run import Run, build_run, open_run
 from vdm.typing import Params
 
@@ -199,18 +200,27 @@ def build(config: ConfigDict) -> Model:
 
 
 @_in_float32
-def train(config: ConfigDict, workdir: str | Path, *, init_from: str | Path | None = None) -> Model:
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    init_from: str | Path | None = None,
+    accept_new_data: bool = False,
+) -> Model:
     """The model of a config, trained in a workdir, with all that `python -m vdm.main` leaves there.
 
     A run that was stopped goes on, and a finished one is left as it is. `init_from` is a run or a
     checkpoint whose parameters to start from. The model has the parameters that config.eval.params
-    names. ValueError for a workdir of another config; vdm.loops.Interrupted where a signal stopped
-    it, saved; vdm.training.metrics.NonFiniteError where it diverged.
+    names. ValueError for a workdir of another config, or where another training is running; also
+    for other training data than the run was begun with, unless `accept_new_data`.
+    vdm.loops.Interrupted where a signal stopped it, saved; vdm.training.metrics.NonFiniteError
+    where it diverged.
     """
     from vdm.loops import train as train_run  # nothing else here needs the trainer
 
     check_given(config)
-    train_run(open_run(config, workdir), None if init_from is None else str(init_from))
+    origin = None if init_from is None else str(init_from)
+    train_run(open_run(config, workdir, origin), origin, accept_new_data)
     return load(workdir, params=config.eval.params)
 
 
@@ -218,6 +228,7 @@ def train(config: ConfigDict, workdir: str | Path, *, init_from: str | Path | No
 def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> Model:
     """The trained model of a workdir: its newest checkpoint, or that of `step`; params are "ema",
     their moving average, or "raw", those that were trained."""
+    check_local("workdir", workdir)
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} is no workdir: it has no config.json")

@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vdm.config_files import find_config_file
+from vdm.places import check_local
 
 MODES = ("train", "eval", "sample", "classifier", "compress", "decompress")
 
@@ -28,6 +29,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("init_from", None, "parameters to start from", flag_values=defined)
     flags.DEFINE_string("input", None, "what is compressed", flag_values=defined)
     flags.DEFINE_string("output", None, "where it is written", flag_values=defined)
+    flags.DEFINE_bool("accept_new_data", False, "resume with other data", flag_values=defined)
     flags.DEFINE_bool("print_config", False, "print the config and exit", flag_values=defined)
     flags.DEFINE_bool("debug", False, "tracebacks", flag_values=defined)
     return defined
@@ -66,6 +68,10 @@ def check(options: flags.FlagValues) -> None:
         raise UsageError(f"unknown --mode={options.mode}; known: {', '.join(MODES)}")
     if not options.workdir:
         raise UsageError("--workdir is missing: name the folder that the run writes to")
+    for name in ("workdir", "init_from", "input", "output"):
+        check_local(f"--{name}", options[name].value)
+    if options.accept_new_data and options.mode not in ("train", "classifier"):
+        raise UsageError("--accept_new_data is for --mode=train and --mode=classifier")
     needed = options.mode in ("compress", "decompress")
     for name in ("input", "output"):
         place = options[name].value

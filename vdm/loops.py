@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from vdm import distributed, sharding
+from vdm.classifier import NoisyClassifier
 from vdm.components import OPTIMIZERS
 from vdm.data.pipeline import train_batches
 from vdm.data.sources import Split
 from vdm.evaluation.guided import Unguided
+from vdm.io import lock
 from vdm.io.console import Progress, say
 from vdm.io.environment import describe
 from vdm.io.files import to_json, write_json
@@ -26,12 +28,15 @@ from vdm.reports import (
     run_evaluation,
 )
 from vdm.run import Run
+from vdm.run_data import FILENAME as DATA
+from vdm.run_data import check_split, settle
 from vdm.training.classifier import make_classifier_step
 from vdm.training.metrics import Stopwatch, check_finite, summarise
 from vdm.training.plan import Plan
 from vdm.training.schedule import objective
 from vdm.training.state import TrainState
 from vdm.training.step import Batch, Metrics
+from vdm.typing import Params
 
 
 class Interrupted(Exception):
@@ -42,9 +47,14 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def train(run: Run, init_from: str | None = None) -> None:
+def train(run: Run, init_from: str | None = None, accept_new_data: bool = False) -> None:
     """Trains from scratch, from `init_from`, or from where the workdir's run stopped; then
-    evaluates and samples. A finished run is left as it is."""
+    evaluates and samples. A finished run is left as it is.
+
+    Before the first step all that it needs is read and checked, and nothing is written but the lock
+    of the workdir. ValueError where another training holds that, or where the training data are
+    not those of the run, unless `accept_new_data`.
+    """
     options = run.options.train
     sharding.check_batch(options.batch_size, run.mesh, options.accumulate)
     # What each process reads from the disk decides what they do together, so they compare it.
@@ -52,12 +62,28 @@ def train(run: Run, init_from: str | None = None) -> None:
     if not distributed.any_of(not finished):
         say(f"{run.workdir} is finished at step {run.checkpoints.steps()[-1]}: {finished}")
         return
+    split = _training_split(run)
+    check_split(run.model, run.source, run.source.load(run.source.evaluation_split))
+    with lock.held(run.workdir, "training"):
+        _train(run, split, init_from, accept_new_data)
+
+
+def _training_split(run: Run) -> Split:
     split = run.source.load("train")
+    check_split(run.model, run.source, split)
+    return split
+
+
+def _train(run: Run, split: Split, init_from: str | None, accept_new_data: bool) -> None:
+    options, trained = run.options.train, bool(run.checkpoints.steps())
     distributed.agree("the newest checkpoint", max(run.checkpoints.steps(), default=0))
     state = run.first_state(init_from)
     distributed.agree("the step where training goes on", int(state.step))
+    step = int(state.step) if trained else None
+    data = settle(run.workdir, run.source, split, step, accept_new_data)
     with MetricsWriter(run.workdir, int(state.step), run.open_metrics_hook) as writer:
         _describe_run(run)
+        write_json(run.workdir / DATA, data)
         _announce(run, split, state)
         batches = train_batches(
             split,
@@ -129,9 +155,10 @@ def sample_run(run: Run, init_from: str | None = None) -> None:
     report_samples(run, step, params, init_from)
 
 
-def train_classifier(run: Run, init_from: str | None = None) -> None:
+def train_classifier(run: Run, init_from: str | None = None, accept_new_data: bool = False) -> None:
     """--mode=classifier: trains p(label | z_t) on the run's data, between the ends of its schedule,
-    or goes on with it; in the workdir's folder classifier/."""
+    or goes on with it; in the workdir's folder classifier/, locked and with a record of its data as
+    the workdir of a training."""
     options, classifier = run.options.classifier, run.classifier
     if classifier is None:
         raise ValueError(
@@ -143,11 +170,23 @@ def train_classifier(run: Run, init_from: str | None = None) -> None:
             "sample.guidance.name = 'classifier_free' needs no classifier"
         )
     sharding.check_batch(options.batch_size, run.mesh, field="classifier.batch_size")
+    split = _training_split(run)
     _, params = run.trained_params(init_from)
-    run.keep_classifier_config()
+    with lock.held(run.workdir / "classifier", "training of a classifier"):
+        _train_classifier(run, classifier, split, params, accept_new_data)
+
+
+def _train_classifier(
+    run: Run, classifier: NoisyClassifier, split: Split, params: Params, accept_new_data: bool
+) -> None:
+    options, folder = run.options.classifier, run.workdir / "classifier"
+    trained = bool(run.classifier_checkpoints.steps())
     ends = run.vdm.schedule_fn(params)(jnp.array([0.0, 1.0]))
     state = run.first_classifier_state()
-    first, split = int(state.step), run.source.load("train")
+    first = int(state.step)
+    data = settle(folder, run.source, split, first if trained else None, accept_new_data)
+    run.keep_classifier_config()
+    write_json(folder / DATA, data)
     distributed.agree("the step where the classifier goes on", first)
     train_step = make_classifier_step(
         classifier,

@@ -17,6 +17,7 @@ python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=compr
 --output=PATH          compress: the file; decompress: an .npy, or a new folder for PNGs
 --init_from=PATH       the parameters of another workdir or checkpoint, or of a checkpoint of the
                        published VDM: where training starts, or what is evaluated or sampled
+--accept_new_data      train, classifier: resume although the training data have changed since
 --print_config         print the resolved config and exit
 --debug                a traceback instead of one line for a mistake
 """
@@ -141,14 +142,14 @@ def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
         jax.config.update("jax_enable_x64", False)
         say("JAX_ENABLE_X64 is set and ignored: models here are float32")
     check_given(config, given)
-    opened = open_run(config, options.workdir)
+    opened = open_run(config, options.workdir, options.init_from)
     try:
         if options.mode == "train":
-            loops.train(opened, options.init_from)
+            loops.train(opened, options.init_from, options.accept_new_data)
         elif options.mode == "eval":
             loops.evaluate_run(opened, options.init_from)
         elif options.mode == "classifier":
-            loops.train_classifier(opened, options.init_from)
+            loops.train_classifier(opened, options.init_from, options.accept_new_data)
         elif options.mode == "compress":
             archives.compress(opened, options.input, options.output, options.init_from)
         elif options.mode == "decompress":

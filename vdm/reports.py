@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vdm import sharding
+from vdm.config_changes import computed_fields
 from vdm.evaluation import quality
 from vdm.evaluation.diagnostics import Diagnosis, can_diagnose, diagnose
 from vdm.evaluation.features import read_features
@@ -134,7 +135,7 @@ def _identity(run: Run, params: Params, fingerprint: str) -> dict[str, Any]:
     options = run.options.eval
     return {
         "params": params_digest(params),
-        "model": repr(run.model),
+        "model": computed_fields(run.resolved),
         "estimator": repr(run.estimator),
         "draws": options.draws,
         "batch_size": options.batch_size,
@@ -242,13 +243,18 @@ def run_samples(run: Run, params: Params, **changes: Any) -> Samples:
 def sample_quality(run: Run, samples: np.ndarray) -> dict[str, Any]:
     """How far samples are from the training split: of vectors the sliced Wasserstein distance, of
     images the distances of the features in config.sample.features, if a file is named, to the
-    first 50,000 images ("num_real" says how many these were)."""
+    first 50,000 images ("num_real" says how many these were). Nothing where the data are gone."""
     source, path = run.source, run.options.sample.features
-    real, num_codes = source.load("train").examples, source.num_codes
-    if len(source.shape) == 1 and not num_codes:
-        return {"sliced_wasserstein": quality.sliced_wasserstein(samples, real)}
-    if not path:
+    num_codes, are_vectors = source.num_codes, len(source.shape) == 1 and not run.source.num_codes
+    if not (are_vectors or path):
         return {}
+    try:
+        real = source.load("train").examples
+    except (ValueError, OSError) as error:
+        say(f"the samples are not compared with the data: {error}")
+        return {}
+    if are_vectors:
+        return {"sliced_wasserstein": quality.sliced_wasserstein(samples, real)}
     features, real = read_features(path), real[:MAX_REAL]
     compared = quality.compare(features(samples, num_codes), features(real, num_codes))
     return {"features": features.name, "num_real": len(real)} | compared
@@ -264,7 +270,10 @@ def report_samples(run: Run, step: int, params: Params, init_from: str | None = 
     written = ["samples.npz"]
     are_images = len(source.shape) == 3 and source.shape[-1] in (1, 3) and source.num_codes
     if source.shape == (2,):
-        test = source.load(source.evaluation_split).examples
+        try:
+            test = source.load(source.evaluation_split).examples
+        except (ValueError, OSError):  # the data are gone, which was said
+            test = drawn.data[:0]
         plots.plot_points(workdir / "samples.png", drawn.data, test)
         written.append("samples.png")
     elif are_images:

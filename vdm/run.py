@@ -32,11 +32,14 @@ from vdm.io.console import say
 from vdm.io.files import read_json, write_json
 from vdm.io.interop import is_published, read_published
 from vdm.io.metrics import MetricsHook, read_metrics
+from vdm.io.orbax_paths import check_shared
 from vdm.keys import root_key
 from vdm.model import VDM, AnyModel
 from vdm.nn.stacks import stack_blocks, unstack_blocks
 from vdm.nn.unet import UNet
 from vdm.options import Options
+from vdm.places import check_local
+from vdm.run_data import open_source
 from vdm.training.optim import adamw
 from vdm.training.state import TrainState, init_state
 from vdm.training.step import TrainStep, make_train_step
@@ -278,16 +281,23 @@ class Run:
         return float(times[-1]) if times else 0.0
 
 
-def open_run(config: ConfigDict, workdir: str | Path) -> Run:
-    """The run of a config in a workdir, which must be new or belong to that config.
+def open_run(config: ConfigDict, workdir: str | Path, init_from: str | None = None) -> Run:
+    """The run of a config in a workdir, which must be new or belong to that config; init_from is
+    where its parameters come from, if not from there.
 
     Nothing is written. ValueError for a workdir of another config, with the keys that differ.
     """
+    check_local("--workdir", workdir)
+    check_local("--init_from", init_from)
+    check_shared(Path(workdir).absolute())
     network = Path(workdir) / "classifier" / "config.json"
     if network.is_file():  # its checkpoints are of this one, whatever the config says
         config = all_options.complete(config)
         config.classifier.update(ConfigDict(read_json(network)))
-    run = build_run(config, workdir)
+    trained = bool(Checkpoints(Path(workdir) / "checkpoints").steps())
+    run = build_run(
+        config, workdir, lambda config: open_source(config, Path(workdir), init_from, trained)
+    )
     saved = run.workdir / "config.json"
     if run.workdir.exists() and not run.workdir.is_dir():
         raise ValueError(f"--workdir={run.workdir} is a file: name a folder")
@@ -302,7 +312,11 @@ def open_run(config: ConfigDict, workdir: str | Path) -> Run:
     return run
 
 
-def build_run(config: ConfigDict, workdir: str | Path) -> Run:
+def build_run(
+    config: ConfigDict,
+    workdir: str | Path,
+    open_source: Callable[[ConfigDict], Source] = configs.build_source,
+) -> Run:
     """Checks the config and builds everything that it names; of files, it reads at most a header of
     the user's data."""
     if jnp.result_type(float) == jnp.float64:
@@ -313,7 +327,7 @@ def build_run(config: ConfigDict, workdir: str | Path) -> Run:
     config = all_options.complete(config)
     options = all_options.read(config)
     sharding.split_host(options.train.num_devices)
-    source = configs.build_source(config)
+    source = open_source(config)
     model = configs.build_model(config, source)
     configs.check_shapes(config, model)
     configs.check_own(config, source, model)

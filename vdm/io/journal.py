@@ -4,8 +4,6 @@ A journal is one append-only file: a line of JSON that says what is computed, th
 each finished part. A kill can only cut the last record short, which its checksum shows.
 """
 
-import fcntl
-import json
 import os
 import struct
 import zlib
@@ -16,7 +14,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from vdm.io.files import to_json
+from vdm.io.canonical import canonical_text
+from vdm.io.lock import take
 
 _RECORD = struct.Struct("<II")  # bytes and checksum of what follows
 
@@ -36,15 +35,13 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+b")  # noqa: SIM115, closed by the context
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(self._file)
         except BlockingIOError:
             self._file.close()
             raise
-        except OSError:  # a file system without locks
-            pass
         self.parts: list[np.ndarray] = []
         self.dropped = 0
-        header = json.dumps(to_json(identity), sort_keys=True).encode() + b"\n"
+        header = canonical_text(identity).encode() + b"\n"
         self._file.seek(0)
         content = self._file.read()
         if content.startswith(header):

@@ -119,14 +119,15 @@ def plot_points(path: str | Path, samples: ArrayLike, data: ArrayLike) -> None:
     Args:
         path: the PNG file, replaced atomically.
         samples: [n, 2], in the data's own units.
-        data: [m, 2].
+        data: [m, 2]; m = 0 where there are none.
     """
     samples, data = np.asarray(samples, np.float64), np.asarray(data, np.float64)
     if samples.shape[1:] != (2,) or data.shape[1:] != (2,):
         raise ValueError(f"samples {samples.shape} and data {data.shape}; both must be [n, 2]")
     figure, panels = make_figure(PAGE, 3.75, columns=2)
     # Limits from the data: one stray sample must not shrink the picture to a dot.
-    low, high = data.min(axis=0), data.max(axis=0)
+    shown = data if len(data) else samples
+    low, high = shown.min(axis=0), shown.max(axis=0)
     centre, half = (low + high) / 2, 0.575 * max(np.max(high - low), 1e-6)
     for axes, points, colour, name in (
         (panels[0], data, GREY, "data points"),

@@ -1,0 +1,94 @@
+"""Locks that end with the process that holds them, however it ends.
+
+They are the system's (flock) on an open file, so a kill leaves nothing behind that a later start
+would have to judge. What they promise: one holder on one machine, and on all machines of a network
+file system that shares such locks (NFS, and Lustre mounted with `flock`, do). Where a file system
+has none, or has them for each machine alone, nothing can be promised, and that is said.
+"""
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from vdm import distributed
+from vdm.io.console import say
+
+
+def take(file: IO[bytes]) -> bool:
+    """Locks an open file until it is closed; False on a file system without locks.
+
+    BlockingIOError where another opening of it, of this process or of another one, has the lock.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """The lock `folder/train.lock`, of one `what` at a time; of several processes of one run the
+    first takes it for all, and each of them calls this at the same point.
+
+    The file stays, with the name of its holder, which is for the messages alone.
+
+    Raises:
+        ValueError: it is taken; the message is one line that says by whom.
+    """
+    path, error, opened = folder / "train.lock", None, contextlib.ExitStack()
+    with opened:
+        if distributed.is_first():
+            try:
+                _hold(path, what, opened)
+            except (OSError, ValueError) as raised:
+                error = raised
+        failed = distributed.any_of(error is not None)
+        if error is not None:
+            raise error
+        if failed:
+            raise ValueError(f"the first process cannot take {path}, its message says why")
+        yield
+
+
+def _hold(path: Path, what: str, opened: contextlib.ExitStack) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = opened.enter_context(path.open("a+b", buffering=0))
+    try:
+        shared = take(file)
+    except BlockingIOError:
+        raise ValueError(
+            f"another {what} is running in {path.parent}{_holder(path)}: wait for it, stop it, or "
+            "choose another --workdir"
+        ) from None
+    host, before = socket.gethostname(), _holder(path)
+    if not shared:
+        say(f"{path.parent} is on a file system without locks: start no second {what} in it")
+    elif before and f" on {host} " not in before:
+        say(
+            f"the last {what} here{before} was killed; if it is running still, the file system "
+            "does not share its locks between machines: stop one of the two"
+        )
+    # On a full disk the lock holds all the same.
+    with contextlib.suppress(OSError):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {host} since {time.ctime()}\n".encode())
+    opened.callback(_forget, file)
+
+
+def _forget(file: IO[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        file.truncate(0)
+
+
+def _holder(path: Path) -> str:
+    """Of a lock that is held, or whose holder was killed: who, in brackets."""
+    line = path.read_bytes().decode("utf-8", "replace").strip()
+    return f" ({line})" if line else ""
