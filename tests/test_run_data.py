@@ -139,6 +139,7 @@ def test_a_workdir_of_an_earlier_version_has_the_shape_of_its_samples(trained, t
     assert vdm.load(workdir).model.dims == SHAPE
 
 
+@pytest.mark.slow
 def test_an_earlier_workdir_of_data_that_are_there_goes_on_and_gets_its_record(
     make_tiny_config, finished_run, tmp_path
 ):
@@ -172,6 +173,7 @@ def test_data_of_another_shape_in_their_place_leave_the_model_as_it_is(
         loops.train(open_run(config, workdir))
 
 
+@pytest.mark.slow
 def test_a_source_of_ones_own_that_is_not_importable_any_more(make_config, tmp_path, monkeypatch):
     (tmp_path / "own_source_of_a_run.py").write_text(
         "from tests.test_run_data import codes\n"
@@ -216,15 +218,23 @@ def test_vectors_whose_data_are_gone_are_sampled_and_plotted_without_them(tmp_pa
 # ---- data that were replaced under a run
 
 
-@pytest.fixture
-def halted(make_config, tmp_path):
+@pytest.fixture(scope="module")
+def ended(make_config, tmp_path_factory):
     """(config of two steps more, workdir, data) of a run with labels that ended at step 2."""
-    data = write_arrays(tmp_path / "data")
-    changes = {"data__kwargs__num_classes": 3}
-    loops.train(open_run(make_config(data, **changes), tmp_path / "run"))
-    longer = make_config(data, **changes)
-    longer.train.num_steps = 4
-    return longer, tmp_path / "run", data
+    root = tmp_path_factory.mktemp("ended")
+    config = make_config(write_arrays(root / "data"), data__kwargs__num_classes=3)
+    loops.train(open_run(config, root / "run"))
+    config.train.num_steps = 4
+    return config, root / "run", root / "data"
+
+
+@pytest.fixture
+def halted(ended, tmp_path):
+    """A copy of it, to be changed."""
+    workdir, data = (shutil.copytree(f, tmp_path / f.name) for f in ended[1:])
+    config = ConfigDict(ended[0].to_dict())
+    config.data.kwargs.path = str(data)
+    return config, workdir, data
 
 
 def fingerprint_of(seed):
@@ -249,16 +259,14 @@ def test_training_data_that_were_replaced_are_refused_and_accepted_on_request(ha
     (earlier,) = kept["earlier"]
     assert (earlier["fingerprint"], earlier["until_step"]) == (fingerprint_of(0), 2)
     assert Checkpoints(workdir / "checkpoints").steps()[-1] == 4
-    config.train.num_steps = 6
-    loops.train(open_run(config, workdir))  # accepted once, and still on record
-    assert json.loads((workdir / "data.json").read_text()) == kept
+    run = open_run(config, workdir)  # accepted once, and still on record
+    assert run_data.settle(workdir, run.source, run.source.load("train"), 4, False) == kept
     write_arrays(data, train=0)
-    config.train.num_steps = 8
-    with pytest.raises(ValueError, match="6 was trained"):
-        loops.train(open_run(config, workdir))
-    loops.train(open_run(config, workdir), accept_new_data=True)
-    kept = json.loads((workdir / "data.json").read_text())
-    assert [facts["until_step"] for facts in kept["earlier"]] == [2, 6]
+    run = open_run(config, workdir)
+    with pytest.raises(ValueError, match="since step 4 was trained"):
+        run_data.settle(workdir, run.source, run.source.load("train"), 4, False)
+    kept = run_data.settle(workdir, run.source, run.source.load("train"), 4, True)
+    assert [facts["until_step"] for facts in kept["earlier"]] == [2, 4]
 
 
 @pytest.mark.parametrize("change", ["labels", "order", "one pixel"])
@@ -282,10 +290,12 @@ def test_the_same_data_elsewhere_and_other_test_data_are_no_change(halted, tmp_p
     config, workdir, data = halted
     config.data.kwargs.path = str(write_arrays(tmp_path / "elsewhere", test=9))
     shutil.rmtree(data)
-    loops.train(open_run(config, workdir))
-    assert "earlier" not in json.loads((workdir / "data.json").read_text())
+    run = open_run(config, workdir)
+    kept = json.loads((workdir / "data.json").read_text())
+    assert run_data.settle(workdir, run.source, run.source.load("train"), 2, False) == kept
 
 
+@pytest.mark.slow
 def test_the_classifier_notices_it_too(halted):
     config, workdir, data = halted
     config.classifier.num_steps, config.classifier.batch_size = 2, 8
@@ -433,6 +443,7 @@ def test_a_second_training_is_refused_and_touches_nothing(make_tiny_config, fini
     assert Checkpoints(workdir / "checkpoints").steps()[-1] == 30
 
 
+@pytest.mark.slow
 def test_a_second_training_of_a_classifier_is_refused_and_touches_nothing(halted):
     config, workdir, _ = halted
     config.classifier.num_steps, config.classifier.batch_size = 2, 8

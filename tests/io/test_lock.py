@@ -60,6 +60,17 @@ def test_threads_of_one_process_exclude_each_other_and_folders_do_not(tmp_path):
     assert (tmp_path / "train.lock").read_bytes() == b""
 
 
+def test_a_new_folder_in_which_nothing_is_written_goes_and_others_stay(tmp_path):
+    take(tmp_path / "new")
+    assert os.listdir(tmp_path) == []
+    with lock.held(tmp_path / "used", "training"):
+        (tmp_path / "used" / "file").touch()
+    (tmp_path / "empty").mkdir()
+    take(tmp_path / "empty")
+    assert sorted(os.listdir(tmp_path)) == ["empty", "used"]
+    assert (tmp_path / "empty" / "train.lock").read_bytes() == b""
+
+
 def test_an_error_inside_gives_it_back(tmp_path):
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt), lock.held(tmp_path, "training"):

@@ -38,7 +38,8 @@ def held(folder: Path, what: str) -> Iterator[None]:
     """The lock `folder/train.lock`, of one `what` at a time; of several processes of one run the
     first takes it for all, and each of them calls this at the same point.
 
-    The file stays, with the name of its holder, which is for the messages alone.
+    The file stays, with the name of its holder, which is for the messages alone; but nothing stays
+    where the folder is new and has nothing else in it.
 
     Raises:
         ValueError: it is taken; the message is one line that says by whom.
@@ -59,18 +60,21 @@ def held(folder: Path, what: str) -> Iterator[None]:
 
 
 def _hold(path: Path, what: str, opened: contextlib.ExitStack) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder, is_new = path.parent, not path.parent.exists()
+    folder.mkdir(parents=True, exist_ok=True)
     file = opened.enter_context(path.open("a+b", buffering=0))
     try:
         shared = take(file)
+        if not path.exists():  # its last holder, which found a mistake, removed it just now
+            raise BlockingIOError
     except BlockingIOError:
         raise ValueError(
-            f"another {what} is running in {path.parent}{_holder(path)}: wait for it, stop it, or "
+            f"another {what} is running in {folder}{_holder(path)}: wait for it, stop it, or "
             "choose another --workdir"
         ) from None
     host, before = socket.gethostname(), _holder(path)
     if not shared:
-        say(f"{path.parent} is on a file system without locks: start no second {what} in it")
+        say(f"{folder} is on a file system without locks: start no second {what} in it")
     elif before and f" on {host} " not in before:
         say(
             f"the last {what} here{before} was killed; if it is running still, the file system "
@@ -80,12 +84,16 @@ def _hold(path: Path, what: str, opened: contextlib.ExitStack) -> None:
     with contextlib.suppress(OSError):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {host} since {time.ctime()}\n".encode())
-    opened.callback(_forget, file)
+    opened.callback(_forget, path, file, is_new)
 
 
-def _forget(file: IO[bytes]) -> None:
+def _forget(path: Path, file: IO[bytes], is_new: bool) -> None:
     with contextlib.suppress(OSError):
         file.truncate(0)
+        # A mistake that is found before anything is written leaves no folder behind.
+        if is_new and os.listdir(path.parent) == [path.name]:
+            path.unlink()
+            path.parent.rmdir()
 
 
 def _holder(path: Path) -> str:
