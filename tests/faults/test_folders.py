@@ -104,6 +104,24 @@ def test_a_workdir_that_becomes_read_only_ends_the_run_with_its_checkpoints(tmp_
     assert f"resuming {workdir} at step {kept[-1]}" in out
 
 
+def test_a_second_training_is_refused_and_goes_on_once_the_first_is_killed(tmp_path):
+    workdir = tmp_path / "lr[0.1]"
+    process = start(command(workdir, **NO_END))
+    wait_for_step(workdir, process, 25)
+    events = {path.name for path in workdir.glob("events.*")}
+    status, _, err = run(command(workdir, **NO_END))
+    assert status == 2
+    assert err.startswith(f"error: another training is running in {workdir} (process {process.pid}")
+    assert err.count("\n") == 1
+    assert {path.name for path in workdir.glob("events.*")} == events
+    process.kill()
+    process.communicate()
+    kept = steps(workdir)[-1]
+    status, out, err = run(command(workdir, train__num_steps=kept + 1, train__eval_every=0))
+    assert (status, err) == (0, "")
+    assert f"resuming {workdir} at step {kept}" in out
+
+
 def test_data_that_go_away_are_made_again_and_the_run_goes_on(tmp_path):
     data, changes = tmp_path / "data", {"train__num_steps": 60, "train__eval_every": 0}
     whole, workdir = tmp_path / "whole", tmp_path / "run"
