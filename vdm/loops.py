@@ -267,7 +267,7 @@ def take_steps(
     processes = jax.process_index(), jax.process_count()
     pending: list[Metrics] = []  # of the steps since the last log line, still on the devices
     with (
-        Progress(plan.name, plan.num_steps, first, "step") as progress,
+        Progress(plan.name, plan.num_steps, first, "step", leave=True) as progress,
         stop_signals() as signals,
         Watchdog(plan.watchdog_secs, processes) as watchdog,
     ):

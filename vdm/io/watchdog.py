@@ -1,11 +1,14 @@
 """A thread that says where a run hangs, and leaves it alone."""
 
+import contextlib
 import faulthandler
 import sys
 import threading
 import time
 from types import TracebackType
 from typing import Self, TextIO
+
+from vdm.streams import write
 
 LONG = 8
 """How many times the patience a compilation, a save or an evaluation gets."""
@@ -72,21 +75,20 @@ class Watchdog:
         index, count = self._process
         of = f" (process {index} of {count})" if count > 1 else ""
         stream = self._stream or sys.stderr
-        try:
-            print(
-                f"watchdog: {passed:.0f} s without progress{of}: {what}; it goes on waiting, and "
-                "this is where every thread is",
-                file=stream,
-                flush=True,
-            )
+        if stream is None:  # standard error is closed, and its descriptor may be that of a file
+            return
+        write(
+            stream,
+            f"watchdog: {passed:.0f} s without progress{of}: {what}; it goes on waiting, and this "
+            "is where every thread is\n",
+        )
+        with contextlib.suppress(OSError, ValueError):
             faulthandler.dump_traceback(_descriptor(stream), all_threads=True)
-        except (OSError, ValueError):  # standard error is closed
-            pass
 
 
 def _descriptor(stream: TextIO) -> int:
     """Of the stream, or of standard error where it is none of the system's (in a notebook)."""
     try:
         return stream.fileno()
-    except (AttributeError, OSError, ValueError):
+    except Exception:
         return 2
