@@ -1,17 +1,21 @@
 """The flags of `vdm.main`: what a command line means, and one line for a mistake in it."""
 
 # Nothing heavy is imported: --help and --print_config answer at once.
+import ast
 import difflib
 import re
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from vdm.config_files import find_config_file
+from vdm.config_files import load_config
+from vdm.options import complete
 from vdm.places import check_local
+
+CONFIG_FLAGS = ("--config=", "-config=")
 
 MODES = ("train", "eval", "sample", "classifier", "compress", "decompress")
 
@@ -20,10 +24,12 @@ class UsageError(ValueError):
     """The command line cannot be understood."""
 
 
-def define_flags() -> flags.FlagValues:
-    """The flags, not parsed yet."""
+def define_flags(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
+    """The flags, not parsed yet, among them one for each field of the config that argv names."""
     defined = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "the config file", flag_values=defined)
+    config_flags.DEFINE_config_dict(
+        "config", config, "the config", flag_values=defined, sys_argv=list(argv)
+    )
     flags.DEFINE_string("workdir", None, "what the run writes", flag_values=defined)
     flags.DEFINE_string("mode", "train", " or ".join(MODES), flag_values=defined)
     flags.DEFINE_string("init_from", None, "parameters to start from", flag_values=defined)
@@ -35,29 +41,26 @@ def define_flags() -> flags.FlagValues:
     return defined
 
 
-def parse(argv: list[str]) -> flags.FlagValues:
-    """The flags of a command line; UsageError, one line, for what cannot be understood."""
-    argv = [find_config(a) for a in joined(argv)]
-    if not any(a.startswith("--config=") for a in argv):
+def parse(argv: Sequence[str]) -> flags.FlagValues:
+    """The flags of a command line; ValueError, one line, for what cannot be understood."""
+    argv = joined(argv)
+    files = [a.partition("=")[2] for a in argv if a.startswith(CONFIG_FLAGS)]
+    if not files:
         raise UsageError("--config is missing: --config=configs/digits.py is the usual start")
-    # config_flags looks for overrides in sys.argv, not in what it is given.
-    sys.argv = argv
-    options = define_flags()
+    config = read_config(files[-1])
+    argv = take_own_kwargs(config, [a for a in argv if not a.startswith(CONFIG_FLAGS)])
+    before = ConfigDict(config.to_dict())
     try:
+        options = define_flags(config, argv)
         rest = options(argv)[1:]
     except flags.IllegalFlagValueError as error:
-        text = re.sub(r"^flag --config=.*?parsing config file: \w+: ", "", str(error), flags=re.S)
-        raise UsageError(wrong_value(argv, error) if text == str(error) else text) from error
+        raise UsageError(wrong_value(before, error)) from error
     except flags.Error as error:
         raise UsageError(str(error)) from error
-    except (AttributeError, KeyError) as error:  # a field that the config does not have
-        raise UsageError(unknown_field(argv, error)) from error
-    except (SyntaxError, NameError, TypeError, ImportError) as error:
-        raise UsageError(f"the config file fails: {type(error).__name__}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(unknown_field(before, argv, error)) from error
     if rest:
         raise UsageError(f"{rest[0]!r} is no flag: values are given as --flag=value")
-    if not isinstance(options.config, ConfigDict):
-        raise UsageError("get_config() of the config file must return an ml_collections.ConfigDict")
     return options
 
 
@@ -85,7 +88,7 @@ def check(options: flags.FlagValues) -> None:
         raise UsageError("--input and --output are the same: name another --output")
 
 
-def joined(argv: list[str]) -> list[str]:
+def joined(argv: Sequence[str]) -> list[str]:
     """`--config FILE` as `--config=FILE`."""
     result: list[str] = []
     for argument in argv:
@@ -102,47 +105,74 @@ def given_fields(argv: list[str]) -> set[str]:
     return {match[1] for match in found if match}
 
 
-def find_config(argument: str) -> str:
-    """--config=FILE[:ARG] with FILE found also when it is beside the package, not here."""
-    match = re.fullmatch(r"--?config=([^:]*)(:.*)?", argument)
-    if not match:
-        return argument
-    return f"--config={find_config_file(Path(match[1]))}{match[2] or ''}"
+def read_config(place: str) -> ConfigDict:
+    """The config of FILE[:ARG], before overrides. A workdir's config.json may be of an earlier
+    version, and gets the fields it lacks."""
+    if Path(place).is_file():  # with a colon in its name, perhaps
+        config = load_config(place)
+    else:
+        path, colon, argument = place.partition(":")
+        config = load_config(path, *([argument] if colon else []))
+    return complete(config) if place.endswith(".json") else config
 
 
-def plain_config(argv: list[str]) -> ConfigDict:
-    """The config without overrides."""
-    sys.argv = [argv[0], next(a for a in argv if a.startswith("--config="))]
-    options = define_flags()
-    options(sys.argv)
-    return options.config
+def take_own_kwargs(config: ConfigDict, argv: Sequence[str]) -> list[str]:
+    """Puts --config.GROUP.kwargs.KEY=VALUE into the config where GROUP.name is a component of the
+    user's own, whose kwargs no config lists; the other arguments."""
+    known, rest = fields(config), []
+    for argument in argv:
+        match = re.fullmatch(r"--?config\.(([\w.]+)\.kwargs)\.(\w+)=(.*)", argument, re.DOTALL)
+        if not match or match[1] not in known or f"{match[1]}.{match[3]}" in known:
+            rest.append(argument)
+            continue
+        name = ([""] + [a.partition("=")[2] for a in argv if re.match(
+            rf"--?config\.{re.escape(match[2])}\.name=", a)])[-1]  # fmt: skip
+        group: Any = config
+        for part in match[2].split("."):
+            group = group[part]
+        if ":" in (name or str(group.get("name"))):
+            group.kwargs[match[3]] = literal(match[4])
+        else:
+            rest.append(argument)
+    return rest
 
 
-def unknown_field(argv: list[str], error: Exception) -> str:
-    """Names the override that the config has no field for, and the nearest field."""
+def literal(text: str) -> Any:
+    """A Python literal, or the text itself."""
     try:
-        known = fields(plain_config(argv))
-    except (AttributeError, KeyError):  # not an override, then
-        return f"the config file fails: {type(error).__name__}: {error}"
+        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return text
+
+
+def unknown_field(config: ConfigDict, argv: Sequence[str], error: Exception) -> str:
+    """Names the override that the config has no field for, and the nearest field."""
+    known = fields(config)
     for argument in argv:
         match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
         if match and match[1] not in known:
             near = difflib.get_close_matches(match[1], known, n=1, cutoff=0.5)
             hint = f"did you mean --config.{near[0]}?" if near else "see --print_config"
+            group, inside, key = match[1].partition(".kwargs.")
+            if inside and group in known and (not near or near[0] in group + inside):
+                hint = (
+                    f"a component of your own takes it as --config.{group}.kwargs.{key}=VALUE "
+                    f"beside --config.{group}.name=package.module:Thing"
+                )
             return f"the config has no field {match[1]!r}; {hint}"
-    return f"the config file fails: {type(error).__name__}: {error}"
+    return f"the command line cannot be understood: {type(error).__name__}: {error}"
 
 
-def wrong_value(argv: list[str], error: Exception) -> str:
+def wrong_value(config: ConfigDict, error: Exception) -> str:
     """Names the override whose value has the wrong type, and what is expected."""
-    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
     if not match:
         return str(error)
-    value: Any = plain_config(argv)
+    value: Any = config
     for part in match[1].split("."):
         value = value[part]
     if isinstance(value, ConfigDict):
-        inner = "name" if "name" in value else next(iter(value))
+        inner = "name" if "name" in value else next(iter(value), "FIELD")
         expected = f"a group; did you mean --config.{match[1]}.{inner}={match[2]}?"
     else:
         expected = f"{type(value).__name__}, such as {value!r}"

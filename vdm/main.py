@@ -1,4 +1,4 @@
-"""Train, evaluate and sample variational diffusion models.
+r"""Train, evaluate and sample variational diffusion models.
 
 python -m vdm.main --config=configs/digits.py --workdir=runs/digits
 python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=eval
@@ -7,7 +7,8 @@ python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=class
 python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=compress \
     --input=images.npy --output=images.vdm
 
---config=FILE[:ARG]    a Python file with get_config([ARG]) -> ConfigDict; anywhere
+--config=FILE[:ARG]    a Python file with get_config([ARG]) -> ConfigDict; anywhere; or the
+                       config.json of a workdir
 --config.a.b=VALUE     another value for one field of it
 --workdir=DIR          what the run writes; the same command again resumes
 --mode=MODE            train (default: train, then evaluate and sample), eval, sample, compress,
@@ -23,6 +24,7 @@ python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=compr
 """
 
 # Nothing heavy is imported at the top: --help and --print_config answer at once.
+import contextlib
 import json
 import os
 import re
@@ -37,6 +39,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from vdm.command_line import check, given_fields, parse
+from vdm.errors import Terminated, describe, own_frame
+from vdm.streams import forgiving
 
 
 def _stopped() -> str:
@@ -46,15 +50,16 @@ def _stopped() -> str:
     return "stopped; the same command goes on from what is saved"
 
 
+ENDED = (
+    "; if another process of this run has ended, start all of them again: they go on from the "
+    "newest checkpoint"
+)
+
 GRACE_SECS = 5
 """From SIGTERM until the program ends the hard way."""
 
 
-class Terminated(BaseException):
-    """SIGTERM outside the training loop, which saves first. As KeyboardInterrupt no Exception:
-    the libraries below catch those to try something else."""
-
-
+@forgiving()
 def main(argv: list[str]) -> int:
     """The program; returns its exit status: 0, 2 for a user's mistake, 1 for a failed run,
     128 + the signal's number when asked to stop."""
@@ -63,34 +68,39 @@ def main(argv: list[str]) -> int:
         return 0
     listening = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGTERM, _terminate) if listening else None
+    options = None
     try:
-        return run(parse(argv), given_fields(argv))
-    except (ValueError, OSError) as error:
-        if any(re.fullmatch(r"--?debug(=(true|1|yes))?", a, re.IGNORECASE) for a in argv):
-            if not is_one_of_several():
-                raise
-            traceback.print_exc()
-        else:
-            print(f"error: {one_line(error)}", file=sys.stderr)
-        return leave(2)
+        options = parse(argv)
+        return run(options, given_fields(argv))
     except (KeyboardInterrupt, Terminated) as stop:
         # Nothing half-written stays: every file is written beside its place and renamed.
         print(_stopped(), flush=True)
         return leave(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
     except Exception as error:
-        if not is_one_of_several():
+        status = 2 if isinstance(error, ValueError | OSError) else 1
+        several = is_one_of_several()
+        # A fault of ours has its traceback at once: the run may have taken hours.
+        debug = is_debug(argv) or (status == 1 and (several or own_frame(error) is None))
+        if debug and not several:
             raise
-        traceback.print_exc()
-        print(
-            f"error: {one_line(error)[:300]}; if another process of this run has ended, start all "
-            "of them again: they go on from the newest checkpoint",
-            file=sys.stderr,
-        )
-        return leave(1)
+        if debug:
+            traceback.print_exc()
+        if not (debug and status == 2):
+            line = describe(error, options.config.to_dict() if options else {})
+            remedy = "" if status == 2 else "; --debug shows the traceback"
+            if several and status == 1:
+                line, remedy = line[:300], ENDED
+            print(f"error: {line}{remedy}", file=sys.stderr)
+        return leave(status)
     finally:
         if listening:
             signal.alarm(0)
             signal.signal(signal.SIGTERM, previous)
+
+
+def is_debug(argv: list[str]) -> bool:
+    """Whether tracebacks are wanted."""
+    return any(re.fullmatch(r"--?debug(=(true|1|yes))?", a, re.IGNORECASE) for a in argv)
 
 
 def is_one_of_several() -> bool:
@@ -113,7 +123,8 @@ def _terminate(signum: int, frame: Any) -> None:
 
 
 def _end(signum: int, frame: Any) -> None:
-    os.write(1, f"{_stopped()}\n".encode())  # print may be what was interrupted
+    with contextlib.suppress(OSError):
+        os.write(1, f"{_stopped()}\n".encode())  # print may be what was interrupted
     os._exit(128 + signal.SIGTERM)
 
 
@@ -132,15 +143,17 @@ def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
     import jax
     import jax.numpy as jnp
 
-    from vdm import archives, loops
+    from vdm import archives, loops, sharding
     from vdm.given import check_given
     from vdm.io.console import say
+    from vdm.options import read
     from vdm.run import open_run
     from vdm.training.metrics import NonFiniteError
 
     if jnp.result_type(float) == jnp.float64:
         jax.config.update("jax_enable_x64", False)
         say("JAX_ENABLE_X64 is set and ignored: models here are float32")
+    sharding.split_host(read(config).train.num_devices)
     check_given(config, given)
     opened = open_run(config, options.workdir, options.init_from)
     try:
@@ -173,15 +186,6 @@ def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
             print(f"error: {error}; {kept}", file=sys.stderr)
         return 1
     return 0
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text, line breaks and tracebacks inside it left out."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    text = re.sub(r"Traceback \(most recent call last\):.*\n(?=\S)", "", text, flags=re.DOTALL)
-    return " ".join(text.split())
 
 
 if __name__ == "__main__":

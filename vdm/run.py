@@ -326,7 +326,7 @@ def build_run(
         )
     config = all_options.complete(config)
     options = all_options.read(config)
-    sharding.split_host(options.train.num_devices)
+    sharding.start()
     source = open_source(config)
     model = configs.build_model(config, source)
     configs.check_shapes(config, model)

@@ -38,7 +38,7 @@ def num_cores() -> int:
 
 def split_host(num_devices: int = 0) -> None:
     """Make the CPU `num_devices` devices, of several processes each its share; 0: the largest
-    power of two up to its cores.
+    power of two up to its cores. For programs: a library takes the devices that there are.
 
     XLA runs each convolution on one core, so one device per core is 1.2 to 1.5 times faster
     than one device on all cores. A power of two divides the usual batch sizes. Does nothing
@@ -55,6 +55,27 @@ def split_host(num_devices: int = 0) -> None:
         return
 
 
+def start() -> None:
+    """Starts JAX's devices. ValueError where there are none, or where JAX compiles nothing."""
+    if getattr(jax.config, "jax_disable_jit", False):
+        raise ValueError(
+            "JAX_DISABLE_JIT is set, and uncompiled steps would take hours: unset it, or set it "
+            "to 0; jax.debug.print shows values inside of compiled functions"
+        )
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = getattr(jax.config, "jax_platforms", None)
+        reason = " ".join(str(error).split()) or "its plugin is not installed, or finds no device"
+        if not wanted:
+            raise ValueError(f"JAX finds no devices: {reason}") from error
+        raise ValueError(
+            f"JAX_PLATFORMS = {wanted!r} cannot be used here ({reason.partition(' (set JAX')[0]}): "
+            "unset JAX_PLATFORMS, or set it to cpu; an NVIDIA GPU needs the package's extra "
+            "'cuda', a TPU 'tpu'"
+        ) from error
+
+
 def build_mesh(num_devices: int = 0, fsdp: int = 1) -> Mesh:
     """A mesh ("data", "fsdp") over the first `num_devices` devices, 0: all; `fsdp` neighbours
     share each array of the state."""
@@ -62,9 +83,15 @@ def build_mesh(num_devices: int = 0, fsdp: int = 1) -> Mesh:
     # devices are neighbours; jax.make_mesh would order them by how they are connected.
     devices = sorted(jax.devices(), key=lambda device: device.process_index)
     if num_devices > len(devices):
+        more = (
+            f"; jax.config.update('jax_num_cpu_devices', {num_devices}) at the start of a program "
+            "makes the CPU as many"
+            if devices[0].platform == "cpu"
+            else ""
+        )
         raise ValueError(
             f"train.num_devices = {num_devices}, but there are {len(devices)} devices; "
-            "0 takes all there are"
+            f"0 takes all there are{more}"
         )
     if 0 < num_devices < len(devices) and jax.process_count() > 1:
         raise ValueError(
