@@ -1,6 +1,7 @@
 """Variational diffusion models with a learned SNR."""
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,11 +12,13 @@ __all__ = ["BitsPerDim", "Model", "build", "load", "load_config", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """The API on first use: `python -m vdm.main --help` must not import JAX, nor a config file
-    that calls load_config."""
+    """The API and the modules, on first use: `python -m vdm.main --help` must not import JAX, nor
+    a config file that calls load_config."""
     if name in __all__:
         module = "vdm.config_files" if name == "load_config" else "vdm.api"
         return getattr(importlib.import_module(module), name)
+    if not name.startswith("_") and importlib.util.find_spec(f"vdm.{name}"):
+        return importlib.import_module(f"vdm.{name}")
     raise AttributeError(f"module 'vdm' has no attribute {name!r}")
 
 

@@ -18,8 +18,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm import archives
+from vdm import config as configs
 from vdm.config_files import load_config as load_config
 from vdm.data.sources import Split
+from vdm.diffusion.grids import Grid
 from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.bounds import build_estimator
 from vdm.evaluation.guided import Guidance
@@ -27,8 +29,9 @@ from vdm.evaluation.likelihood import evaluate
 from vdm.evaluation.samples import draw_samples
 from vdm.given import check_given
 from vdm.io.files import read_json
-from vdm.model import VDM, AnyModel, check_codes, check_labels
+from vdm.model import VDM, AnyModel, check_codes, check_labels, count_parameters
 from vdm.nn.stacks import unstack_blocks
+from vdm.options import ORDERS, check_choice, check_count
 from vdm.places import check_local
 from vdm.run import Run, build_run, open_run
 from vdm.typing import Params
@@ -65,13 +68,17 @@ class BitsPerDim:
     stderr_degrees: float = math.nan
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Model:
     """A model with its parameters: what `build` and `load` return."""
 
     run: Run
     params: Params
     step: int
+
+    def __repr__(self) -> str:
+        numbers = f"{count_parameters(self.params):,} parameters"
+        return f"<vdm.Model of {self.run.source.name}: {numbers} of step {self.step}>"
 
     @property
     def model(self) -> AnyModel:
@@ -110,16 +117,18 @@ class Model:
         names them: elbo, iw-K, ode-decoder, ode-uniform, ode-truncated-normal.
 
         num_steps = 0 is continuous time; draws defaults to the config's. ValueError for another
-        shape, codes out of range, or labels that a conditional model lacks.
+        shape, codes out of range, labels that a conditional model lacks, or an argument of no use.
         """
+        draws = self.run.options.eval.draws if draws is None else draws
+        draws, batch_size = check_count("draws", draws, 1), check_count("batch_size", batch_size, 1)
+        num_steps, seed = check_count("num_steps", num_steps, 0), check_count("seed", seed, 0)
         options = dataclasses.replace(self.run.options.eval, bound=bound, num_steps=num_steps)
         images = check_codes(self.model, np.asarray(images))
         split = Split("given", images, check_labels(labels, len(images), self.num_classes))
         result = evaluate(
             self.model, self.params, split, self.run.mesh,
             estimator=build_estimator(options, self.model),
-            draws=options.draws if draws is None else draws,
-            batch_size=batch_size, seed=seed,
+            draws=draws, batch_size=batch_size, seed=seed,
         )  # fmt: skip
         summary, per_image = result.summary(), result.bpd(result.total).mean(axis=0)
         numbers = (
@@ -133,31 +142,70 @@ class Model:
         self,
         num_samples: int,
         *,
-        sampler: Sampler | None = None,
+        sampler: Sampler | str | None = None,
         num_steps: int | None = None,
-        guidance: Guidance | None = None,
+        grid: Grid | str | None = None,
+        guidance: Guidance | str | None = None,
         labels: np.ndarray | None = None,
         batch_size: int = 256,
         seed: int = 0,
     ) -> np.ndarray:
-        """[num_samples, *dims]; sampler (of `vdm.diffusion.samplers`), num_steps and guidance
-        (of `vdm.evaluation.guided`) default to the config's, labels to the classes in turn."""
-        if not isinstance(self.model, VDM) and (sampler or num_steps or guidance):
-            raise ValueError("this model has no steps: leave out sampler, num_steps and guidance")
-        guidance = self.run.guidance if guidance is None else guidance
+        """[num_samples, *dims]; what is not given is as the config says, and labels are the classes
+        in turn.
+
+        sampler (of `vdm.diffusion.samplers`), grid (of `vdm.diffusion.grids`) and guidance (of
+        `vdm.evaluation.guided`) may be names that config.sample takes, with its kwargs. ValueError
+        for an argument of no use.
+        """
+        if not isinstance(self.model, VDM) and (sampler or num_steps or grid or guidance):
+            raise ValueError(
+                "this model has no steps: leave out sampler, num_steps, grid and guidance"
+            )
+        run = self._sampled_with(sampler, grid, guidance)
         if isinstance(self.model, VDM):
-            guidance.check(self.model)
-        run = dataclasses.replace(self.run, guidance=guidance)
-        classes = self.num_classes or guidance.num_classes
+            run.guidance.check(self.model)
+        num_samples = check_count("num_samples", num_samples, 1)
+        num_steps = run.options.sample.num_steps if num_steps is None else num_steps
+        classes = self.num_classes or run.guidance.num_classes
         return draw_samples(
             self.model, run.guided_params(self.params), num_samples, run.mesh,
-            sampler=run.sampler if sampler is None else sampler,
+            sampler=run.sampler,
             grid=run.grid,
-            num_steps=run.options.sample.num_steps if num_steps is None else num_steps,
-            guidance=guidance,
-            batch_size=batch_size, seed=seed,
+            num_steps=check_count("num_steps", num_steps, 1),
+            guidance=run.guidance,
+            batch_size=check_count("batch_size", batch_size, 1),
+            seed=check_count("seed", seed, 0),
             labels=None if labels is None else check_labels(labels, num_samples, classes),
         ).data  # fmt: skip
+
+    def _sampled_with(
+        self,
+        sampler: Sampler | str | None,
+        grid: Grid | str | None,
+        guidance: Guidance | str | None,
+    ) -> Run:
+        """The run with these in place of the config's; a name has the config's kwargs."""
+        config, changes = ConfigDict(self.run.resolved), {}
+        fields: dict[str, tuple[Any, bool, ConfigDict, Callable[[], Any]]] = {
+            "sampler": (sampler, isinstance(sampler, Sampler), config.sample,
+                        lambda: configs.build_sampler(config)),
+            "grid": (grid, callable(grid), config.sample.grid,
+                     lambda: configs.build_grid(config)),
+            "guidance": (guidance, hasattr(guidance, "passes"), config.sample.guidance,
+                         lambda: configs.build_guidance(config, self.model, self.run.classifier)),
+        }  # fmt: skip
+        for field, (given, fits, group, make) in fields.items():
+            if isinstance(given, str):
+                group.name = given
+                changes[field] = make()
+            elif fits:
+                changes[field] = given
+            elif given is not None:
+                raise ValueError(
+                    f"{field} = {given!r}: it must be a name that config.sample takes, or an "
+                    "object of the kind that Model.sample names"
+                )
+        return dataclasses.replace(self.run, **changes)
 
     @_in_float32
     def compress(
@@ -172,8 +220,14 @@ class Model:
     ) -> bytes:
         """Integer codes [N, *dims] as the content of a file (`vdm.compression.container`); what is
         not given is as config.compress says. ValueError for other codes, or settings of no use."""
-        given = {"num_steps": num_steps, "lanes": lanes, "order": order, "seed": seed}
-        changes: Any = {key: value for key, value in given.items() if value is not None}
+        given = {"num_steps": num_steps, "lanes": lanes, "seed": seed}
+        changes: Any = {
+            key: check_count(key, value, 0 if key == "seed" else 1)
+            for key, value in given.items()
+            if value is not None
+        }
+        if order is not None:
+            changes["order"] = check_choice("order", order, ORDERS)
         options = dataclasses.replace(self.run.options.compress, **changes)
         trained = archives.Trained(self.run, self.params, self.step)
         return archives.pack(trained, np.asarray(images), options, labels=labels)[0]
@@ -195,6 +249,7 @@ class Model:
 def build(config: ConfigDict) -> Model:
     """A freshly initialised model from a config."""
     check_given(config)
+    config = _on_every_device(config)
     run = build_run(config, Path())
     return Model(run, unstack_blocks(run.chosen(run.initial_state()), run.loops), 0)
 
@@ -233,9 +288,16 @@ def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> M
     if not path.is_file():
         raise ValueError(f"{workdir} is no workdir: it has no config.json")
     config = ConfigDict(read_json(path))
-    config.eval.step, config.eval.params = -1 if step is None else step, params
-    # Those there are, whatever it was trained on, each with all of the parameters.
-    config.train.num_devices, config.train.fsdp = 0, 1
-    run = open_run(config, workdir)
+    config.eval.step = -1 if step is None else check_count("step", step, 0)
+    config.eval.params = check_choice("params", params, ("ema", "raw"))
+    run = open_run(_on_every_device(config), workdir)
     found, parameters = run.trained_params()
     return Model(run, parameters, found)
+
+
+def _on_every_device(config: ConfigDict) -> ConfigDict:
+    """The devices that there are, whatever is trained on, each with all of the parameters."""
+    config = ConfigDict(config.to_dict())
+    if "train" in config:
+        config.train.num_devices, config.train.fsdp = 0, 1
+    return config

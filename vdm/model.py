@@ -252,13 +252,15 @@ AnyModel = VDM | LatentVariableModel
 
 
 def check_codes(model: AnyModel, images: np.ndarray) -> np.ndarray:
-    """Data of the user's [N, *dims]: integer codes, or real numbers as float32. ValueError for
-    another shape, kind or range."""
+    """Checks user data of shape [N, *dims]: integer codes of any width and byte order, or real
+    numbers, which become float32. ValueError for another shape, kind or range."""
     if images.shape[1:] != model.dims or not images.ndim:
         expected = ", ".join(map(str, model.dims))
         raise ValueError(f"images of shape {images.shape}: expected [N, {expected}]")
     num_codes = getattr(model.likelihood, "num_codes", 0)
     if not num_codes:
+        if images.dtype.kind not in "iuf":
+            raise ValueError(f"images of dtype {images.dtype}: expected real numbers")
         return images.astype(np.float32)
     if not np.issubdtype(images.dtype, np.integer):
         raise ValueError(f"images of dtype {images.dtype}: expected integer codes")
@@ -266,7 +268,7 @@ def check_codes(model: AnyModel, images: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"codes from {images.min()} to {images.max()}: expected 0 to {num_codes - 1}"
         )
-    return images
+    return images.astype(images.dtype.newbyteorder("="), copy=False)  # JAX takes no other
 
 
 def check_labels(labels: np.ndarray | None, count: int, num_classes: int) -> np.ndarray | None:

@@ -5,6 +5,7 @@
 
 import dataclasses
 import difflib
+import operator
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -266,10 +267,19 @@ def _group(config: ConfigDict, group: str, kind: type[T], **given: Any) -> T:
 
 def count(config: ConfigDict, field: str, least: int) -> int:
     """An integer field that must be `least` or more."""
-    value = _field(config, field)
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{field} = {value!r}: it must be an integer of at least {least}")
-    return value
+    return check_count(field, _field(config, field), least)
+
+
+def check_count(name: str, value: Any, least: int) -> int:
+    """The value of that name as an int, where it is an integer, Python's or NumPy's, of `least` or
+    more."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name} = {value!r}: it must be an integer of at least {least}")
+    return number
 
 
 def suggest(name: str, known: Any) -> str:

@@ -235,7 +235,7 @@ def _check_codes(codes: ArrayLike, num_codes: int) -> np.ndarray:
             f"codes from {codes.min()} to {codes.max()}; {num_codes} codes go from 0 to "
             f"{num_codes - 1}"
         )
-    return codes
+    return codes.astype(codes.dtype.newbyteorder("="), copy=False)  # JAX takes no other
 
 
 def _read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
