@@ -16,6 +16,7 @@ from vdm.io.console import say
 from vdm.io.files import write_bytes
 
 FILENAME = "metrics.jsonl"
+EVENTS = "events.out.tfevents."
 
 
 class MetricsHook(Protocol):
@@ -55,9 +56,8 @@ class MetricsWriter:
         workdir = Path(workdir)
         # First, as a hook that cannot be opened leaves nothing behind.
         self._hook = _Guarded.opened(open_hook) if distributed.is_first() else None
-        # Opening an event file empties it: the process id keeps two starts in one second apart.
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._events = None
+        self._last_time = self._clock_offset = 0.0
         if not distributed.is_first():
             self._path = Path(os.devnull)
             self._file = self._path.open("ab", buffering=0)
@@ -66,6 +66,9 @@ class MetricsWriter:
         _forget_after(workdir / FILENAME, first_step)
         self._path = workdir / FILENAME
         self._file = self._path.open("ab", buffering=0)
+        self._clock_offset = max(0.0, _after_events(workdir) - time.time())
+        # Opening an event file empties it: the process id keeps two starts in one second apart.
+        name = f"{EVENTS}{int(self._now())}.{socket.gethostname()}.{os.getpid()}"
         self._events = RecordWriter(str(workdir / name))
         self._write_event(file_version="brain.Event:2")
         # TensorBoard hides what other event files of the folder hold from this step on.
@@ -133,9 +136,14 @@ class MetricsWriter:
     def _write_event(self, **fields: Any) -> None:
         if self._events is None:
             return
-        event = self._event_pb2.Event(wall_time=time.time(), **fields)
+        event = self._event_pb2.Event(wall_time=self._now(), **fields)
         self._events.write(event.SerializeToString())
         self._events.flush()
+
+    def _now(self) -> float:
+        """Seconds since 1970, never less than before: by the clock of the first start."""
+        self._last_time = max(self._last_time, time.time() + self._clock_offset)
+        return self._last_time
 
 
 class _Guarded:
@@ -198,6 +206,17 @@ def _forget_after(path: Path, step: int) -> None:
     content = b"".join(line + b"\n" for line in kept)
     if path.exists() and content != path.read_bytes():
         write_bytes(path, content)
+
+
+def _after_events(folder: Path) -> float:
+    """A second later than all event files of the folder, by their names and by when they were
+    written; 0 where there are none. TensorBoard reads them in the order of their names: a file of a
+    start whose clock was behind would come first, and its steps be hidden by the older one."""
+    times = [0.0]
+    for path in folder.glob(f"{EVENTS}*"):
+        named = path.name.removeprefix(EVENTS).partition(".")[0]
+        times += [float(named) if named.isdecimal() else 0.0, path.stat().st_mtime]
+    return max(times) + 1 if any(times) else 0.0
 
 
 def _lines(path: Path) -> list[bytes]:
