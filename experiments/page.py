@@ -5,10 +5,12 @@ python -m experiments.page   (make results)
 
 import json
 import re
+import sys
 from pathlib import Path
 
 from experiments.contents import SECTIONS, Entry, Paper
 from experiments.results import Row, format_table
+from vdm.streams import write
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER / "README.md"
@@ -42,7 +44,7 @@ lost, and a test compares the two.
 def main() -> None:
     """Writes the page."""
     PAGE.write_text(render())
-    print(f"wrote {PAGE}")
+    write(sys.stdout, f"wrote {PAGE}\n")
 
 
 def render() -> str:

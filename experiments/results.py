@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from vdm import sharding, streams
 from vdm.evaluation.statistics import half_width, standard_error
 from vdm.io.canonical import canonical_text
 from vdm.io.environment import commit, machine
@@ -40,8 +41,11 @@ def make_parser(script: str) -> argparse.ArgumentParser:
 
 def parsed(parser: argparse.ArgumentParser, script: str) -> argparse.Namespace:
     """The flags, with a folder of its own for each scale, so that neither takes the other's runs
-    for its own."""
+    for its own. The start of a program: its output cannot end it, and the CPU is as many devices
+    as it has cores."""
     flags = parser.parse_args()
+    streams.forgive()
+    sharding.split_host()
     try:
         check_local("--outdir", flags.outdir)
     except ValueError as error:

@@ -31,7 +31,7 @@ from vdm.given import check_given
 from vdm.io.files import read_json
 from vdm.model import VDM, AnyModel, check_codes, check_labels, count_parameters
 from vdm.nn.stacks import unstack_blocks
-from vdm.options import ORDERS, check_choice, check_count
+from vdm.options import ORDERS, check_choice, check_count, complete
 from vdm.places import check_local
 from vdm.run import Run, build_run, open_run
 from vdm.typing import Params
@@ -297,7 +297,7 @@ def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> M
 
 def _on_every_device(config: ConfigDict) -> ConfigDict:
     """The devices that there are, whatever is trained on, each with all of the parameters."""
-    config = ConfigDict(config.to_dict())
+    config = complete(config)
     if "train" in config:
         config.train.num_devices, config.train.fsdp = 0, 1
     return config

@@ -34,6 +34,7 @@ from vdm.evaluation.statistics import (
 from vdm.io.files import read_json, write_json
 from vdm.io.plots import plot_comparison
 from vdm.places import check_local
+from vdm.streams import forgiving
 
 COLUMNS = ("run", "bound", "T", "step", "bits/dim", "+- images", "+- noise", "df", "difference",
            "+- images", "+- noise", "df")  # fmt: skip
@@ -44,6 +45,7 @@ NEEDED = ("bpd", "stderr_images", "stderr_monte_carlo", "bound", "num_steps", "s
 Row = dict[str, Any]
 
 
+@forgiving()
 def main(argv: Sequence[str]) -> int:
     """The program; exit status 0, or 2 for a user's mistake."""
     parser = argparse.ArgumentParser(
@@ -57,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         check_local("--outdir", flags.outdir)
         rows = compare([Result(run) for run in flags.runs])
+        print(table(rows))
         write_json(flags.outdir / "compare.json", rows)
         quantile = float(student_quantile(rows[0]["num_examples"] - 1))
         plot_comparison(flags.outdir / "compare.png", rows, quantile)
@@ -66,7 +69,6 @@ def main(argv: Sequence[str]) -> int:
             text = f"--outdir={flags.outdir} cannot be written: {error.strerror}"
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
         return 2
-    print(table(rows))
     print(f"wrote compare.json, compare.png in {flags.outdir.absolute()}")
     return 0
 

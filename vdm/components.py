@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from vdm.data import files, generated, sources, transforms
 from vdm.diffusion import flow, grids, langevin, likelihood, samplers, weightings
+from vdm.errors import describe
 from vdm.evaluation import guided
 from vdm.io.canonical import with_tuples
 from vdm.model import VDM
@@ -143,11 +144,12 @@ def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # a module of the user's may raise anything
+        text = str(error) if isinstance(error, ImportError | AttributeError) else describe(error)
         top = module.partition(".")[0]
         absent = isinstance(error, ModuleNotFoundError) and error.name == top
         remedy = f"; PYTHONPATH must have the folder that {top} is in" if absent else ""
-        raise ValueError(f"{what}.name = {name!r} cannot be imported: {error}{remedy}") from error
+        raise ValueError(f"{what}.name = {name!r} cannot be imported: {text}{remedy}") from error
     if not callable(found):
         raise ValueError(f"{what}.name = {name!r} is a {type(found).__name__}, not callable")
     return found

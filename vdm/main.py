@@ -39,7 +39,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from vdm.command_line import check, given_fields, parse
-from vdm.errors import Terminated, describe, own_frame
+from vdm.errors import Terminated, describe, is_own_message, own_frame
 from vdm.streams import forgiving
 
 
@@ -87,7 +87,8 @@ def main(argv: list[str]) -> int:
             traceback.print_exc()
         if not (debug and status == 2):
             line = describe(error, options.config.to_dict() if options else {})
-            remedy = "" if status == 2 else "; --debug shows the traceback"
+            found = own_frame(error) and not is_own_message(error)
+            remedy = "; --debug shows the traceback" if found else ""
             if several and status == 1:
                 line, remedy = line[:300], ENDED
             print(f"error: {line}{remedy}", file=sys.stderr)

@@ -4,6 +4,7 @@ The reader of a pipe may have gone (`| head`), the disk or the terminal too; a s
 replaced by an object with `write` alone, or have an encoding without a letter of some path.
 """
 
+import atexit
 import contextlib
 import os
 import sys
@@ -66,6 +67,13 @@ def forgiving() -> Iterator[None]:
         sys.stdout, sys.stderr = streams
         for stream in streams:
             _empty(stream)
+
+
+def forgive() -> None:
+    """`forgiving` for the rest of the program."""
+    context = forgiving()
+    context.__enter__()
+    atexit.register(context.__exit__, None, None, None)
 
 
 def _empty(stream: Any) -> None:

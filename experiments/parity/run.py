@@ -15,6 +15,7 @@ import numpy as np
 from experiments.parity import compare, golden, model, parts
 from experiments.results import Row, format_table, write_results
 from vdm.io.environment import commit
+from vdm.streams import forgiving
 
 # What a key of a file starts with -> what recomputes such a file, given its arrays and a dtype.
 KINDS: tuple[tuple[str, Callable[[golden.Arrays, Any], dict[str, Any]]], ...] = (
@@ -66,6 +67,7 @@ def check(path: Path) -> list[Row]:
     return [row | shared for row in found]
 
 
+@forgiving()
 def main(argv: Sequence[str] | None = None) -> int:
     """0: every tolerance is met; 1: one is missed; 2: a file is no golden file."""
     flags = parse_flags(argv)

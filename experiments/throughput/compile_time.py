@@ -28,6 +28,7 @@ def compile_secs(scan: str, num_blocks: int = 32) -> dict[str, Any]:
     config.train.batch_size, config.train.num_devices = BATCH_SIZE, 1
     # The shapes of CIFAR-10 without its files.
     config.data.name, config.data.kwargs = "synthetic", {"shape": (32, 32, 3), "num_codes": 256}
+    sharding.split_host(1)
     run = build_run(config, "unused")
     state = jax.eval_shape(run.looped, run.abstract_state())
     examples = jax.ShapeDtypeStruct(

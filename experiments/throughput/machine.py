@@ -65,6 +65,7 @@ def images_per_sec(augmented: bool) -> float:
 
 
 if __name__ == "__main__":
+    sharding.split_host(1)
     pipeline = {"images_per_sec": images_per_sec(False),
                 "augmented_images_per_sec": images_per_sec(True)}  # fmt: skip
     print(json.dumps(peaks() | pipeline), flush=True)

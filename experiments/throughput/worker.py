@@ -23,7 +23,9 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     install(variant)
     case = CASES[name]
-    run = build_run(make_config(case, variant), Path("unused"))
+    config = make_config(case, variant)
+    sharding.split_host(config.train.num_devices)
+    run = build_run(config, Path("unused"))
     step: Any = run.train_step()
     batches = train_batches(run.source.load("train"), case.batch_size, 0, 0)
     batch = sharding.put_batch(next(batches), run.mesh)

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from vdm.streams import Forgiving, write
+
 _BLOCK = 1 << 16
 
 
@@ -120,7 +122,7 @@ def fetch(files: Sequence[Original], folder: Path) -> list[Path]:
                     f"{path} is not the published file: {problem}; delete it, and the same command "
                     "downloads it again"
                 )
-            print(f"{path.name} is there", flush=True)
+            write(sys.stdout, f"{path.name} is there\n")
             continue
         part = path.with_name(path.name + ".part")
         _download(file, part)
@@ -132,7 +134,7 @@ def fetch(files: Sequence[Original], folder: Path) -> list[Path]:
                 "again, or get the file elsewhere and name its folder with --from=FOLDER"
             )
         os.replace(part, path)
-        print(f"downloaded {path.name}: {file.size:,} bytes, verified", flush=True)
+        write(sys.stdout, f"downloaded {path.name}: {file.size:,} bytes, verified\n")
     return paths
 
 
@@ -184,7 +186,7 @@ def _copy(file: Original, response: Any, out: IO[bytes], have: int) -> None:
 
     with tqdm(
         desc=file.name, total=file.size, initial=have, unit="B", unit_scale=True, leave=False,
-        disable=None, file=sys.stderr,  # None: a bar on a terminal only
+        disable=None, file=Forgiving(sys.stderr),  # None: a bar on a terminal only
     ) as bar:  # fmt: skip
         # A server that sends more than the file is stopped: its checksum is wrong anyway.
         while have <= file.size and (block := response.read1(_BLOCK)):

@@ -8,6 +8,7 @@ different names, and the number of validation images says which one a folder hol
 
 import dataclasses
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from vdm.data.arrays import ArrayFile, describe, new_set
 from vdm.data.imagenet_files import Batches, Pictures, Reader
+from vdm.streams import Forgiving, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ def prepare(
     with new_set(data_dir / name) as folder:
         for split, count in (("test", facts.num_test), ("train", facts.num_train)):
             _write(folder, split, (count, size, size, 3), reader, origin)
-            print(f"{split}: {count:,} images", flush=True)
+            write(sys.stdout, f"{split}: {count:,} images\n")
         describe(folder, name)
 
 
@@ -130,7 +132,8 @@ def _with_bar(parts: Iterator, split: str, count: int) -> Iterator:
     """The same, with a progress bar on a terminal."""
     from tqdm import tqdm
 
-    with tqdm(desc=split, total=count, leave=False, disable=None) as bar:
+    stream = Forgiving(sys.stderr)
+    with tqdm(desc=split, total=count, leave=False, disable=None, file=stream) as bar:
         for part in parts:
             yield part
             bar.update(len(part[1]))

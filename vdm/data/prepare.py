@@ -30,6 +30,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from vdm import streams
+
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "imagenet32_old", "imagenet32_new",
          "imagenet64_old", "imagenet64_new")  # fmt: skip
 
@@ -42,6 +44,7 @@ class _Parser(argparse.ArgumentParser):
         return __doc__ or ""
 
 
+@streams.forgiving()
 def main(argv: Sequence[str]) -> int:
     """The program; exit status 0, 2 for a user's mistake, 130 when interrupted."""
     parser = _Parser(allow_abbrev=False)
@@ -101,7 +104,8 @@ def prepare(name: str, data_dir: str = "", origin: str = "") -> None:
             there = is_there()
             if not there:
                 write()
-    print(f"{name} is {'there already' if there else 'prepared'}: {folder}", flush=True)
+    said = "there already" if there else "prepared"
+    streams.write(sys.stdout, f"{name} is {said}: {folder}\n")
 
 
 def _plan(
