@@ -1,10 +1,13 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vdm.compare import Result, compare, main
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -179,3 +182,17 @@ def test_two_runs_give_a_table_and_a_picture(finished_run, tmp_path, capsys):
     assert [row["run"] for row in rows] == [str(finished_run), str(other)]
     assert rows[1]["difference"] == rows[1]["difference_stderr_images"] == 0
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_is_printed_also_where_no_file_can_be_written(make_run, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    run = make_run("a", NATS)
+    assert main([str(run), f"--outdir={tmp_path / 'file'}"]) == 2
+    out, err = capsys.readouterr()
+    assert "bits/dim" in out
+    assert err.startswith("error: --outdir=")
+
+
+@pytest.mark.parametrize("name", ["compare.json", "compare.png"])
+def test_what_it_writes_into_a_checkout_is_ignored(name):
+    assert name in (ROOT / ".gitignore").read_text().splitlines()

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from vdm import distributed, loops
+import vdm
+from vdm import distributed, loops, sharding
 from vdm import main as program
+from vdm.command_line import parse
 from vdm.io.checkpoints import Checkpoints
 from vdm.io.metrics import read_metrics
 from vdm.run import build_run, open_run
@@ -136,7 +139,16 @@ def test_a_mistake_is_one_line_and_leaves_no_workdir(arguments, message, capsys,
 @pytest.mark.parametrize(
     ("text", "message"),
     [("def get_config(:\n", "SyntaxError"), ("import nowhere_at_all\n", "ModuleNotFoundError"),
-     ("def get_config():\n    return {}\n", "ConfigDict"), ("x = 1\n", "get_config")],
+     ("def get_config():\n    return {}\n", "ConfigDict"), ("x = 1\n", "get_config"),
+     ("import sys\nsys.exit('set DATA')\n", "SystemExit: set DATA (c.py, line 2: sys.exit("),
+     ("def get_config():\n    return {}['lr']\n", "KeyError: 'lr' (c.py, line 2: return {}['lr'])"),
+     ("raise RuntimeError('no GPU')\n", "RuntimeError: no GPU (c.py, line 1"),
+     ("class E(BaseException): pass\nraise E('odd')\n", "E: odd (c.py, line 2: raise E("),
+     ("def get_config():\n    return get_config()\n", "RecursionError: maximum"),
+     ("open('/nowhere')\n", "No such file or directory: /nowhere (c.py, line 1"),
+     ("x = int('two\\nlines')\n", "invalid literal for int()"),
+     ("raise ValueError('choose :a or :b')\n", "error: choose :a or :b"),
+     ("\0\n", "null bytes")],
 )  # fmt: skip
 def test_a_broken_config_file_is_one_line(text, message, capsys, tmp_path):
     (tmp_path / "c.py").write_text(text)
@@ -144,6 +156,185 @@ def test_a_broken_config_file_is_one_line(text, message, capsys, tmp_path):
     assert status == 2
     assert err.count("\n") == 1
     assert message in err
+    with pytest.raises(ValueError, match=re.escape(message.removeprefix("error: "))) as caught:
+        vdm.load_config(tmp_path / "c.py")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("configs/digitz.py", "did you mean --config=configs/digits.py? there are configs/cifar10"),
+        ("swirl", "configs/toy_swirl.py, and files of your own"),
+        ("configs/cifar10.py:tpu", "error: configs/cifar10.py takes no argument, or one of :aug"),
+        ("configs/digits.py:aug", "get_config() takes 0 positional arguments"),
+        ("Makefile", "neither a Python file nor a config.json"),
+        ("constraints.txt", "neither a Python file nor a config.json"),
+    ],
+)
+def test_a_config_that_is_not_there_is_one_line_with_those_that_are(config, message, capsys):
+    status, _, err = call([f"--config={config}", "--print_config"], capsys)
+    assert (status, err.count("\n")) == (2, 1)
+    assert message in err
+
+
+def test_a_config_file_may_define_dataclasses(tmp_path, capsys):
+    (tmp_path / "json.py").write_text(  # and have the name of a module
+        "from __future__ import annotations\nimport dataclasses\nimport ml_collections\n"
+        "@dataclasses.dataclass\nclass A:\n    seed: int = 3\n"
+        "def get_config():\n    return ml_collections.ConfigDict(dataclasses.asdict(A()))\n"
+    )
+    assert call([f"--config={tmp_path / 'json.py'}", "--print_config"], capsys)[1] == (
+        '{\n  "seed": 3\n}\n'
+    )
+
+
+def test_the_config_json_of_a_workdir_is_a_config(finished_run, tmp_path, capsys):
+    old = json.loads((finished_run / "config.json").read_text())
+    del old["metrics"], old["train"]["fsdp"]  # as an earlier version wrote it
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(old))
+    flags = ["--config.seed=7", "--config.train.fsdp=2", "--print_config"]
+    status, out, _ = call([f"--config={folder / 'config.json'}", *flags], capsys)
+    assert status == 0
+    found, want = json.loads(out), json.loads((finished_run / "config.json").read_text())
+    want["seed"], want["train"]["fsdp"] = 7, 2
+    assert found == want
+    flags = ["--mode=sample", f"--workdir={finished_run}", "--config.sample.num_images=8"]
+    config = parse(["vdm.main", f"--config={finished_run / 'config.json'}", *flags]).config
+    assert open_run(config, finished_run).options.sample.num_images == 8
+    status, _, err = call([f"--config={finished_run}", "--print_config"], capsys)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"did you mean --config={finished_run / 'config.json'}?" in err
+
+
+@pytest.mark.parametrize("content", ['{"bpd": 3.1}', "[1, 2]", '{"data": ', "\0", "3"])
+def test_another_json_is_one_line(content, tmp_path, capsys):
+    (tmp_path / "eval.json").write_text(content)
+    status, _, err = call([f"--config={tmp_path / 'eval.json'}", "--print_config"], capsys)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "holds no config" in err or "is damaged" in err
+
+
+def test_kwargs_of_a_component_of_ones_own_are_given_on_the_command_line(capsys):
+    flags = ["--config=configs/digits.py", "--print_config"]
+    own = ["--config.sample.grid.kwargs.power=0.5", "--config.schedule.kwargs.knots=(1, 2)",
+           "--config.schedule.kwargs.kind=late", "--config.schedule.kwargs.free=true"]  # fmt: skip
+    names = ["--config.sample.grid.name=my:Grid", "--config.schedule.name=my:Schedule"]
+    status, out, _ = call([*flags, *own, *names], capsys)
+    assert status == 0
+    config = json.loads(out)
+    assert config["sample"]["grid"]["kwargs"]["power"] == 0.5
+    kwargs = config["schedule"]["kwargs"]
+    assert (kwargs["knots"], kwargs["kind"], kwargs["free"]) == ([1, 2], "late", True)
+    assert kwargs["omega_0"] == -8.0  # those there are stay
+    status, _, err = call([*flags, own[1]], capsys)
+    assert (status, err.count("\n")) == (2, 1)
+    assert (
+        "--config.schedule.kwargs.knots=VALUE beside --config.schedule.name=package.module" in err
+    )
+    status, _, err = call([*flags, "--config.schedule.kwargs.hidden_feature=3", names[0]], capsys)
+    assert "did you mean --config.schedule.kwargs.hidden_features?" in err
+
+
+NETWORK = """
+import flax.linen as nn
+
+class Broken(nn.Module):
+    kind: str = "name"
+
+    @nn.compact
+    def __call__(self, z, omega, labels=None, train=False):
+        if self.kind == "name":
+            return z + undefined
+        if self.kind == "shape":
+            return z + z[:, :3]
+        return {}[self.kind]
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "message"),
+    [("name", 1, "NameError: name 'undefined' is not defined (my_net.py, line 10: return z + und"),
+     ("shape", 2, "(my_net.py, line 12: return z + z[:, :3])"),
+     ("a_key", 1, "KeyError: 'a_key' (my_net.py, line 13: return {}[self.kind])")],
+)  # fmt: skip
+def test_a_bug_in_ones_own_network_is_one_line(
+    kind, status, message, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "my_net.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_net", raising=False)
+    flags = [*command(tmp_path / "run"), "--config.network.name=my_net:Broken",
+             f"--config.network.kwargs.kind={kind}"]  # fmt: skip
+    found, _, err = call(flags, capsys)
+    assert (found, err.count("\n")) == (status, 1)
+    assert err.startswith("error: network.name = 'my_net:Broken': ")
+    assert message in err
+    assert err.endswith("; --debug shows the traceback\n")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises((NameError, TypeError, ValueError, KeyError)):
+        call([*flags, "--debug"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("def f(:\n", "SyntaxError"), ("x = undefined\n", "(my_bad.py, line 1: x = undefined)"),
+     ("raise SystemExit('no licence')\n", "SystemExit: no licence")],
+)  # fmt: skip
+def test_a_module_of_ones_own_that_cannot_be_imported_is_one_line(
+    text, message, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "my_bad.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = command(tmp_path / "run", schedule__name="my_bad:Schedule")
+    status, _, err = call(flags, capsys)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "schedule.name = 'my_bad:Schedule' cannot be imported" in err
+    assert message in err
+
+
+def test_a_fault_of_ours_has_its_traceback(monkeypatch, tmp_path, capsys):
+    def fail(*_):
+        error = KeyError("inside")
+        error.__traceback__ = None
+        raise error
+
+    monkeypatch.setattr(program, "own_frame", lambda error: None)
+    monkeypatch.setattr(loops, "train", fail)
+    with pytest.raises(KeyError, match="inside"):
+        call(command(tmp_path), capsys)
+
+
+def test_parsing_leaves_the_arguments_of_the_host_program_alone(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["notebook", "--config.seed=9"])
+    options = parse(["vdm.main", "--config=configs/digits.py", "--config.seed=3"])
+    assert options.config.seed == 3
+    assert sys.argv == ["notebook", "--config.seed=9"]
+    with pytest.raises(ValueError, match="no field 'sead'"):
+        parse(["vdm.main", "--config=configs/digits.py", "--config.sead=3"])
+    assert sys.argv == ["notebook", "--config.seed=9"]
+
+
+def test_help_has_the_lines_of_its_source(capsys):
+    assert program.main(["vdm.main", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--mode=compress \\\n    --input=images.npy" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_a_platform_that_is_not_there_is_one_line(capsys, tmp_path, monkeypatch):
+    def devices():
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setattr(sharding.jax.config, "jax_platforms", "cuda", raising=False)
+    status, _, err = call(command(tmp_path / "run"), capsys)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "JAX_PLATFORMS = 'cuda' cannot be used here" in err
+    assert "unset JAX_PLATFORMS" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_debug_shows_the_traceback(capsys, tmp_path):

@@ -142,9 +142,8 @@ def test_no_file_is_written_to_as_standard_output():
 
 def test_the_streams_are_given_back(monkeypatch):
     before = sys.stdout, sys.stderr
-    with pytest.raises(ZeroDivisionError), streams.forgiving():
+    with streams.forgiving():
         assert isinstance(sys.stdout, streams.Forgiving)
-        raise ZeroDivisionError
     assert (sys.stdout, sys.stderr) == before
 
 

@@ -125,7 +125,7 @@ def test_restart_within_a_second_adds_an_event_file(tmp_path, monkeypatch):
         monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
         monkeypatch.setattr("time.time", lambda: 1000.5)
         MetricsWriter(tmp_path, 0).close()
-    assert len(list(tmp_path.glob("events.out.tfevents.1000.*"))) == 2
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2
 
 
 def test_metrics_of_an_absent_run_are_none(tmp_path):
@@ -207,3 +207,44 @@ def test_a_hook_that_fails_is_named_once_and_stops_no_training(tmp_path, capsys)
 def test_what_is_no_hook_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"metrics.name gives a dict, which has no write"):
         MetricsWriter(tmp_path, 0, dict)
+
+
+def shown_by_tensorboard(folder):
+    """step -> value of the scalar "x". TensorBoard reads the files in the order of their names, and
+    a START at a step drops what it has read of that step and later ones (its
+    `event_processing.plugin_event_accumulator`)."""
+    shown, times = {}, []
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for event in read_events(path):
+            times.append(event.wall_time)
+            if event.session_log.status == 1:
+                shown = {step: value for step, value in shown.items() if step < event.step}
+            for value in event.summary.value:
+                shown[event.step] = value.simple_value
+    assert times == sorted(times)
+    return shown
+
+
+@pytest.mark.parametrize("behind", [0.0, 0.4, 3600.0, -3600.0])
+def test_a_start_whose_clock_is_behind_hides_no_steps(tmp_path, monkeypatch, behind):
+    clock = time.time() + 7200  # another host's, whose files say so as well
+    monkeypatch.setattr(metrics.time, "time", lambda: clock)
+    for start, first in enumerate((0, 20, 30)):
+        monkeypatch.setattr(metrics.os, "getpid", lambda start=start: 1000 - 900 * (start % 2))
+        with MetricsWriter(tmp_path, first) as writer:
+            for step in (first + 10, first + 20):
+                writer.write(step, {"x": float(100 * start + step)})
+                clock += 10
+        clock -= behind + 20
+    assert shown_by_tensorboard(tmp_path) == {10: 10, 20: 20, 30: 130, 40: 240, 50: 250}
+
+
+def test_a_clock_that_is_set_back_meanwhile_gives_no_earlier_times(tmp_path, monkeypatch):
+    clock = [2000.0]
+    monkeypatch.setattr(metrics.time, "time", lambda: clock[0])
+    with MetricsWriter(tmp_path, 0) as writer:
+        for step, now in ((10, 2010.0), (20, 1000.0), (30, 2020.0)):
+            clock[0] = now
+            writer.write(step, {"x": 1.0})
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    assert [e.wall_time for e in read_events(file)] == [2000, 2000, 2010, 2010, 2020]
