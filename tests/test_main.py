@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import vdm
-from vdm import distributed, loops, sharding
+from vdm import distributed, loops
 from vdm import main as program
 from vdm.command_line import parse
 from vdm.io.checkpoints import Checkpoints
@@ -324,16 +324,15 @@ def test_help_has_the_lines_of_its_source(capsys):
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_a_platform_that_is_not_there_is_one_line(capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("no such\nplatform")])
+def test_devices_that_do_not_start_are_one_line(error, capsys, tmp_path, monkeypatch):
     def devices():
-        raise AssertionError
+        raise error
 
     monkeypatch.setattr(jax, "devices", devices)
-    monkeypatch.setattr(sharding.jax.config, "jax_platforms", "cuda", raising=False)
     status, _, err = call(command(tmp_path / "run"), capsys)
     assert (status, err.count("\n")) == (2, 1)
-    assert "JAX_PLATFORMS = 'cuda' cannot be used here" in err
-    assert "unset JAX_PLATFORMS" in err
+    assert (" ".join(str(error).split()) or "its plugin is not installed") in err
     assert not (tmp_path / "run").exists()
 
 

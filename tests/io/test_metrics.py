@@ -239,6 +239,16 @@ def test_a_start_whose_clock_is_behind_hides_no_steps(tmp_path, monkeypatch, beh
     assert shown_by_tensorboard(tmp_path) == {10: 10, 20: 20, 30: 130, 40: 240, 50: 250}
 
 
+@pytest.mark.parametrize("content", [b"", b"x", b"\xff" * 100, b"\0" * 100])
+def test_a_damaged_event_file_does_no_harm(tmp_path, content):
+    (tmp_path / "events.out.tfevents.2000000000.host.1").write_bytes(content)
+    (tmp_path / "events.out.tfevents.copy").write_bytes(content)
+    with MetricsWriter(tmp_path, 0) as writer:
+        writer.write(10, {"x": 1.0})
+    (file,) = tmp_path.glob("events.out.tfevents.2000000001.*")
+    assert read_events(file)[-1].wall_time >= 2_000_000_001
+
+
 def test_a_clock_that_is_set_back_meanwhile_gives_no_earlier_times(tmp_path, monkeypatch):
     clock = [2000.0]
     monkeypatch.setattr(metrics.time, "time", lambda: clock[0])

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -209,14 +210,29 @@ def _forget_after(path: Path, step: int) -> None:
 
 
 def _after_events(folder: Path) -> float:
-    """A second later than all event files of the folder, by their names and by when they were
-    written; 0 where there are none. TensorBoard reads them in the order of their names: a file of a
-    start whose clock was behind would come first, and its steps be hidden by the older one."""
-    times = [0.0]
-    for path in folder.glob(f"{EVENTS}*"):
-        named = path.name.removeprefix(EVENTS).partition(".")[0]
-        times += [float(named) if named.isdecimal() else 0.0, path.stat().st_mtime]
-    return max(times) + 1 if any(times) else 0.0
+    """A second later than the event files of the folder, by their names and by the last event of
+    the last one; 0 where there are none. TensorBoard reads them in the order of their names: a file
+    of a start whose clock was behind would come first, and the older one would hide its steps."""
+    named = {path: path.name.split(".")[3] for path in folder.glob(f"{EVENTS}*")}
+    paths = sorted(path for path, secs in named.items() if secs.isdecimal())
+    if not paths:
+        return 0.0
+    return 1.0 + max(_last_event(paths[-1]), *(float(named[path]) for path in paths))
+
+
+def _last_event(path: Path) -> float:
+    """When the last event of a file was written, seconds since 1970. A record is its length, a CRC,
+    the event, a CRC; an event begins with the byte 9 and its time."""
+    time_of_last, left = 0.0, path.stat().st_size
+    with path.open("rb") as file:
+        while len(start := file.read(21)) == 21:
+            length, event, secs = struct.unpack("<Q4xcd", start)
+            left -= length + 16
+            if event != b"\x09" or left < 0 or not 0 < secs < 1e11:  # unfinished, or damaged
+                break
+            time_of_last = max(time_of_last, secs)
+            file.seek(length - 5, os.SEEK_CUR)
+    return time_of_last
 
 
 def _lines(path: Path) -> list[bytes]:
