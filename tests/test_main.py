@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import vdm
-from vdm import distributed, loops
+from vdm import distributed, loops, sharding
 from vdm import main as program
 from vdm.command_line import parse
 from vdm.io.checkpoints import Checkpoints
@@ -511,3 +511,12 @@ def test_experiments_say_that_models_are_float32(make_tiny_config):
         pytest.raises(ValueError, match="JAX_ENABLE_X64 is set, and models here are float32"),
     ):
         build_run(make_tiny_config(), "unused")
+
+
+def test_the_program_makes_the_cpu_one_device_for_each_core(monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr(sharding, "split_host", asked.append)
+    monkeypatch.setattr(loops, "train", lambda *_: None)
+    assert call(command(tmp_path, train__num_devices=3), capsys)[0] == 0
+    open_run(parse(["x", *command(tmp_path)]).config, tmp_path)  # as the API does
+    assert asked == [3]
