@@ -7,8 +7,9 @@ import pytest
 import scipy.linalg
 import scipy.optimize
 import scipy.stats
+from scipy.spatial.distance import cdist
 
-from vdm.evaluation import quality
+from vdm.evaluation import pairs, quality
 from vdm.evaluation.quality import (
     frechet_distance,
     kernel_distance,
@@ -238,3 +239,41 @@ def test_compare_has_the_samples_first_and_the_data_second():
         "precision": precision,
         "recall": recall,
     }
+
+
+def test_compare_leaves_precision_and_recall_out_and_tells_how_far_it_is():
+    samples, real = normal(30, 2), normal(40, 2, 1)
+    told, told_without = [], []
+    whole = quality.compare(samples, real, on_rows=lambda *place: told.append(place))
+    without = quality.compare(samples, real, False, lambda *place: told_without.append(place))
+    assert without == {key: whole[key] for key in ("frechet", "kernel", "kernel_stderr")}
+    assert (told[0], told[-1]) == ((0, 200), (200, 200))
+    assert (told_without[0], told_without[-1]) == ((0, 100), (100, 100))
+
+
+def by_differences(real, generated, k):
+    """The definition, with the distances that are summed from squared differences."""
+    radii = [np.partition(cdist(x, x, "sqeuclidean"), k, axis=1)[:, k] for x in (real, generated)]
+    distances = cdist(generated, real, "sqeuclidean")
+    covered = distances <= radii[1][:, None]
+    return (distances <= radii[0]).any(axis=1).mean(), covered.any(axis=0).mean()
+
+
+@pytest.mark.parametrize("kind", ["ties", "far from 0", "copies", "one scale beside another"])
+def test_precision_and_recall_are_those_of_exact_distances(kind, monkeypatch):
+    monkeypatch.setattr(quality, "BLOCK", 700)
+    monkeypatch.setattr(pairs, "EXACT_PAIRS", 100)
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        n, m, d = rng.integers(5, 90, 3)
+        a, b = rng.standard_normal((n, d)), 1.1 * rng.standard_normal((m, d))
+        if kind == "ties":
+            a, b = np.round(a), np.round(b)
+        elif kind == "far from 0":
+            a, b = a + 1e7, b + 1e7
+        elif kind == "copies":
+            a, b = np.repeat(a[:2], 5, axis=0), np.concatenate([a[:2], a[:2] + 1e-9, b])
+        else:
+            a[: n // 2], b[: m // 2] = 1e-6 * a[: n // 2], 1e6 * b[: m // 2]
+        assert precision_recall(a, b) == by_differences(a, b, 3)
+        assert precision_recall(b, a, 1) == by_differences(b, a, 1)

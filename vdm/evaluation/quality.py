@@ -5,12 +5,13 @@ Every number depends on the features, on the counts n of both sets and on the da
 numbers only where these agree. Rows that are repeated count as often as they are there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.spatial.distance import cdist
+
+from vdm.evaluation.pairs import Pairs
 
 BLOCK = 2**23
 """Numbers in the largest temporary array, 64 MiB."""
@@ -30,17 +31,34 @@ class PrecisionRecall(NamedTuple):
     recall: float
 
 
-def compare(samples: ArrayLike, real: ArrayLike) -> dict[str, float]:
-    """All that two sets of features say of each other, by the names that results carry."""
-    kernel, kernel_stderr = kernel_distance(samples, real)
-    precision, recall = precision_recall(real, samples)
-    return {
-        "frechet": frechet_distance(samples, real),
-        "kernel": kernel,
-        "kernel_stderr": kernel_stderr,
-        "precision": precision,
-        "recall": recall,
-    }
+OnRows = Callable[[int], None]
+
+
+def compare(
+    samples: ArrayLike,
+    real: ArrayLike,
+    with_precision_recall: bool = True,
+    on_rows: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """All that two sets of features say of each other, by the names that results carry; precision
+    and recall, which take the longest, only if asked for. on_rows(done, total) counts rows of the
+    tables of pairs that this goes through."""
+    samples, real = _feature_pair(samples, real, rows=4 if with_precision_recall else 3)
+    total = (1 + with_precision_recall) * (2 * len(samples) + len(real))
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        on_rows(done, total)
+
+    count(0)
+    found = {"frechet": frechet_distance(samples, real)}
+    found["kernel"], found["kernel_stderr"] = kernel_distance(samples, real, count)
+    if with_precision_recall:
+        shares = precision_recall(real, samples, on_rows=count)
+        found |= shares._asdict()
+    return found
 
 
 def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
@@ -69,7 +87,9 @@ def _covariance_root(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1), mode="r"))
 
 
-def kernel_distance(a: ArrayLike, b: ArrayLike) -> KernelDistance:
+def kernel_distance(
+    a: ArrayLike, b: ArrayLike, on_rows: OnRows = lambda rows: None
+) -> KernelDistance:
     """Squared maximum mean discrepancy with the kernel (x.y / d + 1)^3: KID.
 
     E k(a, a') + E k(b, b') - 2 E k(a, b) over pairs of different rows: unbiased, so that numbers
@@ -80,12 +100,13 @@ def kernel_distance(a: ArrayLike, b: ArrayLike) -> KernelDistance:
 
     Args:
         a, b: [n, d] and [m, d], n, m >= 3.
+        on_rows: called with the number of rows of pairs, n + m + n in all, after each block.
     """
     a, b = _feature_pair(a, b, rows=3)
     n, m = len(a), len(b)
-    within_a = _kernel_sums(a, a)[0] - _kernel(np.square(a).sum(axis=1), a.shape[1])
-    within_b = _kernel_sums(b, b)[0] - _kernel(np.square(b).sum(axis=1), b.shape[1])
-    across_a, across_b = _kernel_sums(a, b)
+    within_a = _kernel_sums(a, a, on_rows)[0] - _kernel(np.square(a).sum(axis=1), a.shape[1])
+    within_b = _kernel_sums(b, b, on_rows)[0] - _kernel(np.square(b).sum(axis=1), b.shape[1])
+    across_a, across_b = _kernel_sums(a, b, on_rows)
     mean_a = within_a.sum() / (n * (n - 1))
     mean_b = within_b.sum() / (m * (m - 1))
     across = across_a.sum()
@@ -103,49 +124,59 @@ def _kernel(products: np.ndarray, dims: int) -> np.ndarray:
     return base * base * base
 
 
-def _kernel_sums(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _kernel_sums(a: np.ndarray, b: np.ndarray, on_rows: OnRows) -> tuple[np.ndarray, np.ndarray]:
     """Sums of k(a_i, b_j) over j, [n], and over i, [m]."""
     rows, columns = np.empty(len(a)), np.zeros(len(b))
     for part in _blocks(len(a), len(b)):
         kernel = _kernel(a[part] @ b.T, a.shape[1])
         rows[part] = kernel.sum(axis=1)
         columns += kernel.sum(axis=0)
+        on_rows(len(kernel))
     return rows, columns
 
 
-def precision_recall(real: ArrayLike, generated: ArrayLike, neighbours: int = 3) -> PrecisionRecall:
+def precision_recall(
+    real: ArrayLike,
+    generated: ArrayLike,
+    neighbours: int = 3,
+    on_rows: OnRows = lambda rows: None,
+) -> PrecisionRecall:
     """Shares of one set inside the other's manifold (Kynkaanniemi et al. 2019, arXiv:1904.06991).
 
     A set's manifold is the union of balls around its rows, each as wide as the way to the row's
     k-th nearest neighbour in its own set, the boundary included. precision: the generated rows
     inside the real manifold; recall: the real rows inside the generated one. Both depend on the
-    counts: compare numbers of equal counts. Distances are differences squared and summed, exactly
-    0 for equal rows; 10,000 x 10,000 rows of 2,048 dimensions take some eight minutes.
+    counts: compare numbers of equal counts. Whatever is compared is a sum of squared differences,
+    exactly 0 for equal rows (`vdm.evaluation.pairs`).
 
     Args:
         real, generated: [n, d] and [m, d], n, m > neighbours.
         neighbours: k, the paper's is 3.
+        on_rows: called with the number of rows of pairs, n + m + m in all, after each block.
     """
     if neighbours < 1:
         raise ValueError(f"neighbours = {neighbours}: choose 1 or more, the paper's is 3")
     real, generated = _feature_pair(real, generated, rows=neighbours + 1)
-    real_radii = _squared_radii(real, neighbours)
-    generated_radii = _squared_radii(generated, neighbours)
+    real_radii = _squared_radii(real, neighbours, on_rows)
+    generated_radii = _squared_radii(generated, neighbours, on_rows)
     looks_real = np.empty(len(generated), bool)
     covered = np.zeros(len(real), bool)
+    pairs = Pairs(generated, real)
     for part in _blocks(len(generated), len(real)):
-        distances = cdist(generated[part], real, "sqeuclidean")
-        looks_real[part] = (distances <= real_radii).any(axis=1)
-        covered |= (distances <= generated_radii[part, None]).any(axis=0)
+        distances = pairs.block(part)
+        looks_real[part] = distances.within(real_radii[None]).any(axis=1)
+        covered |= distances.within(generated_radii[part, None]).any(axis=0)
+        on_rows(len(distances.squares))
     return PrecisionRecall(float(looks_real.mean()), float(covered.mean()))
 
 
-def _squared_radii(x: np.ndarray, neighbours: int) -> np.ndarray:
+def _squared_radii(x: np.ndarray, neighbours: int, on_rows: OnRows) -> np.ndarray:
     """[n], squared distance of every row to its k-th nearest other row."""
-    radii = np.empty(len(x))
+    radii, pairs = np.empty(len(x)), Pairs(x, x)
     for part in _blocks(len(x), len(x)):
-        distances = cdist(x[part], x, "sqeuclidean")
-        radii[part] = np.partition(distances, neighbours, axis=1)[:, neighbours]  # 0th: itself
+        distances = pairs.block(part)
+        radii[part] = distances.smallest(neighbours)  # the 0th: itself
+        on_rows(len(distances.squares))
     return radii
 
 
