@@ -25,6 +25,7 @@ from vdm.diffusion.samplers import Sampler
 from vdm.diffusion.weightings import Weighting
 from vdm.evaluation.bounds import build_estimator
 from vdm.evaluation.estimators import Estimator
+from vdm.evaluation.features import check_features
 from vdm.evaluation.guided import Guidance
 from vdm.evaluation.samples import check_options
 from vdm.io.checkpoints import CheckpointError, Checkpoints, restore_params, saved_step
@@ -338,6 +339,8 @@ def build_run(
     )
     num_classes = getattr(model, "num_classes", 0) or guidance.num_classes
     check_options(options.sample, sampler, num_classes)
+    if options.sample.features:
+        check_features(options.sample.features, source.shape, source.num_codes)
     return Run(
         resolved=config.to_dict(),
         options=options,

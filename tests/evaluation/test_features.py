@@ -292,3 +292,50 @@ def test_inception_features_are_those_of_pytorch(tmp_path):
         assert got.shape == (2, 2048)
         np.testing.assert_allclose(got[:, TORCH_FEATURES], expected, rtol=5e-6)
         np.testing.assert_allclose(got.mean(axis=1), mean, rtol=2e-6)
+
+
+def test_images_of_other_codes_than_trained_on_are_refused(trained, digits):
+    path, ours = trained
+    assert ours.num_codes == 17
+    with pytest.raises(ValueError, match=r"images of 256 codes, mlp-16@.* was trained on 17"):
+        ours(digits[0], 256)
+    with pytest.raises(ValueError, match=r"sample\.features: images of 256 codes"):
+        features.check_features(path, (8, 8, 1), 256)
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_codes", "expected"),
+    [
+        ((8, 8, 3), 17, r"images of shape \(8, 8, 3\), .*mlp\.npz takes 64 numbers each"),
+        ((32, 32, 3), 256, "takes 64 numbers each: train features on images of this shape"),
+        ((64,), 17, r"are 17 codes of shape \(64,\): set it to ''"),
+        ((2,), 0, r"are real numbers of shape \(2,\)"),
+        ((8, 8, 1), 0, "are real numbers"),
+    ],
+)
+def test_features_that_cannot_take_the_data_are_known_from_the_file(
+    tmp_path, shape, num_codes, expected
+):
+    write_mlp(tmp_path / "mlp.npz", 64, 6, 5)
+    features.check_features(tmp_path / "mlp.npz", (8, 8, 1), 17)
+    with pytest.raises(ValueError, match=expected):
+        features.check_features(tmp_path / "mlp.npz", shape, num_codes)
+
+
+def test_files_that_are_no_features_are_known_without_their_numbers(tmp_path):
+    path = tmp_path / "inception.npz"
+    shapes = pytorch_shapes()
+    save_npz(path, **{name: np.zeros(shape, np.float16) for name, shape in shapes.items()})
+    features.check_features(path, (32, 32, 3), 256)
+    with pytest.raises(ValueError, match=r"sample\.features: images of 2 channels; Inception"):
+        features.check_features(path, (32, 32, 2), 256)
+    save_npz(path, **{name: np.zeros(1) for name in shapes})
+    with pytest.raises(ValueError, match="470 of other shape"):
+        features.check_features(path, (32, 32, 3), 256)
+    save_npz(path, weight_0=np.zeros((64, 3)), bias_0=np.zeros(2))
+    with pytest.raises(ValueError, match="two layers or more"):
+        features.check_features(path, (8, 8, 1), 17)
+    for content in (b"", path.read_bytes()[:-40]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"no \.npz of numbers"):
+            features.check_features(path, (8, 8, 1), 17)

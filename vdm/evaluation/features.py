@@ -9,8 +9,9 @@ import dataclasses
 import functools
 import hashlib
 import io
+import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from vdm.io.files import save_npz
-from vdm.nn.inception import InceptionV3, from_pytorch
+from vdm.nn.inception import InceptionV3, check_pytorch, from_pytorch
 from vdm.typing import Params
 
 
@@ -48,19 +49,17 @@ class MLPFeatures:
     Attributes:
         layers: (weight [inputs, outputs], bias [outputs]) of each; the last gives the logits.
         name: "mlp-D@sha256:..." of the file, D the dimensions of the features.
+        num_codes: V of the images that it was trained on; 0 for a file that does not say.
     """
 
     layers: tuple[tuple[np.ndarray, np.ndarray], ...]
     name: str
+    num_codes: int = 0
 
     def __call__(self, codes: ArrayLike, num_codes: int) -> np.ndarray:
         codes = _check_codes(codes, num_codes)
         inputs = len(self.layers[0][0])
-        if codes[0].size != inputs:
-            raise ValueError(
-                f"images of shape {codes.shape[1:]}, {self.name} takes {inputs} numbers each: "
-                "train features on images of this shape"
-            )
+        _check_inputs(self.name, inputs, self.num_codes, codes.shape[1:], num_codes)
         x = _to_x(codes, num_codes)
         for weight, bias in self.layers[:-1]:
             x = np.maximum(x @ weight + bias, 0.0)
@@ -80,23 +79,50 @@ def read_mlp_features(path: str | Path) -> MLPFeatures:
         ValueError: no such file, no .npz, or not the layers of a network with a hidden one.
     """
     arrays, digest = _read_npz(path)
-    depth = len(arrays) // 2
+    num_codes = int(arrays.pop("num_codes", 0))
+    depth = _check_layers(path, {name: array.shape for name, array in arrays.items()})
+    layers = tuple(
+        (arrays[f"weight_{i}"].astype(np.float64), arrays[f"bias_{i}"].astype(np.float64))
+        for i in range(depth)
+    )
+    return MLPFeatures(layers, f"mlp-{len(layers[-1][0])}@sha256:{digest}", num_codes)
+
+
+def _check_layers(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many layers these arrays are; ValueError where they are not some in a row."""
+    depth = len(shapes) // 2
     names = [(f"weight_{i}", f"bias_{i}") for i in range(depth)]
-    if depth < 2 or {name for pair in names for name in pair} != set(arrays):
+    if depth < 2 or {name for pair in names for name in pair} != set(shapes):
         raise ValueError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}; features need weight_0, bias_0, "
+            f"{path} holds {', '.join(shapes) or 'nothing'}; features need weight_0, bias_0, "
             "weight_1, bias_1 and so on, two layers or more"
         )
-    layers = tuple((arrays[w].astype(np.float64), arrays[b].astype(np.float64)) for w, b in names)
-    size = len(layers[0][0])
-    for i, (weight, bias) in enumerate(layers):
-        if weight.ndim != 2 or len(weight) != size or bias.shape != weight.shape[1:]:
+    size = (*shapes["weight_0"], 0)[0]
+    for weight, bias in names:
+        kernel, offset = shapes[weight], shapes[bias]
+        if len(kernel) != 2 or kernel[0] != size or offset != kernel[1:]:
             raise ValueError(
-                f"{path}: weight_{i} {list(weight.shape)} and bias_{i} {list(bias.shape)}; must be "
+                f"{path}: {weight} {list(kernel)} and {bias} {list(offset)}; must be "
                 f"[{size}, outputs] and [outputs]"
             )
-        size = len(bias)
-    return MLPFeatures(layers, f"mlp-{len(layers[-1][0])}@sha256:{digest}")
+        size = offset[0]
+    return depth
+
+
+def _check_inputs(
+    name: str, inputs: int, trained_codes: int, shape: Sequence[int], num_codes: int
+) -> None:
+    """ValueError where a classifier of so many pixels and codes is given other images."""
+    if math.prod(shape) != inputs:
+        raise ValueError(
+            f"images of shape {tuple(shape)}, {name} takes {inputs} numbers each: "
+            "train features on images of this shape"
+        )
+    if trained_codes not in (0, num_codes):
+        raise ValueError(
+            f"images of {num_codes} codes, {name} was trained on {trained_codes}: train features "
+            "on images of these codes"
+        )
 
 
 def train_mlp_features(
@@ -141,7 +167,7 @@ def train_mlp_features(
         biases[-1] = np.pad(biases[-1], (1, 0))
     arrays = {f"weight_{i}": weight for i, weight in enumerate(weights)}
     arrays |= {f"bias_{i}": bias for i, bias in enumerate(biases)}
-    save_npz(path, **arrays)
+    save_npz(path, **arrays, num_codes=num_codes)
     return read_mlp_features(path)
 
 
@@ -166,8 +192,7 @@ class InceptionFeatures:
 
     def __call__(self, codes: ArrayLike, num_codes: int) -> np.ndarray:
         codes = _check_codes(codes, num_codes)
-        if codes.shape[-1] not in (1, 3):
-            raise ValueError(f"images of {codes.shape[-1]} channels; Inception takes 1 or 3")
+        _check_channels(codes.shape)
         if self.batch_size < 1:
             raise ValueError(f"batch_size = {self.batch_size}: choose 1 or more")
         variables = jax.tree.map(jnp.asarray, self.variables)
@@ -204,6 +229,60 @@ def read_features(path: str | Path) -> FeatureFunction:
     """The features of either kind of file, told apart by their arrays."""
     arrays, _ = _read_npz(path)
     return read_mlp_features(path) if "weight_0" in arrays else read_inception_features(path)
+
+
+def check_features(path: str | Path, shape: Sequence[int], num_codes: int) -> None:
+    """ValueError where the features in a file cannot be taken of images [*, *shape] of so many
+    codes. Reads the shapes of its arrays alone."""
+    if len(shape) != 3 or num_codes < 2:
+        kind = f"{num_codes} codes" if num_codes else "real numbers"
+        raise ValueError(
+            f"sample.features = {str(path)!r} compares images of codes, and the data are "
+            f"{kind} of shape {tuple(shape)}: set it to ''"
+        )
+    shapes, trained_codes = _npz_shapes(path)
+    try:
+        if "weight_0" in shapes:
+            _check_layers(path, shapes)
+            _check_inputs(str(path), shapes["weight_0"][0], trained_codes, shape, num_codes)
+        else:
+            try:
+                check_pytorch(shapes)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+            _check_channels(shape)
+    except ValueError as error:
+        raise ValueError(f"sample.features: {error}") from error
+
+
+def _check_channels(shape: Sequence[int]) -> None:
+    if shape[-1] not in (1, 3):
+        raise ValueError(f"images of {shape[-1]} channels; Inception takes 1 or 3")
+
+
+def _npz_shapes(path: str | Path) -> tuple[dict[str, tuple[int, ...]], int]:
+    """The shape of each array of a file but "num_codes", which is the second."""
+    shapes, num_codes = {}, 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                name = member.removesuffix(".npy")
+                with archive.open(member) as file:
+                    if name == "num_codes":
+                        num_codes = int(np.lib.format.read_array(file, allow_pickle=False))
+                        continue
+                    version = np.lib.format.read_magic(file)
+                    header = (
+                        np.lib.format.read_array_header_1_0
+                        if version == (1, 0)
+                        else np.lib.format.read_array_header_2_0
+                    )
+                    shapes[name] = header(file)[0]
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+    return shapes, num_codes
 
 
 def inception_images(codes: Int[Array, "n h w c"], num_codes: int) -> Float[Array, "n 299 299 3"]:
@@ -243,12 +322,20 @@ def _read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read: {error.strerror}; give the .npz with the features' weights"
-        ) from error
+        raise _unreadable(path, error) from error
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no .npz of numbers, or is damaged ({error})") from error
+        raise _damaged(path, error) from error
     return arrays, hashlib.sha256(content).hexdigest()[:16]
+
+
+def _unreadable(path: str | Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"{path} cannot be read: {error.strerror}; give the .npz with the features' weights"
+    )
+
+
+def _damaged(path: str | Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is no .npz of numbers, or is damaged ({error})")

@@ -206,10 +206,24 @@ def from_pytorch(arrays: Mapping[str, np.ndarray]) -> Params:
     arrays that are missing, unexpected or of other shape: torchvision's own Inception-v3 has
     `AuxLogits.*`, and other weights than FID's.
     """
+    check_pytorch({name: np.shape(array) for name, array in arrays.items()})
+    variables: Params = {}
+    for name, (path, _) in _wanted().items():
+        array = np.asarray(arrays[name], np.float32)
+        *parents, leaf = path
+        node = variables
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = array.transpose(_TO_HWIO) if array.ndim == 4 else array
+    return variables
+
+
+def check_pytorch(found: Mapping[str, tuple[int, ...]]) -> None:
+    """The ValueError of `from_pytorch`, by the shapes of the arrays."""
     shapes = pytorch_shapes()
     given = {
-        name: np.shape(array)
-        for name, array in arrays.items()
+        name: shape
+        for name, shape in found.items()
         if not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
     }
     lists = {
@@ -221,21 +235,12 @@ def from_pytorch(arrays: Mapping[str, np.ndarray]) -> Params:
             if name in given and given[name] != shape
         ],
     }
-    found = [f"{len(names)} {kind}: {_listing(names)}" for kind, names in lists.items() if names]
-    if found:
+    wrong = [f"{len(names)} {kind}: {_listing(names)}" for kind, names in lists.items() if names]
+    if wrong:
         raise ValueError(
-            f"not the weights of FID's Inception-v3, {'; '.join(found)}: convert those of the "
+            f"not the weights of FID's Inception-v3, {'; '.join(wrong)}: convert those of the "
             "PyTorch port, as `vdm.evaluation.features.read_inception_features` says"
         )
-    variables: Params = {}
-    for name, (path, _) in _wanted().items():
-        array = np.asarray(arrays[name], np.float32)
-        *parents, leaf = path
-        node = variables
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array.transpose(_TO_HWIO) if array.ndim == 4 else array
-    return variables
 
 
 @functools.cache
