@@ -16,6 +16,7 @@ from flax import serialization
 from vdm import loops, reports, sharding
 from vdm import run as run_module
 from vdm.data.pipeline import train_batches
+from vdm.evaluation import calls, likelihood
 from vdm.evaluation.estimators import Elbo
 from vdm.evaluation.likelihood import evaluate
 from vdm.io import interop
@@ -283,6 +284,30 @@ def test_a_signal_during_a_save_stops_before_the_evaluation_which_is_made_up_for
             loops.train(open_run(make_tiny_config(), workdir))
     assert rows_of_evaluations(workdir) == []
     loops.train(open_run(make_tiny_config(), workdir))
+    assert rows_of_evaluations(workdir) == rows_of_evaluations(finished_run)
+
+
+@pytest.mark.parametrize("kind", ["between saves", "owed"])
+def test_a_signal_in_an_evaluation_ends_it_and_it_is_made_up_for(
+    make_tiny_config, finished_run, tmp_path, monkeypatch, kind
+):
+    config = make_tiny_config(train__save_every=15 if kind == "between saves" else 10)
+    workdir = interrupted_copy(finished_run, tmp_path / "run", 20 if kind == "owed" else 10)
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(lines[: 2 if kind == "owed" else 1]))
+
+    def signalled(tree, stop=lambda: False):
+        if not stop():
+            signal.raise_signal(signal.SIGTERM)
+        raise calls.Abandoned if stop() else AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(likelihood, "wait", signalled)
+        with pytest.raises(loops.Interrupted, match="stopped at step 20, saved in"):
+            loops.train(open_run(config, workdir))
+    assert Checkpoints(workdir / "checkpoints").steps()[-1] == 20
+    assert rows_of_evaluations(workdir) == []
+    loops.train(open_run(config, workdir))
     assert rows_of_evaluations(workdir) == rows_of_evaluations(finished_run)
 
 

@@ -471,6 +471,50 @@ def test_sigterm_ends_the_program_also_where_its_exception_is_swallowed(swallow)
     assert result.stdout == f"{program._stopped()}\n"
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_program_also_inside_one_long_call(signum):
+    code = f"""
+        import hashlib, os, sys, threading
+        from vdm import main
+
+        def run(options):  # no bytecode, and no handler, for a long time, as in a compilation
+            threading.Timer(0.3, os.kill, (os.getpid(), {signum.value})).start()
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+        main.GRACE_SECS, main.run, main.parse = 0.5, run, lambda argv: None
+        sys.exit(main.main(sys.argv))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), "train"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 128 + signum, result.stderr
+    assert result.stdout == f"{program._stopped()}\n"
+
+
+def test_a_training_that_saves_is_given_its_time():
+    code = """
+        import signal, sys, time
+        from vdm import main
+        from vdm.io.signals import stop_signals
+
+        def run(options):
+            with stop_signals() as signals:
+                signal.raise_signal(signal.SIGTERM)
+                time.sleep(1.5)
+                print("saved", signals)
+                return 7
+
+        main.GRACE_SECS, main.run, main.parse = 0.1, run, lambda argv: None
+        sys.exit(main.main(sys.argv))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), "train"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (7, f"saved [{signal.SIGTERM.value}]\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_says_where_and_the_run_goes_on(signum, capsys, tmp_path):

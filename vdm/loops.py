@@ -1,7 +1,7 @@
 """Train, evaluate, sample; the only loop over steps."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from vdm.classifier import NoisyClassifier
 from vdm.components import OPTIMIZERS
 from vdm.data.pipeline import train_batches
 from vdm.data.sources import Split
+from vdm.evaluation.calls import Abandoned
 from vdm.evaluation.guided import Unguided
 from vdm.io import lock
 from vdm.io.console import Progress, say
@@ -272,14 +273,25 @@ def take_steps(
         Watchdog(plan.watchdog_secs, processes) as watchdog,
     ):
 
-        def evaluate(step: int, state: TrainState) -> None:
-            watchdog.enter(f"evaluating step {step}", long=True)
-            progress.report(plan.evaluate(step, state))
+        def save_state(step: int, state: TrainState) -> None:
+            watchdog.enter(f"saving step {step}", long=True)
+            check_finite(state, step)
+            plan.save(step, state)
 
-        if owed:
-            evaluate(first, state)
-            watch.start()
-        for step in range(first + 1, plan.num_steps + 1):
+        def evaluate(step: int, state: TrainState) -> bool:
+            """Whether it was not abandoned because a signal came."""
+            watchdog.enter(f"evaluating step {step}", long=True)
+            alone = jax.process_count() == 1  # else the others would wait for this one
+            try:
+                progress.report(plan.evaluate(step, state, lambda: alone and bool(signals)))
+            except Abandoned:
+                return False
+            return True
+
+        done = not owed or evaluate(first, state)
+        watch.start()
+        last = plan.num_steps if done else first
+        for step in range(first + 1, last + 1):
             watchdog.enter(f"waiting for the data of step {step}")
             batch = next(batches)
             watchdog.enter(_on_devices(step, first), long=step == first + 1)
@@ -305,14 +317,14 @@ def take_steps(
             # Logged before the save: a kill in between repeats the line and loses none.
             progress.report(plan.log(step, scalars))
             if save:
-                watchdog.enter(f"saving step {step}", long=True)
-                check_finite(state, step)
-                plan.save(step, state)
+                save_state(step, state)
                 stop = any_signal(signals)  # again: what came meanwhile stops here
             if stop:  # an evaluation of this step is made up for by the next start
                 break
-            if evaluates:
-                evaluate(step, state)
+            if evaluates and not evaluate(step, state):  # made up for, if the state is there
+                if not save:
+                    save_state(step, state)
+                break
             watch.start()
     stop = any_signal(signals)  # also one that came after the last step: nobody else would look
     if stop:
@@ -335,8 +347,8 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch], writer: MetricsWr
             f"{scalars['images_per_sec']:.0f} images/s"
         )
 
-    def evaluate(step: int, state: TrainState) -> str:
-        evaluation = run_evaluation(run, run.chosen(state), options.eval_draws)
+    def evaluate(step: int, state: TrainState, stop: Callable[[], bool]) -> str:
+        evaluation = run_evaluation(run, run.chosen(state), options.eval_draws, stop=stop)
         writer.write(step, eval_scalars(evaluation))
         return f"step {step}: eval {evaluation.summary()['bpd']:.4f} bits/dim"
 

@@ -39,6 +39,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from vdm.command_line import check, given_fields, parse
+from vdm.deadline import deadline
 from vdm.errors import Terminated, describe, is_own_message, own_frame
 from vdm.streams import forgiving
 
@@ -56,7 +57,7 @@ ENDED = (
 )
 
 GRACE_SECS = 5
-"""From SIGTERM until the program ends the hard way."""
+"""From a signal until the program ends the hard way."""
 
 
 @forgiving()
@@ -70,8 +71,9 @@ def main(argv: list[str]) -> int:
     previous = signal.signal(signal.SIGTERM, _terminate) if listening else None
     options = None
     try:
-        options = parse(argv)
-        return run(options, given_fields(argv))
+        with deadline(GRACE_SECS, _end):
+            options = parse(argv)
+            return run(options, given_fields(argv))
     except (KeyboardInterrupt, Terminated) as stop:
         # Nothing half-written stays: every file is written beside its place and renamed.
         print(_stopped(), flush=True)
@@ -95,7 +97,6 @@ def main(argv: list[str]) -> int:
         return leave(status)
     finally:
         if listening:
-            signal.alarm(0)
             signal.signal(signal.SIGTERM, previous)
 
 
@@ -117,16 +118,14 @@ def leave(status: int) -> int:
 
 def _terminate(signum: int, frame: Any) -> None:
     # What is raised in a callback of the garbage collector, and JAX has one, is printed and
-    # forgotten: the run went on to its end (seen in tests/faults/kills.py).
-    signal.signal(signal.SIGALRM, _end)
-    signal.alarm(GRACE_SECS)
+    # forgotten: the run went on to its end (seen in tests/faults/kills.py) until the deadline.
     raise Terminated
 
 
-def _end(signum: int, frame: Any) -> None:
+def _end(signum: int) -> None:
     with contextlib.suppress(OSError):
         os.write(1, f"{_stopped()}\n".encode())  # print may be what was interrupted
-    os._exit(128 + signal.SIGTERM)
+    os._exit(128 + signum)
 
 
 def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
@@ -190,4 +189,9 @@ def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    status = main(sys.argv)
+    if status > 128:  # asked to stop: a usual end waits for what the devices still compute
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from vdm.diffusion import bounds
 from vdm.diffusion.elbo import Draws
 from vdm.diffusion.grids import equal_times
-from vdm.diffusion.ode import Solver
+from vdm.diffusion.ode import EVALUATIONS_PER_STEP, Solver
 from vdm.evaluation.statistics import num_strata
 from vdm.model import VDM, LatentVariableModel
 from vdm.typing import Params, PRNGKey
@@ -65,6 +65,10 @@ class Estimator(Protocol):
         """Whether the noise of an example is independent of that of the others."""
         ...
 
+    def passes(self, num_dims: int) -> int:
+        """Of each example of num_dims dimensions through the network, about."""
+        ...
+
     def strata(self, num_draws: int) -> int:
         """Parts that the draws are spread over, draw k in part k mod strata; 1: all are alike."""
         ...
@@ -106,6 +110,11 @@ class Elbo:
     def facts(self) -> dict[str, Any]:
         """Nothing more."""
         return {}
+
+    def passes(self, num_dims: int) -> int:
+        """One."""
+        del num_dims
+        return 1
 
     def strata(self, num_draws: int) -> int:
         """Those of `vdm.evaluation.statistics.num_strata`."""
@@ -161,6 +170,11 @@ class ImportanceWeighted:
     def facts(self) -> dict[str, Any]:
         """K."""
         return {"K": self.num_weights}
+
+    def passes(self, num_dims: int) -> int:
+        """One for each step of each path."""
+        del num_dims
+        return self.num_steps * self.num_weights
 
     def strata(self, num_draws: int) -> int:
         """One: the draws are alike."""
@@ -220,6 +234,12 @@ class ProbabilityFlow:
         probes = {"probes": solver.probes} if solver.divergence == "hutchinson" else {}
         return {"divergence": solver.divergence, **probes, "ode_solver": steps}
 
+    def passes(self, num_dims: int) -> int:
+        """One for each value, two for each directional derivative; of adaptive steps say 100."""
+        solver = self.solver
+        directions = solver.probes if solver.divergence == "hutchinson" else num_dims
+        return EVALUATIONS_PER_STEP * (solver.num_steps or 100) * (1 + 2 * directions)
+
     def strata(self, num_draws: int) -> int:
         """One: the draws are alike."""
         del num_draws
@@ -258,6 +278,11 @@ class PathElbo:
     def facts(self) -> dict[str, Any]:
         """How many latents a path has."""
         return {"num_levels": self.num_levels}
+
+    def passes(self, num_dims: int) -> int:
+        """One."""
+        del num_dims
+        return 1
 
     def strata(self, num_draws: int) -> int:
         """One: the draws are alike."""

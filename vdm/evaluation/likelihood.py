@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from vdm import sharding
 from vdm.data.pipeline import evaluation_batches
 from vdm.data.sources import Split
+from vdm.evaluation.calls import call_size, wait
 from vdm.evaluation.estimators import Estimator, Place
 from vdm.evaluation.statistics import Error, monte_carlo_error, standard_error
 from vdm.keys import root_key
@@ -115,6 +116,20 @@ def make_evaluate_batch(
     return jax.jit(evaluate_batch)
 
 
+def examples_per_call(
+    model: AnyModel,
+    params: Params,
+    estimator: Estimator,
+    num_examples: int,
+    mesh: Mesh,
+    batch_size: int,
+) -> int:
+    """Examples that `evaluate` takes at a time: batch_size of them, or fewer where that would take
+    long (`vdm.evaluation.calls`)."""
+    passes = estimator.passes(math.prod(model.dims))
+    return call_size(model, params, min(batch_size, num_examples), passes, mesh)
+
+
 def evaluate(
     model: AnyModel,
     params: Params,
@@ -128,26 +143,30 @@ def evaluate(
     finished: Sequence[np.ndarray] = (),
     on_part: Callable[[np.ndarray], None] = lambda part: None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """The estimator's bound on every example of the split.
 
     params live on the mesh. Any batch size works: the last batch is filled up and the filling
     masked. on_part is called with each finished part, on_batch(done, total) with their number;
     `finished` are the parts that on_part got from an evaluation with the same arguments, which
-    was cut off; they are not computed again.
+    was cut off; they are not computed again. Abandoned (of `vdm.evaluation.calls`) soon after
+    stop() is true.
 
     ValueError where an estimate is not finite.
     """
     num_examples = len(split.examples)
     if draws < 1 or num_examples < 1:
         raise ValueError(f"{draws} draws of {num_examples} examples: both must be positive")
-    batch_size = sharding.round_up(min(batch_size, num_examples), mesh)
+    batch_size = examples_per_call(model, params, estimator, num_examples, mesh, batch_size)
     evaluate_batch = make_evaluate_batch(model, estimator, num_examples, draws)
     key = jax.random.fold_in(root_key(seed), KEY_STREAM)
     parts = [part.reshape(len(estimator.columns), -1) for part in finished]
     total = draws * math.ceil(num_examples / batch_size)
+    on_batch(len(parts), total)
 
     def keep(result: jax.Array, mask: np.ndarray) -> None:
+        wait(result, stop)
         # Contiguous, as parts from a file are: sums over an array depend on its layout.
         parts.append(np.ascontiguousarray(sharding.fetch(result)[:, mask]))
         on_part(parts[-1])

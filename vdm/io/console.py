@@ -8,6 +8,9 @@ from typing import Self
 from vdm import distributed
 from vdm.streams import Forgiving, write
 
+LINE_SECS = 30.0
+"""Without a terminal, from one line to the next."""
+
 
 def say(line: str) -> None:
     """One line on standard output, at once, also when it goes to a file or a pipe, and without an
@@ -18,7 +21,8 @@ def say(line: str) -> None:
 
 class Progress:
     """Progress of `total` units of work: a bar on a terminal, which `leave` keeps there at the end;
-    else only what is reported, with the time that is left."""
+    elsewhere what is reported, and a line where nothing was for half a minute, with the time that
+    is left."""
 
     def __init__(
         self,
@@ -32,8 +36,10 @@ class Progress:
         from tqdm import tqdm
 
         stream = Forgiving(sys.stdout)
+        self._what, self._unit, self._quiet = what, unit, quiet
         self._done, self._total = done, total
-        self._first: tuple[float, int] | None = None  # when something was done, and how much
+        self._updates, self._first = 0, done  # units done when the clock starts
+        self._begin = self._line = time.monotonic()
         self._bar = tqdm(
             desc=what,
             total=total,
@@ -50,25 +56,30 @@ class Progress:
         """`done` units of all, of a total that may have become known, are finished."""
         if total is not None:
             self._bar.total = self._total = total
-        if self._first is None:  # what took a compilation says nothing of the others
-            self._first = time.monotonic(), done
-            self._bar.postfix = None
+        self._updates += 1
+        if self._updates <= 2:  # where it begins, and the first part, with its compilation
+            self._begin, self._first = time.monotonic(), done
+        if done > self._done:
+            self._bar.postfix = None if self._bar.postfix == "compiling" else self._bar.postfix
         self._bar.update(done - self._done)
         self._done = done
+        if self._bar.disable and not self._quiet and time.monotonic() - self._line > LINE_SECS:
+            self.report(f"{self._what}: {done}/{self._total} {self._unit}")
 
     def report(self, text: str) -> None:
         """News of the work: behind the bar on a terminal, a line of its own elsewhere."""
         if self._bar.disable:
+            self._line = time.monotonic()
             say(text + self._left())
         else:
             self._bar.set_postfix_str(text.partition(": ")[2] or text)  # the bar counts steps
 
     def _left(self) -> str:
-        """Such as ", 02:30 left"."""
-        since, before = self._first or (0.0, 0)
-        if not before < self._done < self._total:
+        """Such as ", 02:30 left", at the speed since the clock started."""
+        done = self._done - self._first
+        if not done or self._done >= self._total:
             return ""
-        secs = (time.monotonic() - since) * (self._total - self._done) / (self._done - before)
+        secs = (time.monotonic() - self._begin) / done * (self._total - self._done)
         return f", {self._bar.format_interval(secs)} left"
 
     def __enter__(self) -> Self:

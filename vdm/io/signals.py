@@ -8,6 +8,13 @@ from typing import Any
 
 from vdm import distributed
 
+_LISTENERS: list[list[int]] = []
+
+
+def listening() -> bool:
+    """Whether a block of `stop_signals` is running, which answers signals in its own time."""
+    return bool(_LISTENERS)
+
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
@@ -27,12 +34,14 @@ def stop_signals() -> Iterator[list[int]]:
         received.append(signum)
         restore()
 
+    _LISTENERS.append(received)
     for signum in previous:
         signal.signal(signum, note)
     try:
         yield received
     finally:
         restore()
+        _LISTENERS.pop()
 
 
 def any_signal(received: list[int]) -> int:

@@ -17,8 +17,8 @@ class Plan:
     last two is never, though every save has its log line. watchdog_secs: as in config.train.
     secs: seconds of training before this start.
     log: (step, the scalars of `vdm.training.metrics`) -> the log line; may record the scalars.
-    save: (step, state); writes to `checkpoints`. evaluate: (step, state) -> a line with the result;
-    may record it.
+    save: (step, state); writes to `checkpoints`. evaluate: (step, state, stop) -> a line with the
+    result; Abandoned soon after stop() is true; may record it.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Plan:
     watchdog_secs: int
     log_every: int = 0
     eval_every: int = 0
-    evaluate: Callable[[int, TrainState], str] = lambda step, state: ""
+    evaluate: Callable[[int, TrainState, Callable[[], bool]], str] = lambda step, state, stop: ""
     secs: float = 0.0
 
     def logs(self, step: int) -> bool:

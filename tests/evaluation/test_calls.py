@@ -1,0 +1,57 @@
+"""How large a call is, and that waiting for it leaves room for signals."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from vdm import sharding
+from vdm.diffusion.ode import Solver
+from vdm.evaluation.calls import Abandoned, call_size, wait
+from vdm.evaluation.estimators import Elbo, ImportanceWeighted, ProbabilityFlow
+
+MODEL = SimpleNamespace(dims=(8, 8, 1))
+PARAMS = {"network": np.zeros(250_000)}
+
+
+def size(batch_size, passes, devices=2, model=MODEL):
+    return call_size(model, PARAMS, batch_size, passes, sharding.build_mesh(devices))
+
+
+def test_a_call_of_many_passes_takes_fewer_examples():
+    # 250,000 parameters at 64 pixels are 1.6e7 products a pass: 5e10 are 3124 passes.
+    assert size(300, 1) == 300
+    assert size(300, 100) == 2 * 31
+    assert size(300, 1500) == 4
+    assert size(300, 10**6) == 2
+    assert size(3, 10**6) == 2
+    assert size(64, 1500, model=SimpleNamespace(dims=(64,))) == 64  # no pixels
+
+
+def test_passes_of_the_estimators():
+    assert Elbo(50).passes(64) == 1
+    assert ImportanceWeighted(10, 64).passes(64) == 640
+    assert ProbabilityFlow("decoder", Solver(50, divergence="exact")).passes(3) == 6 * 50 * 7
+    assert ProbabilityFlow("uniform", Solver(0)).passes(64) == 6 * 100 * 5
+
+
+class Slow:
+    """An array that is ready at the third question."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def is_ready(self):
+        self.asked += 1
+        return self.asked > 2
+
+
+def test_waiting_ends_with_the_work_or_because_it_is_told_to():
+    slow = Slow()
+    wait({"a": slow, "b": Slow()})
+    assert slow.asked == 3
+    with pytest.raises(Abandoned):
+        wait(Slow(), stop=lambda: True)
+    ready = Slow()
+    ready.asked = 3
+    wait(ready, stop=lambda: True)  # what is there is taken

@@ -1,0 +1,52 @@
+"""One call of the devices: how many examples it takes, and how it is waited for.
+
+Python handles a signal between two calls of compiled code, and a progress bar moves there, so that
+a call should take seconds, whatever is computed in it.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh
+
+from vdm import sharding
+from vdm.model import AnyModel, count_parameters
+from vdm.typing import Params, PyTree
+
+WORK = 5e10
+"""Products in a call on one device, at most: some seconds of a core. Small batches are as fast
+there as large ones."""
+
+WORK_OF_ACCELERATOR, LEAST_OF_ACCELERATOR = 5e13, 32
+"""The same of an accelerator, and examples below which it is idle."""
+
+
+class Abandoned(Exception):
+    """The work was given up because `stop` said so; what was reported as finished is finished."""
+
+
+def call_size(model: AnyModel, params: Params, batch_size: int, passes: int, mesh: Mesh) -> int:
+    """Examples in a call: batch_size, or fewer where that many take long, each with so many passes
+    through the network; a multiple of the device count. A function of its arguments alone: the
+    size of a batch may show in an example's last bits."""
+    # Of a convolution each parameter is used at every pixel.
+    pixels = math.prod(model.dims[:2]) if len(model.dims) == 3 else 1
+    work, least = WORK, 1
+    if mesh.devices.flat[0].platform != "cpu":
+        work, least = WORK_OF_ACCELERATOR, LEAST_OF_ACCELERATOR
+    most = max(least, int(work / (1 + passes * count_parameters(params) * pixels)))
+    return sharding.round_up(min(batch_size, most * mesh.devices.size), mesh)
+
+
+def wait(tree: PyTree, stop: Callable[[], bool] = lambda: False) -> None:
+    """Returns once all arrays are computed. Python handles signals meanwhile, which it does not in
+    jax.block_until_ready. Raises Abandoned when stop() is true first."""
+    delay = 1e-4
+    for leaf in jax.tree.leaves(tree):
+        while not leaf.is_ready():
+            if stop():
+                raise Abandoned
+            time.sleep(delay)
+            delay = min(1.5 * delay, 0.05)
