@@ -199,6 +199,7 @@ def cpu() -> ConfigDict:
                 "interpolate": 0,  # n > 0: rows of n images between two latents
                 "num_frames": 0,  # n > 0: samples.gif, the way from noise
                 "features": "",  # an .npz: distances to the training images, in samples.json
+                "precision_recall": True,  # part of that comparison; slow for many images
                 "num_steps": 250,
                 "num_images": 64,
                 "batch_size": 64,

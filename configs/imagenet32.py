@@ -170,6 +170,7 @@ def get_config(version: str = "old") -> ConfigDict:
                 "interpolate": 0,  # n > 0: rows of n images between two latents
                 "num_frames": 0,  # n > 0: samples.gif, the way from noise
                 "features": "",  # an .npz: distances to the training images, in samples.json
+                "precision_recall": True,  # part of that comparison; slow for many images
                 "num_steps": 1000,
                 "num_images": 64,
                 "batch_size": 64,

@@ -140,6 +140,7 @@ def get_config() -> ConfigDict:
                 "interpolate": 0,  # n > 0: rows of n images between two latents
                 "num_frames": 0,  # n > 0: samples.gif, the way from noise
                 "features": "",  # an .npz: distances to the training images, in samples.json
+                "precision_recall": True,  # part of that comparison; slow for many images
                 "num_steps": 250,
                 "num_images": 2000,
                 "batch_size": 2000,

@@ -103,6 +103,7 @@ def test_a_workdir_of_shared_parameters_is_loaded_on_other_devices(finished_run,
 
 def test_samples_are_images_of_codes(trained):
     samples = trained.sample(3, num_steps=4)
+    assert samples.dtype == np.int32
     assert samples.shape == (3, 8, 8, 1)
     assert 0 <= samples.min() <= samples.max() <= 16
     np.testing.assert_array_equal(samples, trained.sample(3, num_steps=4, batch_size=2))

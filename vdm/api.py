@@ -167,7 +167,7 @@ class Model:
         num_samples = check_count("num_samples", num_samples, 1)
         num_steps = run.options.sample.num_steps if num_steps is None else num_steps
         classes = self.num_classes or run.guidance.num_classes
-        return draw_samples(
+        drawn = draw_samples(
             self.model, run.guided_params(self.params), num_samples, run.mesh,
             sampler=run.sampler,
             grid=run.grid,
@@ -177,6 +177,7 @@ class Model:
             seed=check_count("seed", seed, 0),
             labels=None if labels is None else check_labels(labels, num_samples, classes),
         ).data  # fmt: skip
+        return drawn.astype(np.int32) if drawn.dtype.kind == "u" else drawn
 
     def _sampled_with(
         self,

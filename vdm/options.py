@@ -70,7 +70,8 @@ class EvalOptions:
 class SampleOptions:
     """config.sample without its components. label -1: the classes in turn; interpolate: images of
     a row between two latents, 0 for none; num_frames: of an animation, 0 for none; features: the
-    file of the features that samples are compared with data by, "" for no comparison."""
+    file of the features that samples are compared with data by, "" for no comparison;
+    precision_recall: whether that comparison has precision and recall, which take longest."""
 
     num_steps: int
     num_images: int
@@ -80,6 +81,7 @@ class SampleOptions:
     interpolate: int
     num_frames: int
     features: str
+    precision_recall: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +158,7 @@ ADDED_FIELDS = {
     "sample.interpolate": 0,
     "sample.num_frames": 0,
     "sample.features": "",
+    "sample.precision_recall": True,
     "train.fsdp": 1,
     "train.accumulate": 1,
     "train.prng_impl": "threefry2x32",

@@ -1,22 +1,28 @@
 """What an evaluation and a set of samples leave in a workdir."""
 
+import contextlib
 import math
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import DTypeLike
 
 from vdm import sharding
 from vdm.config_changes import computed_fields
+from vdm.data.records import resolve_data_dir
+from vdm.data.sources import Split
 from vdm.evaluation import quality
 from vdm.evaluation.diagnostics import Diagnosis, can_diagnose, diagnose
 from vdm.evaluation.features import read_features
-from vdm.evaluation.likelihood import TERMS, Evaluation, evaluate
-from vdm.evaluation.samples import Samples, draw_samples
+from vdm.evaluation.kept_features import data_features, features_in_batches
+from vdm.evaluation.likelihood import TERMS, Evaluation, evaluate, examples_per_call
+from vdm.evaluation.samples import Samples, draw_samples, sample_dtype, samples_per_call
 from vdm.io import images, plots
 from vdm.io.checksums import params_digest
 from vdm.io.console import Progress, say
@@ -30,18 +36,24 @@ FEW = 10
 """Degrees of freedom below which an error is too rough to be printed without them: a 95% interval
 is then more than 2.2 errors to each side, and 12.7 with one."""
 
+_OF_ANY_MODEL = ("num_images", "batch_size", "seed", "features", "precision_recall")
+
 MAX_REAL = 50_000
 """Images that samples are compared with: as many as published distances use."""
 
 
 def run_evaluation(
-    run: Run, params: Params, draws: int, journal: Journal | None = None
+    run: Run,
+    params: Params,
+    draws: int,
+    journal: Journal | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """The run's bound on the split that it is evaluated on. With a journal, whose parts are not
-    computed again, it shows its progress."""
+    computed again, it shows its progress. Abandoned soon after stop() is true."""
     options = run.options.eval
     split = run.source.load(run.source.evaluation_split)
-    with Progress("evaluate", 1, quiet=journal is None) as progress:
+    with Progress("evaluate", 1, unit="batch", quiet=journal is None) as progress:
         return evaluate(
             run.model,
             params,
@@ -54,7 +66,27 @@ def run_evaluation(
             finished=tuple(journal.parts) if journal else (),
             on_part=journal.append if journal else lambda part: None,
             on_batch=progress.update,
+            stop=stop,
         )
+
+
+@contextlib.contextmanager
+def _open_journal(
+    run: Run, name: str, doing: str, identity: dict[str, Any], dtype: DTypeLike = np.float32
+) -> Iterator[Journal]:
+    """The journal of the evaluation or the samples, `<name>.partial` in the workdir. What several
+    processes do is not kept, as each would have to know what is finished."""
+    with contextlib.ExitStack() as stack:
+        folder = run.workdir
+        if jax.process_count() > 1:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            journal = Journal(folder / f"{name}.partial", identity, dtype)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is {doing} {run.workdir}: wait for it, or stop it"
+            ) from None
+        yield stack.enter_context(journal)
 
 
 def report_evaluation(
@@ -63,28 +95,12 @@ def report_evaluation(
     """Evaluates and writes eval.json, eval_examples.npz, omega.png and loss_density.png.
 
     init_from: where the parameters come from, if not from this run's training.
-    What is finished of it survives a kill in `eval.partial`, until all is written; of an evaluation
-    by several processes nothing does, as each would have to know what is finished.
+    What is finished of it survives a kill in `eval.partial`, until all is written.
     """
-    if jax.process_count() > 1:
-        with tempfile.TemporaryDirectory() as folder:
-            return _report_evaluation(run, step, params, init_from, Path(folder))
-    return _report_evaluation(run, step, params, init_from, run.workdir)
-
-
-def _report_evaluation(
-    run: Run, step: int, params: Params, init_from: str | None, partial: Path
-) -> Evaluation:
-    """`report_evaluation` with eval.partial in the folder `partial`."""
     options, start = run.options.eval, time.monotonic()
     split = run.source.load(run.source.evaluation_split)
-    try:
-        journal = Journal(partial / "eval.partial", _identity(run, params, split.fingerprint))
-    except BlockingIOError:
-        raise ValueError(
-            f"another process is evaluating {run.workdir}: wait for it, or stop it"
-        ) from None
-    with journal:
+    identity = _identity(run, params, split)
+    with _open_journal(run, "eval", "evaluating", identity) as journal:
         if journal.dropped:
             say(f"dropping {journal.dropped} finished parts of another evaluation")
         if journal.parts:
@@ -130,7 +146,7 @@ def _report_evaluation(
     return result
 
 
-def _identity(run: Run, params: Params, fingerprint: str) -> dict[str, Any]:
+def _identity(run: Run, params: Params, split: Split) -> dict[str, Any]:
     """All that the parts of an evaluation depend on, to the last bit."""
     options = run.options.eval
     return {
@@ -140,7 +156,10 @@ def _identity(run: Run, params: Params, fingerprint: str) -> dict[str, Any]:
         "draws": options.draws,
         "batch_size": options.batch_size,
         "seed": options.seed,
-        "data": fingerprint,
+        "per_call": examples_per_call(
+            run.model, params, run.estimator, len(split.examples), run.mesh, options.batch_size
+        ),
+        "data": split.fingerprint,
         "devices": sharding.name_devices(run.mesh),
         "jax": jax.__version__,
     }
@@ -219,8 +238,11 @@ def _error(value: float | None) -> str:
     return "unknown" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def run_samples(run: Run, params: Params, **changes: Any) -> Samples:
-    """Samples as config.sample says, but for the changes; params: of `Run.guided_params`."""
+def run_samples(
+    run: Run, params: Params, journal: Journal | None = None, **changes: Any
+) -> Samples:
+    """Samples as config.sample says, but for the changes; params: of `Run.guided_params`. Those in
+    a journal are not drawn again."""
     options = run.options.sample
     num_samples = changes.get("num_samples", options.num_images)
     labels = None if options.label < 0 else np.full(num_samples, options.label)
@@ -236,36 +258,89 @@ def run_samples(run: Run, params: Params, **changes: Any) -> Samples:
         "interpolate": options.interpolate,
         "num_frames": options.num_frames,
     } | changes
+    if journal:
+        settings |= {"finished": tuple(journal.parts), "on_part": journal.append}
     with Progress("sample", settings["num_samples"], unit="image") as progress:
         return draw_samples(run.model, params, mesh=run.mesh, on_batch=progress.update, **settings)
+
+
+def _samples_identity(run: Run, params: Params) -> dict[str, Any]:
+    """All that samples depend on, to the last bit."""
+    options = run.options.sample
+    compared_by = ("features", "precision_recall")
+    return {
+        "params": params_digest(params),
+        "model": repr(run.model),
+        "settings": {k: v for k, v in run.resolved["sample"].items() if k not in compared_by},
+        "per_call": samples_per_call(
+            run.model, params, options.num_images, run.mesh,
+            sampler=run.sampler, num_steps=options.num_steps, guidance=run.guidance,
+            batch_size=options.batch_size,
+        ),
+        "devices": sharding.name_devices(run.mesh),
+        "jax": jax.__version__,
+    }  # fmt: skip
 
 
 def sample_quality(run: Run, samples: np.ndarray) -> dict[str, Any]:
     """How far samples are from the training split: of vectors the sliced Wasserstein distance, of
     images the distances of the features in config.sample.features, if a file is named, to the
-    first 50,000 images ("num_real" says how many these were). Nothing where the data are gone."""
-    source, path = run.source, run.options.sample.features
-    num_codes, are_vectors = source.num_codes, len(source.shape) == 1 and not run.source.num_codes
-    if not (are_vectors or path):
+    first 50,000 images ("num_real" says how many these were), whose features are kept in the data
+    folder. Nothing where the data are gone."""
+    source, options = run.source, run.options.sample
+    num_codes, are_vectors = source.num_codes, len(source.shape) == 1 and not source.num_codes
+    if not (are_vectors or options.features):
         return {}
     try:
-        real = source.load("train").examples
+        split = source.load("train")
     except (ValueError, OSError) as error:
         say(f"the samples are not compared with the data: {error}")
         return {}
     if are_vectors:
-        return {"sliced_wasserstein": quality.sliced_wasserstein(samples, real)}
-    features, real = read_features(path), real[:MAX_REAL]
-    compared = quality.compare(features(samples, num_codes), features(real, num_codes))
+        return {"sliced_wasserstein": quality.sliced_wasserstein(samples, split.examples)}
+    features, real = read_features(options.features), split.examples[:MAX_REAL]
+    folder = resolve_data_dir(run.resolved["data"]["data_dir"]) / "features"
+    with Progress("features of the data", len(real), unit="image") as progress:
+        of_real = data_features(
+            folder, split.fingerprint, features, real, num_codes, progress.update
+        )
+    with Progress("features of the samples", len(samples), unit="image") as progress:
+        of_samples = features_in_batches(features, samples, num_codes, progress.update)
+    with Progress("compare", 1, unit="row") as progress:
+        compared = quality.compare(of_samples, of_real, options.precision_recall, progress.update)
     return {"features": features.name, "num_real": len(real)} | compared
 
 
 def report_samples(run: Run, step: int, params: Params, init_from: str | None = None) -> None:
     """Draws samples and writes samples.npz and samples.json; of images and points samples.png; of
-    images on the way from noise, if asked for, samples.gif."""
+    images on the way from noise, if asked for, samples.gif.
+
+    What is drawn survives a kill in `samples.partial`, until all is written. The samples are there
+    before they are compared with anything.
+    """
+    options = run.options.sample
+    identity = _samples_identity(run, params)
+    kind = sample_dtype(run.model, options.num_steps, options.num_frames)
+    with _open_journal(run, "samples", "sampling from", identity, kind) as journal:
+        if journal.dropped:
+            say(f"dropping {journal.dropped} finished parts of other samples")
+        if journal.parts:
+            done = sum(map(len, journal.parts))
+            say(f"going on with the samples in {journal.path}, {done} images done")
+        drawn = run_samples(run, params, journal)
+        remove(run.workdir / "samples.json")  # of other samples, from here on
+        written = _write_samples(run, drawn)
+        _write_report(run, step, drawn, sample_quality(run, drawn.data), init_from)
+        journal.remove()
+    say(
+        f"wrote {len(drawn.data)} samples in {run.workdir}: {', '.join(written)}, samples.json; "
+        f"{drawn.network_evaluations:.4g} network evaluations for each"
+    )
+
+
+def _write_samples(run: Run, drawn: Samples) -> list[str]:
+    """Writes samples.npz and what can be seen of it; their names."""
     workdir, source, columns = run.workdir, run.source, run.options.sample.interpolate or None
-    drawn = run_samples(run, params)
-    compared = sample_quality(run, drawn.data)  # before anything is overwritten
     save_npz(workdir / "samples.npz", samples=drawn.data, labels=drawn.labels, frames=drawn.frames)
     written = ["samples.npz"]
     are_images = len(source.shape) == 3 and source.shape[-1] in (1, 3) and source.num_codes
@@ -283,9 +358,16 @@ def report_samples(run: Run, step: int, params: Params, init_from: str | None = 
     if are_images and len(drawn.frames):
         images.save_animation(workdir / "samples.gif", drawn.frames, source.num_codes, columns)
         written.append("samples.gif")
+    return written
+
+
+def _write_report(
+    run: Run, step: int, drawn: Samples, compared: dict[str, Any], init_from: str | None
+) -> None:
+    """Writes samples.json."""
     settings = run.resolved["sample"]
     if not isinstance(run.model, VDM):  # no step of these was taken
-        settings = {key: settings[key] for key in ("num_images", "batch_size", "seed", "features")}
+        settings = {key: settings[key] for key in _OF_ANY_MODEL}
     report = settings | {
         "network_evaluations": drawn.network_evaluations,
         "step": step,
@@ -294,9 +376,4 @@ def report_samples(run: Run, step: int, params: Params, init_from: str | None = 
     }
     if init_from:
         report["init_from"] = str(init_from)
-    write_json(workdir / "samples.json", report)
-    written.append("samples.json")
-    say(
-        f"wrote {len(drawn.data)} samples in {workdir}: {', '.join(written)}; "
-        f"{drawn.network_evaluations:.4g} network evaluations for each"
-    )
+    write_json(run.workdir / "samples.json", report)

@@ -9,10 +9,10 @@ import pytest
 from vdm import sharding
 from vdm.classifier import NoisyClassifier
 from vdm.diffusion.grids import equal_omegas
-from vdm.diffusion.likelihood import Gaussian
+from vdm.diffusion.likelihood import Discretised, Gaussian
 from vdm.diffusion.samplers import ancestral, ddim, heun
 from vdm.evaluation.guided import Classified, ClassifierFree, Unguided
-from vdm.evaluation.samples import draw_samples
+from vdm.evaluation.samples import draw_samples, sample_dtype
 from vdm.model import VDM
 from vdm.nn.schedules import Linear
 from vdm.typing import NO_LABEL
@@ -130,4 +130,58 @@ def test_samples_that_are_no_numbers_are_refused():
 
     vdm = VDM(Linear(-10.0, 8.0, learn_ends=False), Broken(), Gaussian(), (2,))
     with pytest.raises(ValueError, match="samples are not finite"):
+        draw(2, vdm)
+
+
+def coded(num_codes):
+    schedule = Linear(-10.0, 8.0, learn_ends=False)
+    return VDM(schedule, Shift(), Discretised(num_codes), (2,))
+
+
+@pytest.mark.parametrize(
+    ("num_codes", "dtype"),
+    [(2, np.uint8), (256, np.uint8), (257, np.uint16), (70_000, np.uint32)],
+)
+def test_codes_are_kept_in_the_smallest_integers_that_hold_them(num_codes, dtype):
+    drawn = draw(3, coded(num_codes), num_frames=2)
+    assert drawn.data.dtype == drawn.frames.dtype == dtype
+    assert drawn.data.max() < num_codes
+    # x = 0 is in the middle
+    np.testing.assert_allclose(drawn.data / num_codes, 0.5, atol=1 / num_codes + 0.05)
+    assert draw(3).data.dtype == np.float32
+
+
+@pytest.mark.parametrize("settings", [
+    {"sampler": ancestral()}, {"num_frames": 3}, {"interpolate": 2},
+    {"guidance": ClassifierFree(1.5)},
+])  # fmt: skip
+@pytest.mark.parametrize("vdm", [coded(17), model(num_classes=3, label_dropout=0.1)])
+def test_samples_that_were_cut_off_are_completed_to_the_same_bits(vdm, settings):
+    if "guidance" in settings and not vdm.num_classes:
+        settings = {}
+    parts = []
+    whole = draw(10, vdm, batch_size=4, on_part=parts.append, **settings)
+    assert [len(part) for part in parts] == [4, 4, 2]
+    for done in (0, 1, 2, 3):
+        computed, places = [], []
+        finished = [np.frombuffer(part.tobytes(), part.dtype) for part in parts[:done]]
+        resumed = draw(
+            10, vdm, batch_size=4, finished=finished, on_part=computed.append,
+            on_batch=lambda *place: places.append(place), **settings,  # noqa: B023
+        )  # fmt: skip
+        assert len(computed) == 3 - done
+        assert places == [(0, 10), (4, 10), (8, 10), (10, 10)][done:]
+        for ours, theirs in ((resumed.data, whole.data), (resumed.frames, whole.frames)):
+            assert ours.tobytes() == theirs.tobytes()
+        assert resumed.network_evaluations == whole.network_evaluations
+
+
+def test_codes_that_the_likelihood_does_not_have_are_refused():
+    class TooLarge(Discretised):
+        def decode(self, z_0, omega_0):
+            return super().decode(z_0, omega_0) + 250
+
+    vdm = VDM(Linear(-10.0, 8.0, learn_ends=False), Shift(), TooLarge(17), (2,))
+    assert sample_dtype(vdm, 20, 0)["data"].base == np.uint8
+    with pytest.raises(ValueError, match="codes are 0 to num_codes - 1"):
         draw(2, vdm)

@@ -8,11 +8,16 @@ test_three_kills_leave_the_same_parameters_to_the_last_bit), the signals of a pe
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tests.faults.program import command, run, start
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,3 +48,46 @@ def test_the_kills_that_are_kept_lost_nothing():
     for name, of in found["by_phase"].items():
         assert of["kills"] > 0, name
         assert (of["lost"], of["wrong"]) == (0, 0), name
+
+
+KEPT = {
+    "sample": (
+        "samples.partial", "samples.npz",
+        {"sample__num_images": 400, "sample__batch_size": 2, "sample__num_steps": 10},
+    ),
+    "eval": (
+        "eval.partial", "eval_examples.npz", {"eval__batch_size": 2, "eval__draws": 2},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", KEPT)
+def test_killed_samples_and_evaluations_are_completed_to_the_same_bits(
+    finished_run, tmp_path, mode
+):
+    partial, written, changes = KEPT[mode]
+    killed, whole = (shutil.copytree(finished_run, tmp_path / name) for name in ("a", "b"))
+    changes = {"train__num_steps": 30, "train__save_every": 10, "train__log_every": 10} | changes
+
+    def arguments(workdir):
+        return [*command(workdir, **changes), f"--mode={mode}"]
+
+    size, out = 0, ""
+    for _ in range(2):
+        process, least = start(arguments(killed)), size + 3000
+        while size < least:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+            size = (killed / partial).stat().st_size if (killed / partial).exists() else 0
+        process.kill()
+        out, _ = process.communicate()
+    assert "going on with the" in out  # the second began where the first was
+    for workdir in (killed, whole):
+        status, _, err = run(arguments(workdir))
+        assert (status, err) == (0, "")
+        assert not (workdir / partial).exists()
+    ours, theirs = (np.load(workdir / written) for workdir in (killed, whole))
+    assert ours.files == theirs.files
+    for name in ours.files:
+        assert ours[name].tobytes() == theirs[name].tobytes()

@@ -63,3 +63,26 @@ def test_a_removed_journal_is_gone(tmp_path):
         journal.append(PARTS[0])
         journal.remove()
     assert not (tmp_path / "journal").exists()
+
+
+RECORDS = np.zeros(3, [("data", np.uint8, (2, 2)), ("count", np.int32), ("none", np.uint8, (0, 2))])
+RECORDS["data"], RECORDS["count"] = np.arange(12).reshape(3, 2, 2), [1, -2, 3]
+
+
+@pytest.mark.parametrize("parts", [
+    [RECORDS, RECORDS[:1]], [np.arange(5, dtype=np.uint8)], [np.arange(3.0), np.array([np.pi])]
+])  # fmt: skip
+def test_parts_have_the_dtype_of_their_journal(tmp_path, parts):
+    path, kind = tmp_path / "journal", parts[0].dtype
+    with Journal(path, {"a": 1}, kind) as journal:
+        for part in parts:
+            journal.append(part)
+    with Journal(path, {"a": 1}, kind) as journal:
+        for part, expected in zip(journal.parts, parts, strict=True):
+            assert part.dtype == kind
+            assert part.tobytes() == expected.tobytes()
+    path.write_bytes(path.read_bytes()[:-1])  # cut short
+    with Journal(path, {"a": 1}, kind) as journal:
+        assert len(journal.parts) == len(parts) - 1
+    with Journal(path, {"a": 1}) as journal:  # of float32, of the same identity
+        assert (journal.parts, journal.dropped) == ([], len(parts) - 1)

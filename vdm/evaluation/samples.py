@@ -1,7 +1,7 @@
 """Samples from trained parameters."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from vdm import sharding
 from vdm.diffusion.grids import Grid, equal_times
 from vdm.diffusion.samplers import Sampler, first_latent
+from vdm.evaluation.calls import call_size, wait
 from vdm.evaluation.guided import Guidance, Unguided
 from vdm.keys import root_key
 from vdm.model import VDM, AnyModel, Drawn
@@ -26,9 +27,9 @@ KEY_STREAM = 1_000_002
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """data [num_samples, *dims], codes or real numbers; labels [num_samples] that they were asked
-    for; network_evaluations: passes through the network for each, their mean; frames [frames,
-    num_samples, *dims] of the way from noise, if asked for."""
+    """data [num_samples, *dims], codes (uint8 where all fit) or float32; labels [num_samples] that
+    they were asked for; network_evaluations: passes through the network for each, their mean;
+    frames [frames, num_samples, *dims] of the way from noise, if asked for."""
 
     data: np.ndarray
     labels: np.ndarray
@@ -69,11 +70,49 @@ def check_options(options: SampleOptions, sampler: Sampler, num_classes: int) ->
             f"sample.label = {options.label}: labels are 0 to {num_classes - 1}, and -1 takes the "
             "classes in turn"
         )
+    least = 4 if options.precision_recall else 3
+    if options.features and options.num_images < least:
+        raise ValueError(
+            f"sample.num_images = {options.num_images}: sample.features compares {least} or more"
+        )
     if options.features and not Path(options.features).is_file():
         raise ValueError(
             f"sample.features = {options.features!r}: there is no such file; it is an .npz of "
             "vdm.evaluation.features"
         )
+
+
+def sample_dtype(model: AnyModel, num_steps: int, num_frames: int) -> np.dtype:
+    """One sample as a record: data, evaluations of the denoiser, frames."""
+    num_codes = getattr(model.likelihood, "num_codes", 0)
+    value = np.min_scalar_type(num_codes - 1) if num_codes else np.dtype(np.float32)
+    frames = min(num_frames, num_steps) if isinstance(model, VDM) else 0
+    return np.dtype(
+        [
+            ("data", value, model.dims),
+            ("evaluations", np.int32),
+            ("frames", value, (frames, *model.dims)),
+        ]
+    )
+
+
+def samples_per_call(
+    model: AnyModel,
+    params: Params,
+    num_samples: int,
+    mesh: Mesh,
+    *,
+    sampler: Sampler,
+    num_steps: int,
+    guidance: Guidance,
+    batch_size: int,
+) -> int:
+    """Samples that `draw_samples` draws at a time: batch_size of them, or fewer where that would
+    take long (`vdm.evaluation.calls`)."""
+    passes = 1
+    if isinstance(model, VDM):  # an adaptive sampler finds out on the way: say 100
+        passes = num_steps * (sampler.evaluations or 100) * guidance.passes
+    return call_size(model, params, min(batch_size, num_samples), passes, mesh)
 
 
 def draw_samples(
@@ -91,13 +130,17 @@ def draw_samples(
     labels: np.ndarray | None = None,
     interpolate: int = 0,
     num_frames: int = 0,
+    finished: Sequence[np.ndarray] = (),
+    on_part: Callable[[np.ndarray], None] = lambda part: None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Samples:
     """Samples of the model, in num_steps steps.
 
-    Sample i depends on (seed, i) alone, not on the batch size. labels [num_samples] are for a
-    conditional or guided model; None takes the classes in turn. params live on the mesh, with an
-    entry for the guidance if it has parameters.
+    Sample i depends on (seed, i) alone, not on the batch size but for rounding. on_part is called
+    with each finished part, records of `sample_dtype`; `finished` are the parts that on_part got
+    from a call with the same arguments that was cut off, and are not drawn again. labels
+    [num_samples] are for a conditional or guided model; None takes the classes in turn. params live
+    on the mesh, with an entry for the guidance if it has parameters.
 
     A model without a schedule takes one step, and no heed of sampler, grid and guidance.
 
@@ -133,14 +176,21 @@ def draw_samples(
         denoiser = guidance(model, params, labels)
         return model.sample(params, keys_of(index), omegas, sampler, denoiser, z_1, num_frames)
 
-    batch_size = sharding.round_up(min(batch_size, num_samples), mesh)
-    drawn = []
-    for start in range(0, num_samples, batch_size):
-        index = np.minimum(np.arange(start, start + batch_size), num_samples - 1)
+    size = samples_per_call(
+        model, params, num_samples, mesh,
+        sampler=sampler, num_steps=num_steps, guidance=guidance, batch_size=batch_size,
+    )  # fmt: skip
+    kind, parts = sample_dtype(model, num_steps, num_frames), list(finished)
+    first = min(size * len(parts), num_samples)
+    on_batch(first, num_samples)
+    for start in range(first, num_samples, size):
+        index = np.minimum(np.arange(start, start + size), num_samples - 1)
         columns = {"index": index.astype(np.int32), "labels": labels[index]}
         batch = sharding.put_whole_batch(columns, mesh)
-        drawn.append(sharding.fetch(draw(params, batch["index"], batch["labels"])))
-        if not drawn[-1].finite.all():
+        result = draw(params, batch["index"], batch["labels"])
+        wait(result)
+        drawn = sharding.fetch(result)
+        if not drawn.finite.all():
             remedy = (
                 "with sample.name = 'flow' raise sample.kwargs.tolerance, else take more "
                 "steps or less guidance"
@@ -149,11 +199,31 @@ def draw_samples(
                 "checkpoint (eval.step)"
             )
             raise ValueError(f"samples are not finite: {remedy}")
-        on_batch(min(start + batch_size, num_samples), num_samples)
-    evaluations = np.concatenate([d.evaluations for d in drawn])[:num_samples]
+        end = min(start + size, num_samples)
+        parts.append(_records(drawn, kind)[: end - start])
+        on_part(parts[-1])
+        on_batch(end, num_samples)
+    records = np.concatenate(parts)
     return Samples(
-        data=np.concatenate([d.data for d in drawn])[:num_samples],
+        data=records["data"],
         labels=labels,
-        network_evaluations=float(evaluations.mean()) * guidance.passes,
-        frames=np.concatenate([d.frames for d in drawn], axis=1)[:, :num_samples],
+        network_evaluations=float(records["evaluations"].mean()) * guidance.passes,
+        frames=np.moveaxis(records["frames"], 1, 0),
     )
+
+
+def _records(drawn: Drawn, kind: np.dtype) -> np.ndarray:
+    """A batch as records. ValueError for codes that the likelihood cannot have given."""
+    records = np.zeros(len(drawn.data), kind)
+    records["evaluations"] = drawn.evaluations
+    for name, values in (
+        ("data", np.asarray(drawn.data)),
+        ("frames", np.moveaxis(np.asarray(drawn.frames), 0, 1)),
+    ):
+        records[name] = values
+        if kind["data"].base.kind == "u" and (records[name] != values).any():
+            raise ValueError(
+                f"samples from {values.min()} to {values.max()}: the likelihood's num_codes says "
+                "that codes are 0 to num_codes - 1; correct the one or the other"
+            )
+    return records

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from vdm.io.canonical import canonical_text
 from vdm.io.lock import take
@@ -23,15 +24,18 @@ _RECORD = struct.Struct("<II")  # bytes and checksum of what follows
 class Journal:
     """The parts of the computation `identity`, in the order in which they were appended.
 
-    Arrays of float32 of any size. An existing file of another identity is begun anew; `dropped`
-    parts were in it. Used as a context; one process at a time.
+    A part is an array of any number of records of `dtype` (float32, or a structured one); it is
+    kept flat. An existing file of another identity or dtype is begun anew; `dropped` parts were in
+    it. Used as a context; one process at a time.
 
     Raises:
         BlockingIOError: at the opening, when another process has the journal open.
     """
 
-    def __init__(self, path: str | Path, identity: Mapping[str, Any]) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str | Path, identity: Mapping[str, Any], dtype: DTypeLike = np.float32
+    ) -> None:
+        self.path, self.dtype = Path(path), np.dtype(dtype)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+b")  # noqa: SIM115, closed by the context
         try:
@@ -41,11 +45,14 @@ class Journal:
             raise
         self.parts: list[np.ndarray] = []
         self.dropped = 0
+        if self.dtype != np.float32:  # the only one there once was
+            identity = {**identity, "dtype": str(self.dtype)}
         header = canonical_text(identity).encode() + b"\n"
         self._file.seek(0)
         content = self._file.read()
         if content.startswith(header):
-            self.parts, end = _read(content, len(header))
+            records, end = _read(content, len(header), self.dtype.itemsize)
+            self.parts = [np.frombuffer(record, self.dtype) for record in records]
             self._file.truncate(end)
         else:
             self.dropped = len(_read(content, content.find(b"\n") + 1)[0])
@@ -54,9 +61,9 @@ class Journal:
 
     def append(self, part: np.ndarray) -> None:
         """Adds a part; it survives a kill of this process once this returns."""
-        content = np.ascontiguousarray(part, np.float32).tobytes()
+        content = np.ascontiguousarray(part, self.dtype).tobytes()
         self._write(_RECORD.pack(len(content), zlib.crc32(content)) + content)
-        self.parts.append(np.frombuffer(content, np.float32))
+        self.parts.append(np.frombuffer(content, self.dtype))
 
     def remove(self) -> None:
         """Deletes the file: its result is written elsewhere."""
@@ -79,15 +86,15 @@ class Journal:
         self._file.close()  # and with it the lock
 
 
-def _read(content: bytes, start: int) -> tuple[list[np.ndarray], int]:
-    """The whole records from `start` on, and where they end."""
+def _read(content: bytes, start: int, itemsize: int = 1) -> tuple[list[bytes], int]:
+    """The whole records from `start` on, multiples of `itemsize` bytes, and where they end."""
     parts = []
     while start + _RECORD.size <= len(content):
         size, checksum = _RECORD.unpack_from(content, start)
         end = start + _RECORD.size + size
         record = content[start + _RECORD.size : end]
-        if len(record) < size or size % 4 or zlib.crc32(record) != checksum:
+        if len(record) < size or size % itemsize or zlib.crc32(record) != checksum:
             break
-        parts.append(np.frombuffer(record, np.float32))
+        parts.append(record)
         start = end
     return parts, start
