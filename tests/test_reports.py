@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import vdm
 from vdm import loops, reports
 from vdm.evaluation import quality
 from vdm.evaluation.features import train_mlp_features
@@ -219,3 +220,13 @@ def test_an_error_of_few_draws_is_told_with_its_degrees_of_freedom(degrees, text
     assert "+- unknown (Monte Carlo): elbo" in reports.describe_evaluation(unknown)
     del report["stderr_degrees"]  # of a workdir of before
     assert "+- 0.0324 (Monte Carlo): elbo" in reports.describe_evaluation(report)
+
+
+def test_a_run_is_loaded_without_the_features_that_its_samples_were_compared_by(
+    finished_run, tmp_path
+):
+    copy = shutil.copytree(finished_run, tmp_path / "run")
+    config = json.loads((copy / "config.json").read_text())
+    config["sample"]["features"] = str(tmp_path / "gone.npz")
+    (copy / "config.json").write_text(json.dumps(config))
+    assert vdm.load(copy).sample(2, num_steps=2).dtype == np.int32

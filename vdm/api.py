@@ -291,6 +291,7 @@ def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> M
     config = ConfigDict(read_json(path))
     config.eval.step = -1 if step is None else check_count("step", step, 0)
     config.eval.params = check_choice("params", params, ("ema", "raw"))
+    config.sample.features = ""  # a file that may have gone, and compares nothing here
     run = open_run(_on_every_device(config), workdir)
     found, parameters = run.trained_params()
     return Model(run, parameters, found)
