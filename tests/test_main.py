@@ -492,6 +492,34 @@ def test_a_signal_ends_the_program_also_inside_one_long_call(signum):
     assert result.stdout == f"{program._stopped()}\n"
 
 
+def test_the_end_of_a_forked_process_is_not_that_of_the_program():
+    code = """
+        import os, signal, sys, time
+        from vdm import main
+
+        def run(options):
+            child = os.fork()
+            if not child:
+                try:
+                    time.sleep(600)
+                finally:
+                    os._exit(3)
+            time.sleep(0.3)
+            os.kill(child, signal.SIGTERM)
+            os.waitpid(child, 0)
+            time.sleep(1)
+            return 7
+
+        main.GRACE_SECS, main.run, main.parse = 0.1, run, lambda argv: None
+        sys.exit(main.main(sys.argv))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), "train"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (7, "")
+
+
 def test_a_training_that_saves_is_given_its_time():
     code = """
         import signal, sys, time

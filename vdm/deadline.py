@@ -5,6 +5,7 @@ take a minute. A thread learns of a signal at once, through the file that Python
 """
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ def deadline(secs: float, end: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _forget_in_children()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -41,6 +43,12 @@ def deadline(secs: float, end: Callable[[int], None]) -> Iterator[None]:
         os.close(writer)  # the thread reads the end of the file
         watcher.join()
         os.close(reader)
+
+
+@functools.cache
+def _forget_in_children() -> None:
+    """A forked process does not write its signals to our file: the end of a worker is not ours."""
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def _training() -> bool:
