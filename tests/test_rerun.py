@@ -9,8 +9,8 @@ row's class it may be away from the row by LIMIT standard errors and by ROUNDING
 - with the row's `bpd_of_draws` the error is the Monte-Carlo error of the paired difference;
 - a row without them is of code that drew other masks of dropout, from the same seed. Neither the
   paired error nor the same training can be had: its Monte-Carlo error and the re-run's are taken
-  for independent, and the spread over seeds for that of the masks, which make 0.2 and 0.4 of it in
-  the two rows that were looked at. Together that allows 1.6 to 4% of bits/dim.
+  for independent, and the spread over seeds for that of the masks, which make 0.1, 0.2, 0.4 and 1.5
+  of it in the four trainings that were looked at. Together that allows 1.6 to 4% of bits/dim.
 
 On another class of machine it is compared as a training of another seed would be.
 """
@@ -72,7 +72,8 @@ def standard_error(
         committed = np.array(row["bpd_of_draws"][row["jobs"].index(job)])
         return stratified_error(draws - committed, strata)
     # The row's error is that of a mean over as many trainings.
-    return math.hypot(stratified_error(draws, strata), row["stderr"] * math.sqrt(len(row["jobs"])))
+    own, theirs = stratified_error(draws, strata), row["stderr"] * math.sqrt(len(row["jobs"]))
+    return math.hypot(own, theirs, spread(row, rows))
 
 
 def largest_difference(
