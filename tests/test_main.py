@@ -243,6 +243,8 @@ import flax.linen as nn
 
 class Broken(nn.Module):
     kind: str = "name"
+    width: int = 8
+    num_blocks: int = 0
 
     @nn.compact
     def __call__(self, z, omega, labels=None, train=False):
@@ -256,9 +258,9 @@ class Broken(nn.Module):
 
 @pytest.mark.parametrize(
     ("kind", "status", "message"),
-    [("name", 1, "NameError: name 'undefined' is not defined (my_net.py, line 10: return z + und"),
-     ("shape", 2, "(my_net.py, line 12: return z + z[:, :3])"),
-     ("a_key", 1, "KeyError: 'a_key' (my_net.py, line 13: return {}[self.kind])")],
+    [("name", 1, "NameError: name 'undefined' is not defined (my_net.py, line 12: return z + und"),
+     ("shape", 2, "(my_net.py, line 14: return z + z[:, :3])"),
+     ("a_key", 1, "KeyError: 'a_key' (my_net.py, line 15: return {}[self.kind])")],
 )  # fmt: skip
 def test_a_bug_in_ones_own_network_is_one_line(
     kind, status, message, tmp_path, monkeypatch, capsys
@@ -450,7 +452,7 @@ def test_sigterm_ends_the_program_also_where_its_exception_is_swallowed(swallow)
             def __del__(self):
                 signal.raise_signal(signal.SIGTERM)
 
-        def run(options):
+        def run(options, given):
             if sys.argv[-1] == "__del__":
                 Callback()
             else:
@@ -477,7 +479,7 @@ def test_a_signal_ends_the_program_also_inside_one_long_call(signum):
         import hashlib, os, sys, threading
         from vdm import main
 
-        def run(options):  # no bytecode, and no handler, for a long time, as in a compilation
+        def run(options, given):  # no bytecode and no handler for long, as in a compilation
             threading.Timer(0.3, os.kill, (os.getpid(), {signum.value})).start()
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 
@@ -497,7 +499,7 @@ def test_the_end_of_a_forked_process_is_not_that_of_the_program():
         import os, signal, sys, time
         from vdm import main
 
-        def run(options):
+        def run(options, given):
             child = os.fork()
             if not child:
                 try:
@@ -526,7 +528,7 @@ def test_a_training_that_saves_is_given_its_time():
         from vdm import main
         from vdm.io.signals import stop_signals
 
-        def run(options):
+        def run(options, given):
             with stop_signals() as signals:
                 signal.raise_signal(signal.SIGTERM)
                 time.sleep(1.5)

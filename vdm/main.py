@@ -191,7 +191,5 @@ def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
 if __name__ == "__main__":
     status = main(sys.argv)
     if status > 128:  # asked to stop: a usual end waits for what the devices still compute
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        os._exit(status)  # main has emptied the streams, which may be closed
     sys.exit(status)

@@ -59,8 +59,8 @@ class Progress:
         self._updates += 1
         if self._updates <= 2:  # where it begins, and the first part, with its compilation
             self._begin, self._first = time.monotonic(), done
-        if done > self._done:
-            self._bar.postfix = None if self._bar.postfix == "compiling" else self._bar.postfix
+        if done > self._done and getattr(self._bar, "postfix", "") == "compiling":
+            self._bar.postfix = None
         self._bar.update(done - self._done)
         self._done = done
         if self._bar.disable and not self._quiet and time.monotonic() - self._line > LINE_SECS:
