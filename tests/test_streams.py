@@ -74,7 +74,7 @@ def test_lines_and_bars_raise_nothing_wherever_they_go(kind, monkeypatch):
             progress.update(done)
             progress.report(f"step {done}: well")
     if kind == "tee":
-        assert sys.stdout.text.startswith("a line\nstep 1: well\nstep 2: well, 00:00 left\n")
+        assert sys.stdout.text.startswith("a line\nstep 1: well\nstep 2: well")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -170,12 +170,13 @@ def test_on_a_terminal_the_bar_says_what_is_compiled_and_may_stay(monkeypatch):
 
 
 def test_without_a_terminal_lines_say_how_long_is_left(monkeypatch, capsys):
-    now = iter([100.0, 110.0, 130.0, 190.0])  # the first step is compiled meanwhile
-    monkeypatch.setattr("vdm.io.console.time.monotonic", lambda: next(now))
+    clock = [0.0]
+    monkeypatch.setattr("vdm.io.console.time.monotonic", lambda: clock[0])
     with Progress("train", 100, done=10) as progress:
-        for done in (11, 21, 41, 100):
+        for done, secs in ((11, 90.0), (21, 100.0), (41, 120.0), (100, 140.0)):
+            clock[0] = secs  # the first step is compiled meanwhile
             progress.update(done)
             progress.report(f"step {done}")
     assert capsys.readouterr().out.splitlines() == [
-        "step 11", "step 21, 01:19 left", "step 41, 00:59 left", "step 100",
+        "step 11", "step 21", "step 41, 00:59 left", "step 100",
     ]  # fmt: skip

@@ -20,9 +20,9 @@ def test_without_a_terminal_there_is_a_line_every_half_minute(clock, capsys):
             progress.update(done, 80)
             clock[0] += 20
     assert capsys.readouterr().out.splitlines() == [
-        "sample: 40/80 image, 0:01:20 left",  # 10 in 20 s after the first part, 40 are left
-        "sample: 60/80 image, 0:00:40 left",
-        "sample: 80/80 image, 0:00:00 left",
+        "sample: 40/80 image, 01:20 left",  # 10 in 20 s after the first part, 40 are left
+        "sample: 60/80 image, 00:40 left",
+        "sample: 80/80 image, 00:00 left",
     ]
 
 
@@ -37,7 +37,7 @@ def test_a_report_takes_the_place_of_a_line(clock, capsys):
         progress.update(4)
     assert capsys.readouterr().out.splitlines() == [
         "step 1: fine",
-        "train: 4/100 step, 0:01:36 left",
+        "train: 4/100 step, 01:36 left",
     ]
 
 
