@@ -22,7 +22,7 @@ def test_without_a_terminal_there_is_a_line_every_half_minute(clock, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "sample: 40/80 image, 01:20 left",  # 10 in 20 s after the first part, 40 are left
         "sample: 60/80 image, 00:40 left",
-        "sample: 80/80 image, 00:00 left",
+        "sample: 80/80 image",
     ]
 
 
