@@ -22,6 +22,7 @@ from vdm.config_changes import (
     earlier_model_fields,
     model_fields,
 )
+from vdm.data.sources import Split
 from vdm.io.canonical import with_tuples
 from vdm.io.files import to_json
 from vdm.run import build_run
@@ -127,10 +128,11 @@ def test_an_evaluation_is_the_same_when_its_config_is_read_again(make_tiny_confi
             ConfigDict(as_written_otherwise(config.to_dict())),
         )
     ]
-    identities = [reports._identity(run, PARAMS, "data") for run in runs]
+    split = Split("test", np.zeros((4, 8, 8, 1), np.uint8), None)
+    identities = [reports._identity(run, PARAMS, split) for run in runs]
     assert identities[0] == identities[1] == identities[2]
     other = make_tiny_config(network__kwargs__dropout=0.5)
-    assert reports._identity(build_run(other, Path()), PARAMS, "data") != identities[0]
+    assert reports._identity(build_run(other, Path()), PARAMS, split) != identities[0]
 
 
 def test_nested_lists_of_a_saved_config_are_tuples_for_a_component():

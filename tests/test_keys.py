@@ -60,7 +60,7 @@ def test_the_default_generator_of_the_process_changes_no_number(make_tiny_config
     (params, bpd, samples), (other_params, other_bpd, other_samples) = results.values()
     jax.tree.map(np.testing.assert_array_equal, params, other_params)
     for found in (*bpd, *other_bpd):
-        np.testing.assert_allclose(found, bpd[0], rtol=1e-6)
+        np.testing.assert_allclose(found, bpd[0], rtol=1e-5)  # float32
     for found in (*samples, *other_samples):
         np.testing.assert_array_equal(found, samples[0])
 

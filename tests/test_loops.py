@@ -16,6 +16,7 @@ from flax import serialization
 from vdm import loops, reports, sharding
 from vdm import run as run_module
 from vdm.data.pipeline import train_batches
+from vdm.data.sources import Split
 from vdm.evaluation import calls, likelihood
 from vdm.evaluation.estimators import Elbo
 from vdm.evaluation.likelihood import evaluate
@@ -110,6 +111,7 @@ def test_parts_of_another_evaluation_are_not_taken(make_tiny_config, finished_ru
     workdir = shutil.copytree(finished_run, tmp_path / "run")
     run = open_run(make_tiny_config(), workdir)
     step, params = run.trained_params()
+    split = run.source.load("test")
     identities = []
     for other in (
         make_tiny_config(eval__seed=1),
@@ -119,8 +121,9 @@ def test_parts_of_another_evaluation_are_not_taken(make_tiny_config, finished_ru
         make_tiny_config(eval__params="raw"),
     ):
         changed = open_run(other, workdir)
-        identities.append(reports._identity(changed, changed.trained_params()[1], "data"))
-    identities += [reports._identity(run, params, "data"), reports._identity(run, params, "other")]
+        identities.append(reports._identity(changed, changed.trained_params()[1], split))
+    fewer = Split("test", split.examples[1:], None)
+    identities += [reports._identity(run, params, data) for data in (split, fewer)]
     assert step == 30
     assert all(a != b for a, b in itertools.combinations(identities, 2))
 

@@ -150,8 +150,8 @@ class Model:
         batch_size: int = 256,
         seed: int = 0,
     ) -> np.ndarray:
-        """[num_samples, *dims]; what is not given is as the config says, and labels are the classes
-        in turn.
+        """[num_samples, *dims], int32 codes or float32; what is not given is as the config says,
+        and labels are the classes in turn.
 
         sampler (of `vdm.diffusion.samplers`), grid (of `vdm.diffusion.grids`) and guidance (of
         `vdm.evaluation.guided`) may be names that config.sample takes, with its kwargs. ValueError
@@ -249,9 +249,8 @@ class Model:
 @_in_float32
 def build(config: ConfigDict) -> Model:
     """A freshly initialised model from a config."""
+    run = build_run(_on_every_device(config), Path())
     check_given(config)
-    config = _on_every_device(config)
-    run = build_run(config, Path())
     return Model(run, unstack_blocks(run.chosen(run.initial_state()), run.loops), 0)
 
 
@@ -274,9 +273,10 @@ def train(
     """
     from vdm.loops import train as train_run  # nothing else here needs the trainer
 
-    check_given(config)
     origin = None if init_from is None else str(init_from)
-    train_run(open_run(config, workdir, origin), origin, accept_new_data)
+    run = open_run(config, workdir, origin)
+    check_given(config)
+    train_run(run, origin, accept_new_data)
     return load(workdir, params=config.eval.params)
 
 

@@ -41,7 +41,7 @@ from ml_collections import ConfigDict
 from vdm.command_line import check, given_fields, parse
 from vdm.deadline import deadline
 from vdm.errors import Terminated, describe, is_own_message, own_frame
-from vdm.streams import forgiving
+from vdm.streams import forgiving, quiet_orbax
 
 
 def _stopped() -> str:
@@ -154,8 +154,8 @@ def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
         jax.config.update("jax_enable_x64", False)
         say("JAX_ENABLE_X64 is set and ignored: models here are float32")
     sharding.split_host(read(config).train.num_devices)
-    check_given(config, given)
     opened = open_run(config, options.workdir, options.init_from)
+    check_given(config, given)
     try:
         if options.mode == "train":
             loops.train(opened, options.init_from, options.accept_new_data)
@@ -188,7 +188,17 @@ def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
     return 0
 
 
+def _drop_echoes(unraisable: Any) -> None:
+    """Reports what could not be raised, but for the echoes of a save that failed, which was raised:
+    threads of tensorstore speak to an event loop that orbax has closed by then."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 if __name__ == "__main__":
+    sys.unraisablehook = _drop_echoes
+    quiet = quiet_orbax()  # to the end: its threads outlive a save that failed
+    quiet.__enter__()
     status = main(sys.argv)
     if status > 128:  # asked to stop: a usual end waits for what the devices still compute
         os._exit(status)  # main has emptied the streams, which may be closed

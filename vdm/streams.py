@@ -6,6 +6,7 @@ replaced by an object with `write` alone, or have an encoding without a letter o
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -74,6 +75,21 @@ def forgive() -> None:
     context = forgiving()
     context.__enter__()
     atexit.register(context.__exit__, None, None, None)
+
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+    """orbax logs dozens of lines for each save through absl's logger, which is also ours and the
+    host program's, and on a full disk hundreds of lines of tracebacks from its threads. What
+    matters comes as an exception."""
+    logger, inside = logging.getLogger("absl"), f"{os.sep}orbax{os.sep}checkpoint{os.sep}"
+    quiet = logging.Filter()
+    quiet.filter = lambda record: inside not in record.pathname
+    logger.addFilter(quiet)
+    try:
+        yield
+    finally:
+        logger.removeFilter(quiet)
 
 
 def _empty(stream: Any) -> None:

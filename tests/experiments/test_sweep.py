@@ -147,6 +147,7 @@ class OneDraw:
 
     def __init__(self, result):
         self.report, self.noise = result.report, Error(math.nan, 0)
+        self.bpd = result.bpd[:1]
 
 
 def test_rows_are_means_over_the_seeds_and_paired_differences(swept):

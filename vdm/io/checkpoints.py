@@ -10,13 +10,11 @@ rename to `STEP.removed` first. So a folder named by a bare number was complete 
 process was killed. With several processes, they must share the folder.
 """
 
-import contextlib
 import json
-import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from vdm import distributed
 from vdm.io.checksums import CHECKSUMS, damage, seal
 from vdm.io.files import sync, write_json
 from vdm.io.orbax_paths import plain, readable
+from vdm.streams import quiet_orbax
 from vdm.typing import PyTree
 
 LEAVES = "leaves.json"
@@ -125,7 +124,7 @@ class Checkpoints:
 
         self._in_first_process(prepare, final)
         try:
-            with plain(final.parent) as parent, _quiet_orbax():
+            with plain(final.parent) as parent, quiet_orbax():
                 ocp.save(str(parent / partial.name), state)
         except (OSError, ValueError) as error:  # ValueError is what orbax makes of a full disk
             # The other processes may be waiting inside of orbax: nothing to meet them at. This
@@ -256,7 +255,7 @@ def _open(folder: Path, like: PyTree, *, partial: bool = False) -> PyTree:
     """The arrays in a STEP folder, whatever characters its path has."""
     context = ocp.Context()
     context.pytree.loading.partial_load = partial
-    with readable(folder) as path, context, _quiet_orbax():
+    with readable(folder) as path, context, quiet_orbax():
         return ocp.load(str(path), like)
 
 
@@ -343,18 +342,3 @@ def _reason(error: Exception) -> str:
 
 def _is_first_process() -> bool:
     return jax.process_index() == 0
-
-
-@contextlib.contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    """orbax logs dozens of lines for each save through absl's logger, which is also ours and the
-    host program's, and on a full disk hundreds of lines of tracebacks from its threads. What
-    matters comes as an exception."""
-    logger, inside = logging.getLogger("absl"), f"{os.sep}orbax{os.sep}checkpoint{os.sep}"
-    quiet = logging.Filter()
-    quiet.filter = lambda record: inside not in record.pathname
-    logger.addFilter(quiet)
-    try:
-        yield
-    finally:
-        logger.removeFilter(quiet)
