@@ -110,7 +110,7 @@ def after_a_step(num_devices, fsdp, accumulate=1, optimizer=None):
     for _ in range(2):
         before = state
         with jax.transfer_guard("disallow"):
-            state, metrics = compiled(state, sharding.put_batch(BATCH, mesh))
+            state, metrics = compiled(state, sharding.put_batch(BATCH, mesh), *step.arrays)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(places), strict=True):
         assert leaf.sharding.is_equivalent_to(place, leaf.ndim)

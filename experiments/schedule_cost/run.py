@@ -37,18 +37,18 @@ class Step:
         options = run.options
         step: Any = make_train_step(
             run.model, run.optimizer, run.step_key, 0, options.ema_rate, options.ema_warmup,
-            options.train_schedule,
+            options.train_schedule, mesh=run.mesh,
         )  # fmt: skip
         codes = np.random.default_rng(0).integers(0, 256, (options.train.batch_size, 32, 32, 3))
         self.batch = sharding.put_batch({"examples": codes.astype(np.uint8)}, run.mesh)
         self.state = run.initial_state()
-        self.compiled = step.lower(self.state, self.batch).compile()
+        self.compiled, self.arrays = step.lower(self.state, self.batch).compile(), step.arrays
         self.flops = self.compiled.cost_analysis()["flops"]
 
     def seconds(self) -> float:
         """Of one step."""
         start = time.perf_counter()
-        self.state, metrics = self.compiled(self.state, self.batch)
+        self.state, metrics = self.compiled(self.state, self.batch, *self.arrays)
         jax.block_until_ready((self.state, metrics))
         return time.perf_counter() - start
 

@@ -48,7 +48,7 @@ def main() -> None:
         start = time.perf_counter()
         batch = sharding.put_batch(next(batches), run.mesh)
         got = time.perf_counter()
-        state, metrics = compiled(state, batch)
+        state, metrics = compiled(state, batch, *step.arrays)
         jax.block_until_ready((state, metrics))
         done = time.perf_counter()
         assert np.isfinite(metrics["bpd"])
