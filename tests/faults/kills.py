@@ -138,9 +138,12 @@ def dump_state(workdir: Path, file: Path) -> int:
     import jax
     from ml_collections import ConfigDict
 
+    from vdm import sharding
     from vdm.run import open_run
 
-    run = open_run(ConfigDict(json.loads((workdir / "config.json").read_text())), workdir)
+    config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+    sharding.split_host(config.train.num_devices)
+    run = open_run(config, workdir)
     step, state = run.checkpoints.restore(run.abstract_state())
     assert step == NUM_STEPS, step
     leaves = {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree.leaves_with_path(state)}
