@@ -476,8 +476,10 @@ def test_sigterm_ends_the_program_also_where_its_exception_is_swallowed(swallow)
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_program_also_inside_one_long_call(signum):
     code = f"""
-        import hashlib, os, sys, threading
+        import hashlib, os, signal, sys, threading
         from vdm import main
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 
         def run(options, given):  # no bytecode and no handler for long, as in a compilation
             threading.Timer(0.3, os.kill, (os.getpid(), {signum.value})).start()
