@@ -87,8 +87,9 @@ def test_the_digits_come_back_bit_for_bit(call, images, tmp_path):
     assert (tmp_path / "back.npy").read_bytes() == (tmp_path / "images.npy").read_bytes()
 
 
-def test_another_process_gives_them_back(finished_run, model, images, tmp_path):
-    content = model.compress(images[:20], num_steps=2)
+@pytest.mark.parametrize("devices", [8, 2, 1])
+def test_another_process_gives_them_back(finished_run, model, images, tmp_path, devices):
+    content = model.compress(images[:20], num_steps=2)  # by eight devices
     (tmp_path / "images.vdm").write_bytes(content)
     code = (
         "import sys, vdm, numpy, jax; jax.config.update('jax_num_cpu_devices', int(sys.argv[4])); "
@@ -97,7 +98,6 @@ def test_another_process_gives_them_back(finished_run, model, images, tmp_path):
         "numpy.save(sys.argv[3], vdm.load(sys.argv[1]).decompress(content))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    devices = model.run.mesh.devices.size
     arguments = [finished_run, tmp_path / "images.vdm", tmp_path / "back.npy", devices]
     subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, env=environment, check=True

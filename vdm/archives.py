@@ -1,6 +1,8 @@
 """Files of compressed images: what --mode=compress writes and --mode=decompress gives back."""
 
 import importlib.metadata
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from vdm import sharding
 from vdm.compression import container
 from vdm.compression.chain import Chain
 from vdm.compression.codec import Codec, Coded
@@ -50,9 +53,17 @@ class Trained(NamedTuple):
             for settings in earlier
         )
 
-    def chain(self, num_steps: int, cells: int) -> Chain:
-        """The model in that many steps."""
-        return Chain(self.run.vdm, self.params, self.run.mesh, num_steps, cells)
+    def chain(self, num_steps: int, cells: int, num_devices: int = 0) -> Chain:
+        """The model in that many steps, computed as `num_devices` devices do (0: those of the run),
+        by as many of them as divide the work."""
+        mesh = self.run.mesh
+        shards = num_devices or mesh.devices.size
+        used = math.gcd(shards, mesh.devices.size)
+        params = self.params
+        if used < mesh.devices.size:
+            mesh = sharding.build_mesh(used)
+            params = jax.device_put(params, sharding.replicated(mesh))
+        return Chain(self.run.vdm, params, mesh, num_steps, cells, shards)
 
 
 class Restored(NamedTuple):
@@ -108,13 +119,15 @@ def unpack(
     full = _full_shape(header.shape, trained.run.vdm.dims)
     if full[1:] != trained.run.vdm.dims or not (header.num_steps and header.cells and header.lanes):
         raise DamagedError("its header makes no sense")
-    devices = environment(trained.run).partition(";")[0]
-    if header.environment.partition(";")[0] != devices:
+    here = environment(trained.run).partition(";")[0]
+    written_on = header.environment.partition(";")[0]
+    num_devices, _, kind = written_on.partition(" x ")
+    if kind != here.partition(" x ")[2] or not re.fullmatch(r"[1-9]\d{0,3}", num_devices):
         raise DamagedError(
-            f"it was written on {header.environment.partition(';')[0]}, and this is {devices}: "
-            "networks round differently there; see --config.train.num_devices"
+            f"it was written on {written_on}, and this is {here}: networks round differently "
+            "there; decompress it on a machine of that kind"
         )
-    chain = trained.chain(header.num_steps, header.cells)
+    chain = trained.chain(header.num_steps, header.cells, int(num_devices))
     if header.probe != chain.probe():
         raise DamagedError(
             "this machine computes the model differently than the one that wrote it "

@@ -123,10 +123,19 @@ class Chain:
     """A model with its parameters in T steps, evaluated in batches of a few fixed sizes."""
 
     def __init__(
-        self, model: VDM, params: Params, mesh: Mesh, num_steps: int, cells_per_std: float
+        self,
+        model: VDM,
+        params: Params,
+        mesh: Mesh,
+        num_steps: int,
+        cells_per_std: float,
+        shards: int = 0,
     ) -> None:
-        """params live on the mesh. ValueError for a model of real numbers, or a grid that is too
-        fine."""
+        """params live on the mesh. shards: a batch is computed in so many equal parts, a multiple
+        of the device count (0: one for each device). The size of a part may show in the last bits
+        of an example, the device that computes it does not.
+
+        ValueError for a model of real numbers, or a grid that is too fine."""
         if num_steps < 1 or cells_per_std < 1:
             raise ValueError(
                 f"T = {num_steps} steps on {cells_per_std} cells per standard deviation: both must "
@@ -143,6 +152,7 @@ class Chain:
         self.dims, self.latent_dims = model.dims, model.latent_dims
         self.num_classes = model.num_classes
         self._params, self._mesh = params, mesh
+        self._shards = shards or mesh.devices.size
         self._functions = _compiled(model)
 
     def eps_hat(self, i: int, z: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
@@ -170,13 +180,17 @@ class Chain:
     def _evaluate(self, function: Callable, batch: dict[str, np.ndarray], *more: Any) -> np.ndarray:
         """Of a batch filled up with zeros to the next power of two: a few sizes are compiled."""
         count = len(next(iter(batch.values())))
-        size = sharding.round_up(1 << (count - 1).bit_length(), self._mesh)
+        size = -(-(1 << (count - 1).bit_length()) // self._shards) * self._shards
         filled = {
             key: np.concatenate([value, np.zeros((size - count, *value.shape[1:]), value.dtype)])
             for key, value in batch.items()
         }
-        placed = sharding.put_whole_batch(filled, self._mesh)
-        return sharding.fetch(function(self._params, placed, *more))[:count]
+        found, rows = [], size // self._shards * self._mesh.devices.size
+        for start in range(0, size, rows):
+            part = {key: value[start : start + rows] for key, value in filled.items()}
+            placed = sharding.put_whole_batch(part, self._mesh)
+            found.append(sharding.fetch(function(self._params, placed, *more)))
+        return np.concatenate(found)[:count]
 
     def probe(self) -> bytes:
         """Four bytes that tell whether this machine computes as another one did: of the noise
