@@ -103,7 +103,10 @@ def test_two_processes_are_one_run_through_kills_and_signals(tmp_path):
     (status, out, err), (status_1, out_1, err_1) = end(start(undisturbed))
     assert (status, status_1) == (0, 0), err + err_1
     assert "4 x cpu" in out
-    assert all(line.startswith("[Gloo]") for line in out_1.splitlines())  # the first speaks
+    # The first speaks; threads of Gloo do in both, and break each other's lines.
+    ours = {line for line in out.splitlines() if "Gloo" not in line and line.strip()}
+    assert len(ours) > 5
+    assert not any(line in out_1 for line in ours if len(line) > 20)
     assert [line["step"] for line in read_metrics(undisturbed)] == [*range(6, 37, 6), 36]
     assert json.loads((undisturbed / "environment.json").read_text())["processes"] == 2
     written = {path.name for path in undisturbed.iterdir()}
