@@ -45,7 +45,7 @@ CODES = np.asarray(jax.random.randint(jax.random.key(0), (32, 8, 8, 1), 0, 17), 
 
 @pytest.fixture(params=["float32", "default"])
 def precision(request):
-    """Of products: all of float32, or as users have them, ten bits on NVIDIA's newer GPUs."""
+    """Tolerance with products in float32, or in the default precision (TF32 on recent GPUs)."""
     with jax.default_matmul_precision(request.param):
         yield {"float32": 1e-3, "default": 0.05}[request.param]
 

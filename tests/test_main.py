@@ -55,6 +55,14 @@ def start(arguments):
     )  # fmt: skip
 
 
+def run_code(code, *arguments):
+    """The finished process of a program that imports vdm.main."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def _at_home(monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -465,10 +473,7 @@ def test_sigterm_ends_the_program_also_where_its_exception_is_swallowed(swallow)
         main.GRACE_SECS, main.run, main.parse = 1, run, lambda argv: None
         sys.exit(main.main(sys.argv))
     """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), swallow],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    result = run_code(code, swallow)
     assert result.returncode == 128 + signal.SIGTERM, result.stderr
     assert result.stdout == f"{program._stopped()}\n"
 
@@ -488,10 +493,7 @@ def test_a_signal_ends_the_program_also_inside_one_long_call(signum):
         main.GRACE_SECS, main.run, main.parse = 0.5, run, lambda argv: None
         sys.exit(main.main(sys.argv))
     """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), "train"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    result = run_code(code, "train")
     assert result.returncode == 128 + signum, result.stderr
     assert result.stdout == f"{program._stopped()}\n"
 
@@ -517,10 +519,7 @@ def test_the_end_of_a_forked_process_is_not_that_of_the_program():
         main.GRACE_SECS, main.run, main.parse = 0.1, run, lambda argv: None
         sys.exit(main.main(sys.argv))
     """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), "train"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    result = run_code(code, "train")
     assert (result.returncode, result.stdout) == (7, "")
 
 
@@ -540,10 +539,7 @@ def test_a_training_that_saves_is_given_its_time():
         main.GRACE_SECS, main.run, main.parse = 0.1, run, lambda argv: None
         sys.exit(main.main(sys.argv))
     """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), "train"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    result = run_code(code, "train")
     assert (result.returncode, result.stdout) == (7, f"saved [{signal.SIGTERM.value}]\n")
 
 

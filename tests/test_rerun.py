@@ -38,12 +38,12 @@ ROUNDING = 0.001
 """Bits/dim between two trainings of one seed that differ in rounding. Measured: 7e-9 after 200
 steps on one device and on two, 0.0004 after the 2,000 of configs/digits.py on two kinds of CPU."""
 MOST_SECS = 240
-"""Of a training and its evaluations on a quiet machine of two cores."""
+"""Longest training, with its evaluations, that is repeated: seconds on two quiet cores."""
 
 
 @functools.cache
 def read_rows() -> dict[str, list[dict]]:
-    """Of each experiment those that are means over trainings, take minutes and are not stale."""
+    """Rows of each experiment that are means over trainings, take minutes and are not stale."""
     found = {}
     for path in sorted((ROOT / "experiments").glob("*/results.json")):
         rows = [row for row in json.loads(path.read_text()) if "jobs" in row]
@@ -64,8 +64,9 @@ def spread(row: dict, rows: list[dict]) -> float:
 def standard_error(
     row: dict, rows: list[dict], job: str, draws: np.ndarray, strata: int, here: str
 ) -> float:
-    """Of the difference of a re-run to the row's own training, bits/dim; draws [draws]: the means
-    over images of each draw of the re-run."""
+    """Standard error of the difference between a re-run and the row's own training, bits/dim.
+
+    draws: [draws], the mean over images of each draw of the re-run."""
     if row["machine"] != here:
         return math.sqrt(2) * spread(row, rows)
     if "bpd_of_draws" in row:

@@ -1,4 +1,4 @@
-"""What is said of arrays that are not codes: every remedy is executed, and gives the right data."""
+"""Messages about arrays that are not codes: every remedy is executed and gives the right data."""
 
 import ast
 import re

@@ -85,7 +85,7 @@ class Undisturbed:
 
 
 def contents(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """What is there under these names, in a form that is equal where nothing but a time differs."""
+    """The content of these files and folders, without times: equal for equal results."""
     found: dict[str, Any] = {}
     for name in names:
         path = folder / name

@@ -147,8 +147,9 @@ def choose_signal(rng: random.Random) -> signal.Signals:
 
 
 def complaints(wanted: int, status: int | None, said: str, over: bool) -> list[str]:
-    """What is wrong with how a process ended that was sent the signal `wanted`, 0: none; over:
-    whether its program had come to its end."""
+    """Complaints about how a process ended that was sent the signal `wanted` (0: no signal).
+
+    over: whether its program had finished before the signal."""
     if status is None:
         return [f"hangs: {said}"]
     # What SIGTERM raises in a callback of the garbage collector, Python prints with a trace.

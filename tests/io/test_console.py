@@ -1,4 +1,4 @@
-"""What is told of work that takes long."""
+"""Progress lines and bars of long computations."""
 
 import pytest
 

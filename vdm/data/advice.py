@@ -1,4 +1,4 @@
-"""What is said of arrays that are not codes, or hardly what was meant, each with its remedy.
+"""Messages about arrays that are not codes, or are probably not what was meant, with remedies.
 
 Expressions in a remedy have x for the array and are right for the numbers that were found in it.
 """
