@@ -188,15 +188,7 @@ def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
     return 0
 
 
-def _drop_echoes(unraisable: Any) -> None:
-    """Reports what could not be raised, but for the echoes of a save that failed, which was raised:
-    threads of tensorstore speak to an event loop that orbax has closed by then."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
-
-
 if __name__ == "__main__":
-    sys.unraisablehook = _drop_echoes
     quiet = quiet_orbax()  # to the end: its threads outlive a save that failed
     quiet.__enter__()
     status = main(sys.argv)

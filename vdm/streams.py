@@ -80,16 +80,26 @@ def forgive() -> None:
 @contextlib.contextmanager
 def quiet_orbax() -> Iterator[None]:
     """orbax logs dozens of lines for each save through absl's logger, which is also ours and the
-    host program's, and on a full disk hundreds of lines of tracebacks from its threads. What
-    matters comes as an exception."""
+    host program's, and on a full disk hundreds of lines of tracebacks from its threads, and from
+    those of tensorstore, which call a loop that orbax has closed. What matters comes as an
+    exception."""
     logger, inside = logging.getLogger("absl"), f"{os.sep}orbax{os.sep}checkpoint{os.sep}"
     quiet = logging.Filter()
     quiet.filter = lambda record: inside not in record.pathname
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
     logger.addFilter(quiet)
+    sys.unraisablehook = hook
     try:
         yield
     finally:
         logger.removeFilter(quiet)
+        if sys.unraisablehook is hook:  # else another thread has set one meanwhile
+            sys.unraisablehook = before
 
 
 def _empty(stream: Any) -> None:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ from vdm.streams import quiet_orbax
 from vdm.typing import PyTree
 
 LEAVES = "leaves.json"
+
+_ABSENT = 0.5  # seconds for which what a failed save left has to stay away
+_PATIENCE = 10.0  # seconds; the next save removes what comes later
 
 
 class CheckpointError(ValueError):
@@ -123,13 +127,14 @@ class Checkpoints:
             sync(final.parent)
 
         self._in_first_process(prepare, final)
-        try:
-            with plain(final.parent) as parent, quiet_orbax():
-                ocp.save(str(parent / partial.name), state)
-        except (OSError, ValueError) as error:  # ValueError is what orbax makes of a full disk
-            # The other processes may be waiting inside of orbax: nothing to meet them at. This
-            # one's end is what ends them.
-            raise self._failed(final, error) from error
+        with quiet_orbax():
+            try:
+                with plain(final.parent) as parent:
+                    ocp.save(str(parent / partial.name), state)
+            except (OSError, ValueError) as error:  # ValueError is what orbax makes of a full disk
+                # The other processes may be waiting inside of orbax: nothing to meet them at. This
+                # one's end is what ends them.
+                raise self._failed(final, error) from error
         self._in_first_process(complete, final)
 
     def _in_first_process(self, work: Callable[[], None], final: Path) -> None:
@@ -149,7 +154,7 @@ class Checkpoints:
 
     def _failed(self, final: Path, error: Exception) -> CheckpointError:
         if _is_first_process():
-            self._remove_leftovers()
+            self._remove_what_still_comes()
         return _save_error(final, _reason(error))
 
     def _restore(
@@ -179,11 +184,27 @@ class Checkpoints:
             "copy them back from elsewhere, or train anew in another --workdir"
         )
 
-    def _remove_leftovers(self) -> None:
-        for path in Path(self.folder).glob("*.*"):
-            # orbax writes STEP.partial under a longer name of its own and renames it, too.
-            if re.fullmatch(r"\d+\.(partial|removed)(\.orbax.*)?", path.name):
-                shutil.rmtree(path, ignore_errors=True)
+    def _remove_leftovers(self) -> bool:
+        """Whether there were any."""
+        # orbax writes STEP.partial under a longer name of its own and renames it, too.
+        leftovers = [
+            path
+            for path in Path(self.folder).glob("*.*")
+            if re.fullmatch(r"\d+\.(partial|removed)(\.orbax.*)?", path.name)
+        ]
+        for path in leftovers:
+            shutil.rmtree(path, ignore_errors=True)
+        return bool(leftovers)
+
+    def _remove_what_still_comes(self) -> None:
+        """After a failed save orbax's threads and tensorstore's go on for a moment, with no handle
+        to wait for, and make the folder anew: it is gone when it stays away."""
+        deadline = time.monotonic() + _PATIENCE
+        absent_since = time.monotonic()
+        while absent_since + _ABSENT > (now := time.monotonic()) and now < deadline:
+            if self._remove_leftovers():
+                absent_since = time.monotonic()
+            time.sleep(_ABSENT / 20)
 
 
 def restore_params(
