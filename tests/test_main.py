@@ -504,13 +504,15 @@ def test_the_end_of_a_forked_process_is_not_that_of_the_program():
         from vdm import main
 
         def run(options, given):
+            reader, writer = os.pipe()
             child = os.fork()
             if not child:
                 try:
+                    os.write(writer, b"!")
                     time.sleep(600)
                 finally:
                     os._exit(3)
-            time.sleep(0.3)
+            os.read(reader, 1)
             os.kill(child, signal.SIGTERM)
             os.waitpid(child, 0)
             time.sleep(1)
@@ -521,6 +523,30 @@ def test_the_end_of_a_forked_process_is_not_that_of_the_program():
     """
     result = run_code(code, "train")
     assert (result.returncode, result.stdout) == (7, "")
+
+
+def test_the_program_does_not_wait_for_a_forked_process():
+    code = """
+        import os, sys
+        from vdm import main
+
+        def run(options, given):
+            if not os.fork():
+                os.closerange(1, 3)
+                sys.stdin.read()
+                os._exit(0)
+            return 7
+
+        main.run, main.parse = run, lambda argv: None
+        sys.exit(main.main(sys.argv))
+    """
+    reader, writer = os.pipe()  # the child lives on until this is closed
+    try:
+        result = run_code(code, "train", stdin=reader)
+    finally:
+        os.close(writer)
+        os.close(reader)
+    assert result.returncode == 7
 
 
 def test_a_training_that_saves_is_given_its_time():

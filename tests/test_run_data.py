@@ -158,6 +158,17 @@ def test_a_damaged_record_is_one_line(trained, tmp_path):
             vdm.load(workdir)
 
 
+def test_a_file_of_that_name_beside_the_run_is_not_taken_for_its_record(trained, tmp_path):
+    config, workdir = trained["npy"]
+    for folder in (tmp_path, tmp_path / "runs"):
+        folder.mkdir(exist_ok=True)
+        (folder / "data.json").write_text("[1]")
+    origin = shutil.copytree(workdir, tmp_path / "runs" / "run")
+    (origin / "data.json").unlink()
+    with pytest.raises(ValueError, match="data_npy"):  # where they should be
+        open_run(config, tmp_path / "new", str(origin))
+
+
 def test_data_of_another_shape_in_their_place_leave_the_model_as_it_is(
     make_config, tmp_path, trained
 ):

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_END = b"\0"  # no signal has this number
 
 
 @contextlib.contextmanager
@@ -29,7 +30,7 @@ def deadline(secs: float, end: Callable[[int], None]) -> Iterator[None]:
     ended = threading.Event()
 
     def watch() -> None:
-        while signum := os.read(reader, 1)[:1]:
+        while (signum := os.read(reader, 1)) > _END:
             if signum[0] in SIGNALS and not _training() and not ended.wait(secs):
                 end(signum[0])
 
@@ -40,8 +41,9 @@ def deadline(secs: float, end: Callable[[int], None]) -> Iterator[None]:
     finally:
         ended.set()
         signal.set_wakeup_fd(previous)
-        os.close(writer)  # the thread reads the end of the file
+        os.write(writer, _END)  # a forked worker may hold it open: closing it is no end
         watcher.join()
+        os.close(writer)
         os.close(reader)
 
 

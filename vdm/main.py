@@ -192,6 +192,8 @@ if __name__ == "__main__":
     quiet = quiet_orbax()  # to the end: its threads outlive a save that failed
     quiet.__enter__()
     status = main(sys.argv)
-    if status > 128:  # asked to stop: a usual end waits for what the devices still compute
+    # Asked to stop: a usual end waits for what the devices still compute; one of several processes
+    # has to wait for the others, which its sudden end would abort.
+    if status > 128 and not is_one_of_several():
         os._exit(status)  # main has emptied the streams, which may be closed
     sys.exit(status)

@@ -270,7 +270,7 @@ def _samples_identity(run: Run, params: Params) -> dict[str, Any]:
     compared_by = ("features", "precision_recall")
     return {
         "params": params_digest(params),
-        "model": repr(run.model),
+        "computed": computed_fields(run.resolved),
         "settings": {k: v for k, v in run.resolved["sample"].items() if k not in compared_by},
         "per_call": samples_per_call(
             run.model, params, options.num_images, run.mesh,

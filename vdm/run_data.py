@@ -4,6 +4,7 @@ With it a trained model needs no data to be loaded, to sample, and to compress, 
 notices other data than it was begun with.
 """
 
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable
@@ -148,7 +149,10 @@ def _of_origin(init_from: str | None) -> dict[str, Any] | None:
     if init_from is None:
         return None
     path = Path(init_from).absolute()
-    return next((kept for folder in (path, *path.parents[:2]) if (kept := read(folder))), None)
+    for checkpoints in (path, path.parent):
+        if checkpoints.name == "checkpoints":
+            return read(checkpoints.parent)
+    return read(path)
 
 
 def _rebuilt(config: ConfigDict, workdir: Path, trained: bool, error: Exception) -> Source:
@@ -160,7 +164,7 @@ def _rebuilt(config: ConfigDict, workdir: Path, trained: bool, error: Exception)
     if not trained or not takes_shape or config.data.kwargs.get("shape"):
         raise error
     samples = workdir / "samples.npz"
-    if samples.is_file():
+    with contextlib.suppress(Exception):  # it may be absent, or damaged in a hundred ways
         fields = config.to_dict()
         with np.load(samples) as found:
             fields["data"]["kwargs"]["shape"] = found["samples"].shape[1:]

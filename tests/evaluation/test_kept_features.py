@@ -52,7 +52,10 @@ def test_they_are_computed_once_for_each_data_and_function(tmp_path, scale):
         assert function.images == len(codes) == len(other)
 
 
-@pytest.mark.parametrize("harm", ["cut", "changed", "empty", "another file", "other rows"])
+HARMS = "cut", "changed", "compression", "empty", "another file", "other rows"
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_damaged_file_is_made_again(tmp_path, capsys, harm):
     pixels = Pixels()
     found = data_features(tmp_path, "sha256:a", pixels, CODES, 17)
@@ -63,6 +66,9 @@ def test_a_damaged_file_is_made_again(tmp_path, capsys, harm):
     elif harm == "changed":
         middle = content.index(found.astype("<f8").tobytes()[:16])
         path.write_bytes(content[:middle] + b"\x01" + content[middle + 1 :])
+    elif harm == "compression":  # one that there is not
+        entry = content.index(b"PK\x01\x02")
+        path.write_bytes(content[: entry + 10] + b"\x20" + content[entry + 11 :])
     elif harm == "empty":
         path.write_bytes(b"")
     elif harm == "another file":

@@ -1,3 +1,6 @@
+import re
+import resource
+
 import numpy as np
 import pytest
 
@@ -86,3 +89,19 @@ def test_parts_have_the_dtype_of_their_journal(tmp_path, parts):
         assert len(journal.parts) == len(parts) - 1
     with Journal(path, {"a": 1}) as journal:  # of float32, of the same identity
         assert (journal.parts, journal.dropped) == ([], len(parts) - 1)
+
+
+def test_on_a_full_disk_the_error_names_the_file_and_earlier_parts_stay(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = tmp_path / "run.partial"
+    with Journal(path, {"identity": 1}) as journal:
+        journal.append(PARTS[0])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            with pytest.raises(OSError, match=f"File too large: '{re.escape(str(path))}'"):
+                journal.append(np.zeros(10_000))
+            journal.__exit__(None, None, None)  # what it still holds cannot be written either
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (part,) = read(path, 1)
+    np.testing.assert_array_equal(part, PARTS[0].ravel())

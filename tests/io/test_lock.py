@@ -12,6 +12,7 @@ import pytest
 
 from vdm import distributed
 from vdm.io import lock
+from vdm.io.journal import Journal
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +30,26 @@ def hold_in_another_process(folder):
     )  # fmt: skip
     assert process.stdout.readline() == "held\n"
     return process
+
+
+def kill_a_holder_with_a_forked_worker(folder):
+    """The descriptor by which its worker lives on until it is closed."""
+    code = (
+        "import os, sys, time; from pathlib import Path\n"
+        "from vdm.io import lock; from vdm.io.journal import Journal\n"
+        "with lock.held(Path(sys.argv[1]), 'training'), Journal(Path(sys.argv[1], 'j'), {}):\n"
+        "    if not os.fork():\n"
+        "        print('forked', flush=True); sys.stdin.read(); os._exit(0)\n"
+        "    time.sleep(600)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout.readline() == "forked\n"
+    process.kill()
+    process.wait()
+    return process.stdin
 
 
 def take(folder):
@@ -49,6 +70,37 @@ def test_a_second_one_is_refused_and_a_killed_one_leaves_no_lock(tmp_path, capsy
         process.wait()
     take(tmp_path / "run")
     assert capsys.readouterr().out == ""
+
+
+def test_a_worker_that_outlives_its_killed_parent_holds_no_lock(tmp_path):
+    with kill_a_holder_with_a_forked_worker(tmp_path / "run"):
+        take(tmp_path / "run")
+        with Journal(tmp_path / "run" / "j", {}):
+            pass
+
+
+@pytest.mark.parametrize("then", ["nothing", "another holder"])
+def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(tmp_path, monkeypatch, then):
+    path, others = tmp_path / "run" / "train.lock", []
+
+    def take_late(file, take=lock.take):
+        monkeypatch.undo()
+        path.unlink()
+        path.parent.rmdir()
+        if then == "another holder":
+            path.parent.mkdir()
+            others.append(path.open("ab"))
+            assert take(others[0])
+        return take(file)
+
+    monkeypatch.setattr(lock, "take", take_late)
+    if then == "nothing":
+        take(tmp_path / "run")
+    else:
+        with pytest.raises(ValueError, match="another training is running in"):
+            take(tmp_path / "run")
+        others[0].close()
+    monkeypatch.undo()
 
 
 def test_threads_of_one_process_exclude_each_other_and_folders_do_not(tmp_path):

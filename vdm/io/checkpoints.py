@@ -10,6 +10,7 @@ rename to `STEP.removed` first. So a folder named by a bare number was complete 
 process was killed. With several processes, they must share the folder.
 """
 
+import errno
 import json
 import os
 import re
@@ -269,6 +270,8 @@ def _load(folder: Path, like: PyTree, *, partial: bool) -> PyTree:
     except CheckpointError:
         raise
     except (OSError, ValueError) as error:  # deleted meanwhile, say
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of the temporary folder
+            raise CheckpointError(f"cannot read {folder}: {_reason(error)}: make room") from error
         raise _UnreadableError(f"checkpoint {folder} is unreadable ({_reason(error)})") from error
 
 

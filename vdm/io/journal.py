@@ -4,6 +4,7 @@ A journal is one append-only file: a line of JSON that says what is computed, th
 each finished part. A kill can only cut the last record short, which its checksum shows.
 """
 
+import contextlib
 import os
 import struct
 import zlib
@@ -70,9 +71,12 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def _write(self, content: bytes) -> None:
-        self._file.seek(0, os.SEEK_END)
-        self._file.write(content)
-        self._file.flush()
+        try:
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(content)
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +87,8 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()  # and with it the lock
+        with contextlib.suppress(OSError):  # of what could not be written, which `append` has said
+            self._file.close()  # and with it the lock
 
 
 def _read(content: bytes, start: int, itemsize: int = 1) -> tuple[list[bytes], int]:

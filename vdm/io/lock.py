@@ -8,15 +8,22 @@ has none, or has them for each machine alone, nothing can be promised, and that 
 
 import contextlib
 import fcntl
+import functools
 import os
 import socket
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from vdm import distributed
 from vdm.io.console import say
+
+ATTEMPTS = 100
+"""At a lock whose holders remove it again and again."""
+
+_TAKEN: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
 
 
 def take(file: IO[bytes]) -> bool:
@@ -30,7 +37,24 @@ def take(file: IO[bytes]) -> bool:
         raise
     except OSError:
         return False
+    _TAKEN.add(file)
+    _let_go_in_children()
     return True
+
+
+@functools.cache
+def _let_go_in_children() -> None:
+    """A lock is held by every copy of its descriptor: a forked worker that outlives a killed
+    process must have none."""
+
+    def let_go() -> None:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for file in _TAKEN:
+            if not file.closed:
+                os.dup2(nowhere, file.fileno(), inheritable=False)
+        os.close(nowhere)
+
+    os.register_at_fork(after_in_child=let_go)
 
 
 @contextlib.contextmanager
@@ -60,12 +84,20 @@ def held(folder: Path, what: str) -> Iterator[None]:
 
 
 def _hold(path: Path, what: str, opened: contextlib.ExitStack) -> None:
-    folder, is_new = path.parent, not path.parent.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    file = opened.enter_context(path.open("a+b", buffering=0))
+    folder = path.parent
     try:
-        shared = take(file)
-        if not path.exists():  # its last holder, which found a mistake, removed it just now
+        for _ in range(ATTEMPTS):
+            is_new = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as tried:
+                file = tried.enter_context(path.open("a+b", buffering=0))
+                shared = take(file)
+                # Its last holder may have removed it just now: then another one has been made, or
+                # will be.
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    opened.push(tried.pop_all())
+                    break
+        else:
             raise BlockingIOError
     except BlockingIOError:
         raise ValueError(
@@ -98,5 +130,8 @@ def _forget(path: Path, file: IO[bytes], is_new: bool) -> None:
 
 def _holder(path: Path) -> str:
     """Of a lock that is held, or whose holder was killed: who, in brackets."""
-    line = path.read_bytes().decode("utf-8", "replace").strip()
+    try:
+        line = path.read_bytes().decode("utf-8", "replace").strip()
+    except FileNotFoundError:  # it has been let go meanwhile
+        return ""
     return f" ({line})" if line else ""
