@@ -358,6 +358,14 @@ def test_a_conditional_model_asks_for_labels(make_tiny_config, images):
     np.testing.assert_array_equal(archives.unpack(trained, content).labels, labels)
 
 
+def test_labels_that_would_be_lost_are_refused(make_tiny_config, images):
+    model = vdm.build(make_tiny_config())
+    with pytest.raises(ValueError, match="the labels would be lost"):
+        model.compress(images[:2], np.array([3, 9]), num_steps=1)
+    with pytest.raises(ValueError, match="no classes to draw from"):
+        model.sample(2, labels=[3, 9], num_steps=1)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not FASHION.is_file(), reason="needs ../shared/data/fashion_mnist")
 def test_a_thousand_pictures_of_256_codes_come_back(make_tiny_config):

@@ -5,7 +5,7 @@ import itertools
 import json
 import shutil
 import signal
-import time
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -345,12 +345,17 @@ def test_parameters_that_are_no_numbers_are_not_saved(make_tiny_config, tmp_path
 
 def test_fit_names_the_phase_in_which_it_hangs(make_tiny_config, tmp_path, monkeypatch, capfd):
     run = open_run(make_tiny_config(train__num_steps=4, train__save_every=2), tmp_path / "run")
-    state, entered = run.initial_state(), []
+    state, entered, reported = run.initial_state(), [], threading.Event()
 
     class Recorder(Watchdog):
         def enter(self, what, long=False):
             entered.append((what, long))
             super().enter(what, long)
+
+        def _report(self, what, passed):
+            super()._report(what, passed)
+            if what == "waiting for the data of step 3":
+                reported.set()
 
     def make_step(*args):
         def step(state, batch):
@@ -361,7 +366,7 @@ def test_fit_names_the_phase_in_which_it_hangs(make_tiny_config, tmp_path, monke
 
     def batches():
         yield from (None, None)
-        time.sleep(0.6)
+        reported.wait()
         yield from (None, None)
 
     monkeypatch.setattr(run_module, "make_train_step", make_step)

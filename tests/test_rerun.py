@@ -10,9 +10,11 @@ row's class it may be away from the row by LIMIT standard errors and by ROUNDING
 - a row without them is of code that drew other masks of dropout, from the same seed. Neither the
   paired error nor the same training can be had: its Monte-Carlo error and the re-run's are taken
   for independent, and the spread over seeds for that of the masks, which make 0.1, 0.2, 0.4 and 1.5
-  of it in the four trainings that were looked at. Together that allows 1.6 to 4% of bits/dim.
+  of it in the four trainings that were looked at. As that difference is a random one, two errors
+  would fail one re-run in twenty: FAR of them fail one in a thousand, and allow 2.7 to 6.4% of
+  bits/dim.
 
-On another class of machine it is compared as a training of another seed would be.
+On another class of machine it is compared as a training of another seed would be, FAR likewise.
 """
 
 import functools
@@ -34,6 +36,8 @@ from vdm.io.environment import machine
 ROOT = Path(__file__).parent.parent
 LIMIT = 2.0
 """Standard errors that a re-run may be away from its row."""
+FAR = 3.3
+"""The same where the re-run is another training: 0.1% of normal variables are further out."""
 ROUNDING = 0.001
 """Bits/dim between two trainings of one seed that differ in rounding. Measured: 7e-9 after 200
 steps on one device and on two, 0.0004 after the 2,000 of configs/digits.py on two kinds of CPU."""
@@ -81,7 +85,8 @@ def largest_difference(
     row: dict, rows: list[dict], job: str, draws: np.ndarray, strata: int, here: str
 ) -> float:
     """Bits/dim that the re-run may be away from the row."""
-    return ROUNDING + LIMIT * standard_error(row, rows, job, draws, strata, here)
+    same = row["machine"] == here and "bpd_of_draws" in row
+    return ROUNDING + (LIMIT if same else FAR) * standard_error(row, rows, job, draws, strata, here)
 
 
 def committed_bpd(row: dict, job: str) -> float:
@@ -113,10 +118,10 @@ def test_a_stale_row_is_noticed():
             job = row["jobs"][0]
             draws = as_drawn(row, job)
             limit = largest_difference(row, rows, job, draws, 10, row["machine"])
-            share = 0.002 if "bpd_of_draws" in row else 0.045
+            share = 0.002 if "bpd_of_draws" in row else 0.065
             assert limit < share * committed_bpd(row, job), (experiment, row["name"])
             elsewhere = largest_difference(row, rows, job, draws, 10, "1 x NVIDIA H200")
-            assert elsewhere < 0.06 * committed_bpd(row, job), (experiment, row["name"])
+            assert elsewhere < 0.09 * committed_bpd(row, job), (experiment, row["name"])
 
 
 def test_a_row_that_holds_its_draws_is_compared_draw_by_draw():

@@ -167,6 +167,8 @@ class Model:
         num_samples = check_count("num_samples", num_samples, 1)
         num_steps = run.options.sample.num_steps if num_steps is None else num_steps
         classes = self.num_classes or run.guidance.num_classes
+        if labels is not None and not classes:
+            raise ValueError("labels: this model has no classes to draw from; leave them out")
         drawn = draw_samples(
             self.model, run.guided_params(self.params), num_samples, run.mesh,
             sampler=run.sampler,

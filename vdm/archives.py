@@ -93,6 +93,11 @@ def pack(
     dims = trained.run.vdm.dims
     codes = check_codes(trained.run.vdm, images.reshape(_full_shape(images.shape, dims)))
     chain = trained.chain(options.num_steps, options.cells)
+    if labels is not None and not chain.num_classes:
+        raise ValueError(
+            "the labels would be lost: a file has those that its model is conditional on, and this "
+            "one is on none; leave them out, and keep them elsewhere"
+        )
     labels = check_labels(labels, len(codes), chain.num_classes)
     codec = Codec(chain, options.order, options.lanes, options.seed)
     coded = codec.encode(codes.astype(np.int64), labels, container.to_words(given), on_images)

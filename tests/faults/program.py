@@ -42,11 +42,9 @@ def _obey_file_modes() -> None:
 
 
 def wait_for_step(workdir: Path, process: subprocess.Popen[str], step: int) -> None:
-    """Until the log of a running program has reached `step`."""
-    deadline = time.monotonic() + 600
+    """Until the log of a running program has reached `step`, however slow the machine is."""
     while not any(line["step"] >= step for line in read_metrics(workdir)):
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 

@@ -69,7 +69,8 @@ def test_a_disk_that_fills_up_stops_the_run_and_room_lets_it_go_on(small_disk):
 
 def test_a_workdir_removed_under_a_run_ends_it_and_is_not_half_rebuilt(tmp_path):
     workdir = tmp_path / "run"
-    process = start(command(workdir, **NO_END))
+    # Without saves, in the midst of which orbax would make it again.
+    process = start(command(workdir, **NO_END | {"train__save_every": 10**6}))
     wait_for_step(workdir, process, 10)
     workdir.rename(tmp_path / "gone")
     _, err = process.communicate(timeout=600)
@@ -77,7 +78,7 @@ def test_a_workdir_removed_under_a_run_ends_it_and_is_not_half_rebuilt(tmp_path)
     (line,) = err.splitlines()
     assert str(workdir) in line
     assert not (workdir / "metrics.jsonl").exists()
-    assert all(not s.name.isdigit() for s in workdir.glob("checkpoints/*"))
+    assert not (workdir / "checkpoints").exists()
 
 
 def test_a_workdir_that_becomes_read_only_ends_the_run_with_its_checkpoints(tmp_path):

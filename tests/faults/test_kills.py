@@ -9,6 +9,7 @@ test_three_kills_leave_the_same_parameters_to_the_last_bit), the signals of a pe
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -82,6 +83,7 @@ def test_killed_samples_and_evaluations_are_completed_to_the_same_bits(
             size = (killed / partial).stat().st_size if (killed / partial).exists() else 0
         process.kill()
         out, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL  # it had not come to its end
     assert "going on with the" in out  # the second began where the first was
     for workdir in (killed, whole):
         status, _, err = run(arguments(workdir))

@@ -409,7 +409,10 @@ def test_disk_full_is_one_line_and_harms_nothing(tmp_path):
         import numpy as np
         from absl import logging
         from test_checkpoints import CheckpointError, Checkpoints, assert_same, make_state
+        from vdm.streams import quiet_orbax
         logging.set_verbosity(logging.INFO)  # orbax must be silent all the same
+        quiet = quiet_orbax()  # to the end, as in vdm.main
+        quiet.__enter__()
         run = Checkpoints(sys.argv[1])
         run.save(1, make_state(1))
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -447,6 +450,16 @@ def test_a_folder_that_takes_none_is_one_line_and_the_process_ends(tmp_path):
     (line,) = done.stdout.splitlines()
     assert line.startswith("cannot save checkpoint")
     assert "Not a directory" in line
+
+
+def test_a_workdir_that_is_gone_is_not_made_again(tmp_path):
+    run = Checkpoints(tmp_path / "run" / "checkpoints")
+    run.path(1).parent.parent.mkdir()
+    run.save(1, make_state(1))
+    (tmp_path / "run").rename(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match=r"cannot save checkpoint .*No such file"):
+        run.save(2, make_state(2))
+    assert os.listdir(tmp_path) == ["gone"]
 
 
 def test_disk_full_after_orbax_is_done_harms_nothing(tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ def assert_same(found, state):
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_checkpoints_below_any_name_are_read_and_rotate(tmp_path, name):
+    (tmp_path / name / "run").mkdir(parents=True)
     run = Checkpoints(tmp_path / name / "run" / "checkpoints", keep=2)
     for step in (1, 2, 3):
         run.save(step, STATE | {"step": jnp.int32(step)})

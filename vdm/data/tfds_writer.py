@@ -36,7 +36,7 @@ def write(build: Callable[[], Any], folder: Path, replace: bool = False) -> None
         refuse_to_replace(folder)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        if folder.exists():
+        if folder.exists() and not is_prepared(folder):
             # Somebody's partial copy: TFDS itself never leaves one. Moved before it is deleted,
             # so that no other process sees it shrink.
             partial = folder.with_name(f"incomplete.{uuid.uuid4().hex}_{folder.name}")

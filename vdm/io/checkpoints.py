@@ -115,7 +115,8 @@ class Checkpoints:
             self._remove_leftovers()
             # Where orbax cannot make its folder, threads of it wait for that, and keep the
             # process from ending for minutes after its error.
-            partial.mkdir(parents=True)
+            partial.parent.mkdir(exist_ok=True)  # a workdir that is gone is not made again
+            partial.mkdir()
             partial.rmdir()
 
         def complete() -> None:

@@ -1,5 +1,6 @@
 """Metrics of a run: `metrics.jsonl`, one JSON object a line, and the same for TensorBoard."""
 
+import contextlib
 import errno
 import json
 import math
@@ -70,7 +71,8 @@ class MetricsWriter:
         self._clock_offset = max(0.0, _after_events(workdir) - time.time())
         # Opening an event file empties it: the process id keeps two starts in one second apart.
         name = f"{EVENTS}{int(self._now())}.{socket.gethostname()}.{os.getpid()}"
-        self._events = RecordWriter(str(workdir / name))
+        self._events_path = workdir / name
+        self._events = RecordWriter(str(self._events_path))
         self._write_event(file_version="brain.Event:2")
         # TensorBoard hides what other event files of the folder hold from this step on.
         session_log = self._event_pb2.SessionLog
@@ -118,7 +120,8 @@ class MetricsWriter:
         """Closes both files; a second call does nothing."""
         self._file.close()
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(OSError):  # of what `write` has said
+                self._events.close()
         if self._hook is not None:
             self._hook.close()
             self._hook = None
@@ -138,8 +141,11 @@ class MetricsWriter:
         if self._events is None:
             return
         event = self._event_pb2.Event(wall_time=self._now(), **fields)
-        self._events.write(event.SerializeToString())
-        self._events.flush()
+        try:
+            self._events.write(event.SerializeToString())
+            self._events.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._events_path)) from error
 
     def _now(self) -> float:
         """Seconds since 1970, never less than before: by the clock of the first start."""
