@@ -102,10 +102,10 @@ def test_pictures_of_other_kinds_are_refused_and_the_remedy_works(tmp_path, mode
     ending = {"LA": "png", "RGBA": "webp", "PA": "png", "CMYK": "jpg"}.get(mode, "tiff")
     if mode == "PA":
         image = image.convert("RGBA").quantize(8)  # a palette with an alpha for each colour
+    if mode == "RGBA":
+        image.putalpha(100)  # WebP has none where all is opaque
     path = saved(tmp_path / f"a.{ending}", image)
     with Image.open(path) as opened:
-        if opened.mode == "RGB":  # of YCbCr, PIL's TIFF
-            return
         kind = opened.mode
     message = refused(path, f"of the kind {kind!r}")
     if "with PIL" in message:
@@ -131,15 +131,74 @@ def test_ppm_of_more_than_8_bits_is_refused(tmp_path, content):
     refused(tmp_path / "a.ppm", "more than 8 bits")
 
 
-def tiff(path, samples, bits, extra=None):
-    """An uncompressed TIFF of samples [H, W, C], little-endian, of `bits` bits."""
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("most", [1, 15, 100, 254])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ppm_that_pil_would_stretch_is_refused_and_both_remedies_work(
+    tmp_path, channels, most, plain
+):
+    numbers = RNG.integers(0, most + 1, (6, 4, channels))
+    kind = {(1, False): 5, (3, False): 6, (1, True): 2, (3, True): 3}[channels, plain]
+    data = " ".join(map(str, numbers.ravel())).encode() if plain else numbers.astype("u1").tobytes()
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P%d 4 6 %d\n" % (kind, most) + data)
+    message = refused(path, f"has numbers 0 ... {most} (its maxval)", shape=numbers.shape)
+    with Image.open(path) as image:
+        way = re.search(r"\(with numpy, (\S*)\)$", message)[1]
+        same = eval(way, {"image": image, "PIL": PIL, "numpy": np})
+    np.testing.assert_array_equal(np.asarray(same).reshape(numbers.shape), numbers)
+    _follow(message, path)
+    stretched = read_images(tmp_path).codes[0].reshape(numbers.shape)
+    assert np.abs(stretched - numbers * 255 / most).max() <= 0.5
+    path.with_suffix(".png").unlink()
+    whole = b"P%d 4 6 255\n" % kind + data  # what the refused ones are mistaken for
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(read_images(tmp_path).codes[0].reshape(numbers.shape), numbers)
+
+
+def bmp(path, bits, row, palette=()):
+    """A BMP of one row of 4 pixels, given as bytes."""
+    colours = b"".join(bytes([grey, grey, grey, 0]) for grey in palette)
+    head = struct.pack("<IiiHHIIiiII", 40, 4, 1, 1, bits, 0, len(row), 0, 0, len(palette), 0)
+    at = 14 + len(head) + len(colours)
+    path.write_bytes(b"BM" + struct.pack("<IHHI", at + len(row), 0, 0, at) + head + colours + row)
+
+
+def test_a_bmp_that_pil_would_stretch_or_misread_is_refused(tmp_path):
+    path = tmp_path / "a.bmp"
+    bmp(path, 16, struct.pack("<4H", 0, 1, 2, 0x7FFF))
+    _follow(refused(path, "5 or 6 for a colour", shape=(1, 4, 3)), path)
+    assert read_images(tmp_path).codes[0, 0, :, 2].tolist() == [0, 8, 16, 255]
+    path.with_suffix(".png").unlink()
+    for bits, row, palette in (
+        (8, [0, 1, 1, 0], (0, 255)), (4, [0x01, 0x10, 0, 0], (0, 255)),
+        (4, [0x01, 0x23, 0, 0], range(16)),
+    ):  # fmt: skip
+        bmp(path, bits, bytes(row), palette)
+        refused(path, f"is a BMP of {bits} bits with a palette of greys", shape=(1, 4, 1))
+    for bits, row, palette, greys in (
+        (1, [0b01100000, 0, 0, 0], (0, 255), [0, 255, 255, 0]),
+        (1, [0b01100000, 0, 0, 0], (255, 0), [255, 0, 0, 255]),
+        (4, [0x01, 0x23, 0, 0], range(0, 256, 17), [0, 17, 34, 51]),
+        (8, [0, 1, 255, 9], range(256), [0, 1, 255, 9]),
+    ):
+        bmp(path, bits, bytes(row), palette)
+        assert read_images(tmp_path).codes[0, 0, :, 0].tolist() == greys
+
+
+def tiff(path, samples, bits, extra=None, after=0, more=()):
+    """An uncompressed TIFF of samples [H, W, C], little-endian, of `bits` bits. after: where the
+    next page is; more: (tag, type, values)."""
     height, width, channels = samples.shape
     data = samples.astype(f"<u{bits // 8}").tobytes()
     entries = [(256, 3, [width]), (257, 3, [height]), (258, 3, [bits] * channels), (259, 3, [1]),
                (262, 3, [2]), (273, 4, [8]), (277, 3, [channels]), (278, 3, [height]),
                (279, 4, [len(data)])]  # fmt: skip
+    if channels == 1:
+        entries[4] = (262, 3, [1])
     if extra is not None:
         entries.append((338, 3, [extra]))
+    entries = sorted({entry[0]: entry for entry in (*entries, *more)}.values())
     at, tail, table = 8 + len(data) + len(data) % 2, b"", b""
     end = at + 2 + 12 * len(entries) + 4
     for tag, kind, values in entries:
@@ -151,7 +210,7 @@ def tiff(path, samples, bits, extra=None):
             table += struct.pack("<HHI", tag, kind, len(values)) + content.ljust(4, b"\0")
     path.write_bytes(
         b"II*\0" + struct.pack("<I", at) + data + b"\0" * (len(data) % 2)
-        + struct.pack("<H", len(entries)) + table + bytes(4) + tail
+        + struct.pack("<H", len(entries)) + table + struct.pack("<I", after) + tail
     )  # fmt: skip
 
 
@@ -166,6 +225,38 @@ def test_tiffs_with_more_bits_or_channels_are_refused(tmp_path):
     refused(path, "4 channels")
     tiff(path, four, 8, extra=2)
     refused(path, "with transparency")
+
+
+def test_tiffs_whose_numbers_pil_would_change_are_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    grey = GREY[..., None]
+    tiff(path, grey, 8, more=[(339, 3, [1])])
+    np.testing.assert_array_equal(read_images(tmp_path).codes[0], grey)
+    tiff(path, grey, 8, more=[(339, 3, [2])])
+    refused(path, "signed numbers", shape=grey.shape)
+    for twice, deep in ((256, False), (257, False), (255, True)):
+        colours = RGB.reshape(-1, 3)[:16].T.astype(int) * twice
+        colours = np.pad(colours, [(0, 0), (0, 240)]).ravel().tolist()
+        tiff(path, grey % 16, 8, more=[(262, 3, [3]), (320, 3, colours)])
+        if deep:
+            refused(path, "more than 8 bits")
+        else:
+            shown = RGB.reshape(-1, 3)[grey[..., 0] % 16]
+            np.testing.assert_array_equal(read_images(tmp_path).codes[0], shown)
+    for compression in ("tiff_lzw", "raw"):
+        saved(path, Image.fromarray(RGB).convert("YCbCr"), compression=compression)
+        message = refused(path, "of the kind 'YCbCr'")
+    _follow(message, path)
+    assert read_images(tmp_path).codes.shape == (1, 6, 4, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_tiff_whose_next_page_is_damaged_is_refused(tmp_path):
+    for after in (8, 9, 2**31, 2**32 - 1):  # no page of these has a size
+        tiff(tmp_path / "a.tif", np.zeros_like(RGB), 8, after=after)
+        refused(tmp_path / "a.tif", "is no picture that can be read")
+    tiff(tmp_path / "a.tif", np.zeros_like(RGB), 8, after=0, more=[(259, 3, [55])])
+    refused(tmp_path / "a.tif", "is no picture that can be read")
 
 
 # --- several in a file ------------------------------------------------------------------------
@@ -200,16 +291,18 @@ def test_one_frame_of_a_gif_is_a_picture(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(10))
-@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tiff"])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tiff", "lzw.tiff"])
 def test_exif_orientation_is_applied_to_data_and_refused_in_archives(tmp_path, ending, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(tmp_path / f"a.{ending}", Image.fromarray(RGB), exif=exif)
+    packed = "lzw" in ending and 0 < orientation < 9  # libtiff writes no others
+    kwargs = {"compression": "tiff_lzw"} if packed else {}
+    path = saved(tmp_path / f"a.{ending}", Image.fromarray(RGB), exif=exif, **kwargs)
     with Image.open(path) as image:
         upright = np.asarray(ImageOps.exif_transpose(image))
     assert pictures.shape_of(path, 0) == upright.shape
     np.testing.assert_array_equal(pictures.decode([path], upright.shape, 0)[0], upright)
-    if orientation in (0, 1, 9) or ending == "tiff":  # that PIL turns by itself
+    if orientation in (0, 1, 9):
         np.testing.assert_array_equal(read_images(tmp_path).codes[0], upright)
         return
     with pytest.raises(ValueError, match="turned by its EXIF orientation") as caught:

@@ -1,6 +1,7 @@
 """Pictures: their codes, or why they have none."""
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -14,9 +15,11 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".
 # A file in a folder, or in a zip.
 File = Path | zipfile.Path
 
-# What PIL raises for a file that is no picture, or a damaged one; zlib and zipfile for a member.
+# What PIL raises for a file that is no picture, or a damaged one (of a TIFF with a second page, as
+# it comes); zlib and zipfile for a member.
 _DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
+    OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError,
+    ArithmeticError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 # With more levels, codes and evenly spaced greys could be taken for each other.
@@ -88,10 +91,12 @@ def _pixels(path: File, channels: int, size: int, exact: bool) -> np.ndarray:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             obstacle = _obstacle(image, exact)
             if not obstacle:
+                # PIL turns a TIFF itself as it is loaded, and forgets that it did.
+                turned = image.format == "TIFF" and _orientation(image) in _TURNS
                 image.load()  # the pixels are read only here, and EXIF may lie behind them
                 turn = _TURNS.get(_orientation(image))
                 upright = image.transpose(getattr(Image.Transpose, turn)) if turn else image
-                if not (turn and exact):
+                if not (exact and (turn or turned)):
                     return _array(upright, channels, size)
                 obstacle = (
                     "is turned by its EXIF orientation, which would be lost: save it upright (with "
@@ -143,13 +148,63 @@ def _obstacle(image: Any, exact: bool) -> str:
             f"is of the kind {image.mode!r} with {image.tag_v2[_SAMPLES]} channels in the file: "
             "save it as 8-bit grey or RGB"
         )
+    if other := _other_numbers(image):
+        return other
     if image.mode in ("1", "L", "P", "RGB"):
         return ""
     way = "" if image.mode == "LAB" else " (with PIL, image.convert('RGB'))"
     return f"is of the kind {image.mode!r}: save it as 8-bit grey or RGB{way}"
 
 
-_BITS, _SAMPLES = 258, 277  # tags of TIFF
+# Tags of TIFF.
+_BITS, _PHOTOMETRIC, _SAMPLES, _COLOURS, _SAMPLE_FORMAT = 258, 262, 277, 320, 339
+_YCBCR, _SIGNED = 6, 2
+
+
+def _other_numbers(image: Any) -> str:
+    """Why the numbers in the file are not those that PIL, without a word, makes of them; "" where
+    they are, or are 1, 2 or 4 bits, which every reader shows as levels from 0 to 255."""
+    if image.format == "PPM":
+        for decoder, _, _, given in image.tile:
+            if decoder != "raw" and isinstance(given, tuple) and (most := given[1]) != 255:
+                same = f"numpy.rint(numpy.asarray(image)*({most}/255)).astype('uint8')"
+                return (
+                    f"has numbers 0 ... {most} (its maxval), which would be stretched to 0 ... "
+                    "255: save it again, with 255 for the maxval, either stretched (with PIL, "
+                    f"image) or with the numbers that it has (with numpy, "
+                    f"PIL.Image.fromarray({same}))"
+                )
+    if image.format == "BMP":
+        head = bytes(image.fp.getbuffer()[:30])
+        bits = head[24] if head[14] == 12 else head[28]
+        if bits == 16:
+            return (
+                "has 16 bits for a pixel, of which 5 or 6 for a colour would be stretched to 0 ... "
+                "255: save it as 8-bit RGB, where that is meant (with PIL, image.convert('RGB'))"
+            )
+        # PIL takes the pixels behind a palette that is all grey for 1 or 8 bits, whatever they are.
+        packed = image.tile[0][0] == "raw"
+        if (image.mode == "1" and bits != 1) or (image.mode == "L" and bits != 8 and packed):
+            return (
+                f"is a BMP of {bits} bits with a palette of greys, which PIL misreads: save it as "
+                "PNG, with another program"
+            )
+    if image.format == "TIFF":
+        if _SIGNED in image.tag_v2.get(_SAMPLE_FORMAT, ()):
+            return (
+                "has signed numbers, which would be read without their signs: save it with numbers "
+                "0 ... 255"
+            )
+        if (
+            image.tag_v2.get(_PHOTOMETRIC) == _YCBCR
+            and image.mode == "RGB"
+            and "jpeg" not in image.info["compression"]  # a photograph, as a JPEG is
+        ):
+            return (
+                "is of the kind 'YCbCr': save it as 8-bit grey or RGB (with PIL, "
+                "image.convert('RGB'))"
+            )
+    return ""
 
 
 def _is_deep(image: Any) -> bool:
@@ -157,7 +212,9 @@ def _is_deep(image: Any) -> bool:
     if image.mode[0] in "IF":
         return True
     if image.format == "TIFF":
-        return max(image.tag_v2.get(_BITS, (1,))) > 8
+        # Colours of 8 bits are there with a second byte that is 0, or the same.
+        colours = image.tag_v2.get(_COLOURS, ()) if image.mode == "P" else ()
+        return max(image.tag_v2.get(_BITS, (1,))) > 8 or any(c % 256 and c % 257 for c in colours)
     arguments = [tile[3] for tile in image.tile]
     if image.format == "PPM":
         return any(isinstance(given, tuple) and given[1] > 255 for given in arguments)
