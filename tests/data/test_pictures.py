@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from tests.data import png
 from vdm.compression.image_files import read_images
-from vdm.data import files, pictures
+from vdm.data import files, folders, pictures
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 4, 3), np.uint8)
@@ -375,6 +375,34 @@ def test_greys_are_codes_or_levels_or_refused(tmp_path, greys, num_codes, codes)
     assert pictures.decode([path], shape, 0, num_codes)[0, 0, :, 0].tolist() == codes
 
 
+@pytest.mark.parametrize("brighter", range(6))
+@pytest.mark.parametrize("zeros", [0, 1])
+def test_greys_are_codes_or_levels_in_a_whole_set(tmp_path, brighter, zeros):
+    """Not 0 and 1 of both in one set; the one picture is in the training part, or in the test."""
+    names = sorted((f"{row}.png" for row in range(6)), key=folders.place)
+    for row, name in enumerate(names):
+        greys = np.array([[0, 0 if row < zeros else 255 if row == brighter else 1]], np.uint8)
+        saved(tmp_path / name, Image.fromarray(greys))
+
+    def both(**kwargs):
+        source = files.folder("", 0, path=str(tmp_path), num_test=2, **kwargs)
+        test, train = source.load("test"), source.load("train")
+        return np.concatenate([train.examples, test.examples])[:, 0, 1, 0].tolist()
+
+    if brighter >= zeros:
+        says = r"\d\.png has greys up to 1, \S+\d\.png has levels up to 255, and "
+        with pytest.raises(ValueError, match=says) as caught:
+            both(num_codes=2)
+        assert str(tmp_path / names[brighter]) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert both()[brighter] == 255
+        saved(tmp_path / names[brighter], Image.fromarray(np.array([[0, 1]], np.uint8)))
+    assert both(num_codes=2) == [0] * zeros + [1] * (6 - zeros)
+    for name in names[zeros:]:
+        saved(tmp_path / name, Image.fromarray(np.array([[0, 255]], np.uint8)))
+    assert both(num_codes=2) == [0] * zeros + [1] * (6 - zeros)
+
+
 def test_greys_that_are_not_spaced_evenly_are_told(tmp_path):
     for row in range(4):
         image = RNG.choice(np.array([3, 90, 200], np.uint8), (8, 8))
@@ -394,6 +422,52 @@ def test_a_palette_is_what_the_others_are(tmp_path):
     np.testing.assert_array_equal(
         pictures.decode([path], (6, 4, 3), 0)[0], np.repeat(GREY[..., None], 3, axis=-1)
     )
+
+
+@pytest.mark.parametrize("grey_ones", ["0", "1", "013", "0123"])
+@pytest.mark.parametrize("others", ["P", "RGB"])
+def test_palettes_of_greys_among_coloured_pictures_are_coloured(tmp_path, grey_ones, others):
+    shown = []
+    for name in "0123456":
+        image = Image.fromarray(RNG.integers(0, 256, (6, 4, 3), np.uint8))
+        image = image.convert("L").convert("P") if name in grey_ones else image.quantize(32)
+        shown.append(np.asarray(image.convert("RGB")))
+        saved(tmp_path / f"{name}.png", image if name in grey_ones else image.convert(others))
+    np.testing.assert_array_equal(read_images(tmp_path).codes, shown)
+    names = sorted("0123456", key=lambda name: folders.place(f"{name}.png"))
+    for first in names:  # each of them is the first one, once
+        order = [first, *(name for name in names if name != first)]
+        folder = tmp_path / "sets" / first
+        for place, name in zip(names, order, strict=True):
+            with Image.open(tmp_path / f"{name}.png") as image:
+                saved(folder / f"{place}.png", image)
+        source = files.folder("", 0, path=str(folder), num_test=2)
+        assert source.shape == (6, 4, 3)
+        found = [*source.load("train").examples, *source.load("test").examples]
+        np.testing.assert_array_equal(found, [shown[int(name)] for name in order])
+
+
+def test_palettes_of_greys_alone_or_among_grey_pictures_are_grey(tmp_path):
+    for i in range(4):
+        saved(tmp_path / f"{i}.png", Image.fromarray(GREY).convert("P" if i % 2 else "L"))
+    assert read_images(tmp_path).codes.shape == (4, 6, 4, 1)
+    assert files.folder("", 0, path=str(tmp_path), num_test=1).shape == (6, 4, 1)
+    for i in range(4):
+        saved(tmp_path / f"{i}.png", Image.fromarray(GREY).convert("P"))
+    assert read_images(tmp_path).codes.shape == (4, 6, 4, 1)
+    assert files.folder("", 0, path=str(tmp_path), num_test=1).shape == (6, 4, 1)
+
+
+@pytest.mark.parametrize("other", [GREY, RGB[:5], GREY[:5]])
+def test_pictures_of_really_different_shapes_are_refused_beside_palettes(tmp_path, other):
+    saved(tmp_path / "0.png", Image.fromarray(GREY).convert("P"))
+    saved(tmp_path / "1.png", Image.fromarray(RGB).quantize(32))
+    saved(tmp_path / "2.png", Image.fromarray(other))
+    with pytest.raises(ValueError, match="pictures must have one shape"):
+        read_images(tmp_path)
+    source = files.folder("", 0, path=str(tmp_path), num_test=1)
+    with pytest.raises(ValueError, match="pictures must have one shape"):
+        assert source.load("train") != source.load("test")
 
 
 def test_a_file_of_another_format_under_a_known_name_is_refused(tmp_path):

@@ -37,6 +37,9 @@ def read_images(path: Path) -> Images:
         raise ValueError(f"--input={path} has no pictures ({kinds})")
     names, files = zip(*sorted(found.pictures.items()), strict=True)
     shapes = {pictures.shape_of(file, 0, exact=True): file for file in files}
+    if len(shapes) > 1:  # palettes of greys are what the others are
+        coloured = {pictures.shape_of(file, 0, exact=True, channels=3): file for file in files}
+        shapes = coloured if len(coloured) == 1 else shapes
     if len(shapes) > 1:
         one, other, *_ = shapes
         raise ValueError(

@@ -6,6 +6,7 @@ checked against every example either way. Relative paths are relative to the fol
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -131,12 +132,14 @@ def folder(
 
     Args:
         path: the folder or zip. With folders train/ and test/ in it, these are the splits.
-        shape: of every picture; () takes that of the first.
+        shape: of every picture; () takes that of the first. A palette of greys is read as grey, or
+            as RGB among pictures that are.
         size: n > 0 cuts each picture to the largest square in its middle, and averages that over
             areas to n x n; 0 takes the pictures as they are.
         num_test: without train/ and test/, the last num_test pictures are "test".
-        num_codes: codes are 0 ... num_codes - 1. Below 256 the greys of the pictures must be these
-            or, up to 16 codes, as many levels evenly spaced from 0 to 255: 2 for 1-bit pictures.
+        num_codes: codes are 0 ... num_codes - 1. Below 256 the greys of all pictures must be these
+            or, up to 16 codes, those of all as many levels evenly spaced from 0 to 255: 2 for 1-bit
+            pictures.
         labels: whether the folders that the pictures lie in (those in train/ and test/, if there
             are such) are classes: labels 0, 1, ... in the order of their names.
         num_classes: how many classes these must be; 0 counts them.
@@ -172,12 +175,23 @@ def folder(
         raise ValueError(f"data.kwargs.duplicates is {duplicates!r}: set it to 'keep' or 'drop'")
     root = Path(path).expanduser().absolute()
     splits = functools.cache(lambda: folders.split(root, num_test))
-    shape = tuple(shape) or pictures.shape_of(next(iter(splits().train.values())), size)
+    if not shape:
+        files = itertools.chain(splits().train.values(), splits().test.values())
+        shape = pictures.shape_of_set(files, size)
+    shape = tuple(shape)
+
+    @functools.cache
+    def all_codes() -> np.ndarray:
+        """Of both splits: whether greys are codes or levels is seen in all of them together."""
+        files = [*splits().train.values(), *splits().test.values()]
+        return pictures.decode(files, shape, size, num_codes)
 
     @functools.cache
     def decoded(split: str) -> np.ndarray:
         files = getattr(splits(), split)
-        return pictures.decode(list(files.values()), shape, size, num_codes)
+        if num_codes == 256:
+            return pictures.decode(list(files.values()), shape, size)
+        return all_codes()[: len(files)] if split == "train" else all_codes()[-len(files) :]
 
     @functools.cache
     def digests(split: str) -> list[bytes]:

@@ -4,7 +4,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,27 @@ _DAMAGE = (
 MOST_LEVELS = 16
 
 
-def shape_of(path: File, size: int, exact: bool = False) -> tuple[int, int, int]:
-    """[H, W, C] of a picture, upright, cut and resized to `size` x `size` unless that is 0."""
-    return _pixels(path, 0, size, exact).shape
+def shape_of(path: File, size: int, exact: bool = False, channels: int = 0) -> tuple[int, int, int]:
+    """[H, W, C] of a picture, upright, cut and resized to `size` x `size` unless that is 0.
+
+    channels: of a palette; 0: one where all its colours in the picture are grey.
+    """
+    return _pixels(path, channels, size, exact).shape
+
+
+def shape_of_set(paths: Iterable[File], size: int) -> tuple[int, int, int]:
+    """[H, W, C] of the first picture; of a palette of greys, with the channels of the first one
+    that is no such palette."""
+    paths = iter(paths)
+    first = next(paths)
+    shape = shape_of(first, size)
+    if shape == shape_of(first, size, channels=3):
+        return shape
+    for path in paths:
+        grey, coloured = (shape_of(path, size, channels=channels)[-1] for channels in (1, 3))
+        if grey == coloured:
+            return (*shape[:2], grey)
+    return shape
 
 
 def decode(
@@ -40,8 +58,8 @@ def decode(
 ) -> np.ndarray:
     """uint8 codes [N, *shape] of the pictures: their greys, or red, green and blue.
 
-    For num_codes < 256 the greys are 0 ... num_codes - 1 themselves or, up to 16 codes, as many
-    levels evenly spaced from 0 to 255, as those of 1-bit pictures.
+    For num_codes < 256 the greys of all are 0 ... num_codes - 1 themselves or, up to 16 codes,
+    those of all are as many levels evenly spaced from 0 to 255, as in 1-bit pictures.
 
     Args:
         shape: that all must have. Palettes are looked up: they become what the shape asks for.
@@ -53,7 +71,7 @@ def decode(
         ValueError: one cannot be read, has another shape or other greys, or more in it than 8-bit
             grey or RGB can hold: more bits, transparency, more frames.
     """
-    codes = np.empty((len(paths), *shape), np.uint8)
+    greys = np.empty((len(paths), *shape), np.uint8)
     for row, path in enumerate(paths):
         pixels = _pixels(path, shape[-1], size, exact)
         if pixels.shape != shape:
@@ -62,8 +80,10 @@ def decode(
                 "data.kwargs.size = n cuts and resizes them to n x n, and grey among coloured ones "
                 "must be converted"
             )
-        codes[row] = pixels if num_codes == 256 else _to_codes(pixels, num_codes, path)
-    return codes
+        greys[row] = pixels
+    if num_codes < 256:
+        _make_codes(greys, num_codes, paths)
+    return greys
 
 
 def has_profile(path: File) -> bool:
@@ -251,20 +271,34 @@ def as_levels(greys: np.ndarray, num_codes: int) -> np.ndarray | None:
     return codes.astype(np.uint8) if (np.abs(codes * step - greys) <= 0.5).all() else None
 
 
-def _to_codes(greys: np.ndarray, num_codes: int, path: File) -> np.ndarray:
-    """Codes 0 ... num_codes - 1 of greys that are these, or evenly spaced levels."""
-    if greys.max() < num_codes:
-        return greys
-    # Of up to 16 levels none but 0 is a code itself: 255 / 15 is above 15.
-    codes = as_levels(greys, num_codes) if num_codes <= MOST_LEVELS else None
-    if codes is None:
-        levels = f" or {num_codes} levels evenly spaced from 0 to 255"
+def _make_codes(greys: np.ndarray, num_codes: int, paths: Sequence[File]) -> None:
+    """Makes greys [N, ...] codes 0 ... num_codes - 1, where all are these or evenly spaced levels.
+
+    It is one or the other for the whole set: a grey of 1 is a code in the one, and none in the
+    other, since of up to 16 levels none but 0 is a code itself (255 / 15 is above 15).
+    """
+    largest = [int(image.max()) for image in greys]
+    brightest = int(np.argmax(largest))
+    if largest[brightest] < num_codes:
+        return
+    few = num_codes <= MOST_LEVELS
+    for row in sorted(range(len(greys)), key=lambda row: row != brightest):
+        codes = as_levels(greys[row], num_codes) if few else None
+        if codes is not None:
+            greys[row] = codes
+            continue
+        levels = f" or {num_codes} levels evenly spaced from 0 to 255" if few else ""
+        ways = f"they must be 0 ... {num_codes - 1}{levels}"
+        if largest[row] >= num_codes:
+            raise ValueError(
+                f"{paths[row]} has greys up to {largest[row]}, and for data.kwargs.num_codes = "
+                f"{num_codes} {ways}: set num_codes to 256"
+            )
         raise ValueError(
-            f"{path} has greys up to {greys.max()}, and for data.kwargs.num_codes = {num_codes} "
-            f"they must be 0 ... {num_codes - 1}{levels if num_codes <= MOST_LEVELS else ''}: set "
-            "num_codes to 256"
+            f"{paths[row]} has greys up to {largest[row]}, {paths[brightest]} has levels up to "
+            f"{largest[brightest]}, and for data.kwargs.num_codes = {num_codes} {ways}, the same "
+            "in all pictures: save them again in one way, or set num_codes to 256"
         )
-    return codes
 
 
 def _unreadable(path: File) -> ValueError:
