@@ -222,6 +222,19 @@ def test_pictures_whose_greys_are_no_codes_are_told_how_to_become_them(num_codes
         np.testing.assert_array_equal(eval(remedy[0], {"numpy": np, "x": greys}), codes)
 
 
+def test_arrays_that_are_no_codes_or_labels_are_told_what_this_model_takes(call, images, tmp_path):
+    np.save(tmp_path / "in.npy", images[:2] / 16)
+    status, _, err = call("compress", tmp_path / "in.npy", tmp_path / "no.vdm")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "with x = numpy.load(...): of images in [0, 1], numpy.rint(16 * x).astype(" in err
+    np.save(tmp_path / "in.npy", images[:2])
+    np.save(tmp_path / "labels.npy", np.array([0.0, 1.0]))
+    labels = {"compress__labels": tmp_path / "labels.npy"}
+    status, _, err = call("compress", tmp_path / "in.npy", tmp_path / "no.vdm", **labels)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "labels are integers, one for each image; with x = numpy.load(...): x.astype(" in err
+
+
 def test_a_file_larger_than_its_codes_gets_a_note(call, images, tmp_path):
     np.save(tmp_path / "one.npy", images[:1])
     _, out, _ = call("compress", tmp_path / "one.npy", tmp_path / "one.vdm")

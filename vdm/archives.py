@@ -17,8 +17,8 @@ from vdm.compression.codec import Codec, Coded
 from vdm.compression.container import Header
 from vdm.compression.image_files import (
     check_pictures,
-    read_codes,
     read_images,
+    read_labels,
     to_npy,
     write_folder,
 )
@@ -194,11 +194,12 @@ def compress(run: Run, source: str, target: str, init_from: str | None = None) -
             f"this model is conditional on {run.vdm.num_classes} classes: set compress.labels to "
             "an .npy of one label for each image"
         )
-    images, names, note = read_images(Path(source))
+    num_codes = getattr(run.vdm.likelihood, "num_codes", 0) or 256
+    images, names, note = read_images(Path(source), num_codes)
     if note:
         say(note)
         _check_greys(run, images, source)
-    labels = read_codes(Path(options.labels)) if options.labels else None
+    labels = read_labels(Path(options.labels)) if options.labels else None
     given = Path(options.initial_bits).read_bytes() if options.initial_bits else b""
     step, params = run.trained_params(init_from)
     trained = Trained(run, params, step)

@@ -7,6 +7,7 @@ import numpy
 import numpy as np
 import pytest
 
+from vdm.compression import image_files
 from vdm.data import advice, arrays, files
 
 RNG = np.random.default_rng(0)
@@ -87,6 +88,132 @@ def test_the_remedy_of_other_numbers_gives_the_codes(tmp_path):
     np.testing.assert_array_equal(remedied(message, bits.astype(np.float32)), 255 * bits)
     np.testing.assert_array_equal(remedied(message, bits.astype(np.float32), 1), bits)
     assert "num_codes = 2" in message
+
+
+def of_model(tmp_path, x, num_codes):
+    """The message of --mode=compress."""
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(ValueError, match=r"^\S+x\.npy holds .*codes are integers") as caught:
+        image_files.read_images(tmp_path / "x.npy", num_codes)
+    assert "\n" not in str(caught.value)
+    assert "data.kwargs" not in str(caught.value)  # the codes of a model are as many as they are
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("num_codes", [2, 3, 16, 17, 100, 256, 300])
+def test_the_remedies_of_floats_give_codes_of_a_model(tmp_path, num_codes, dtype):
+    top = num_codes - 1
+    codes = RNG.integers(0, num_codes, (40, 4, 5, 1))
+    codes[0, 0, :3, 0] = 0, top, top // 2
+    forms = [codes / top, codes / top * 2 - 1, codes.astype(float), codes / top * (1 + 1e-6) - 1e-7]
+    for form in forms + [codes / top * 255] * (num_codes < 256):
+        x = form.astype(dtype)
+        message = of_model(tmp_path, x, num_codes)
+        np.testing.assert_array_equal(remedied(message, x), codes)
+        assert remedied(message, x).dtype == (np.uint8 if num_codes <= 256 else np.int64)
+        if num_codes > 256:
+            continue
+        np.save(tmp_path / "train.npy", x)
+        with pytest.raises(ValueError, match=r"^\S+train\.npy holds ") as caught:
+            files.npy("", 0, path=str(tmp_path), num_codes=num_codes)
+        remedy = remedied(str(caught.value), x)
+        np.testing.assert_array_equal(remedy, codes)
+        np.save(tmp_path / "train.npy", remedy)
+        source = files.npy("", 0, path=str(tmp_path), num_codes=num_codes)
+        np.testing.assert_array_equal(source.load("train").examples, codes)
+
+
+@pytest.mark.parametrize("num_codes", [2, 17, 256])
+def test_bits_for_a_model_are_codes_0_and_1_or_its_darkest_and_brightest(tmp_path, num_codes):
+    bits = CODES > 127
+    for x in (bits, bits.astype(np.float32)):
+        message = of_model(tmp_path, x, num_codes)
+        found = [remedied(message, x, which) for which in range(len(expressions(message)))]
+        assert {array.max() for array in found} == {1, num_codes - 1}
+        for array in found:
+            np.testing.assert_array_equal(array, bits * array.max())
+            assert array.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("x", "same"),
+    [
+        (CODES.astype(np.int64) // 16, lambda x: x), (CODES.astype(np.int64), lambda x: x),
+        ((CODES.astype(int) - 128).astype(np.int8), lambda x: x.astype(int) + 128),
+        (CODES.astype(np.uint16) * 257, lambda x: x // 257),
+        (CODES.astype(np.float32), lambda x: x),
+    ],
+)  # fmt: skip
+def test_remedies_that_need_other_codes_than_asked_for_say_so(tmp_path, x, same):
+    np.save(tmp_path / "train.npy", x)
+    with pytest.raises(ValueError, match=r"^\S+train\.npy holds ") as caught:
+        files.npy("", 0, path=str(tmp_path), num_codes=17)
+    message = str(caught.value)
+    np.save(tmp_path / "train.npy", remedied(message, x, -1))
+    given = re.search(r"with data\.kwargs\.num_codes = (\d+)$", message)
+    assert (given is None) == (x.max() <= 16)
+    source = files.npy("", 0, path=str(tmp_path), num_codes=17 if given is None else int(given[1]))
+    np.testing.assert_array_equal(source.load("train").examples, same(x))
+
+
+LABELS = np.arange(12) % 3
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        LABELS.astype(np.float32), LABELS.astype(np.float64)[:, None], LABELS[:, None],
+        np.eye(3)[LABELS], np.eye(3, dtype=int)[LABELS], np.eye(3, dtype=bool)[LABELS],
+    ],
+)  # fmt: skip
+def test_the_remedies_of_labels_give_the_labels(tmp_path, x):
+    path = tmp_path / "labels.npy"
+    np.save(path, x)
+    for read, says in (
+        (lambda: image_files.read_labels(path), "labels are integers, one for each image"),
+        (lambda: arrays.read_labels(path, 12, 3), "labels are 12 integers, one for each example"),
+    ):
+        np.save(path, x)
+        with pytest.raises(ValueError, match=rf"^\S+labels\.npy holds .*{says}") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+        assert len(expressions(str(caught.value))) == 1
+        np.save(path, remedied(str(caught.value), x))
+        np.testing.assert_array_equal(read(), LABELS)
+
+
+@pytest.mark.parametrize("two", [np.float32, bool])
+def test_labels_0_and_1_are_classes(tmp_path, two):
+    np.save(tmp_path / "labels.npy", (LABELS > 0).astype(two))
+    with pytest.raises(ValueError, match="labels are integers") as caught:
+        image_files.read_labels(tmp_path / "labels.npy")
+    labels = remedied(str(caught.value), (LABELS > 0).astype(two))
+    np.testing.assert_array_equal(labels, LABELS > 0)
+    assert labels.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (LABELS / 2, "find out where fractions come from"),
+        (np.where(LABELS, LABELS, np.nan), "save the numbers of the classes"),
+        (LABELS.astype(str), "save the numbers of the classes"),
+        (np.zeros((12, 4)), "save one number for each example"),
+    ],
+)
+def test_labels_that_have_no_remedy_get_no_expression(tmp_path, x, says):
+    np.save(tmp_path / "labels.npy", x)
+    for read in (
+        lambda: image_files.read_labels(tmp_path / "labels.npy"),
+        lambda: arrays.read_labels(tmp_path / "labels.npy", 12, 3),
+    ):
+        with pytest.raises(ValueError, match=says) as caught:
+            read()
+        assert not expressions(str(caught.value))
+    np.save(tmp_path / "labels.npy", LABELS)
+    with pytest.raises(ValueError, match=r"labels are 11 integers, one for each example$"):
+        arrays.read_labels(tmp_path / "labels.npy", 11, 3)
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,14 @@ class Images(NamedTuple):
     note: str = ""
 
 
-def read_images(path: Path) -> Images:
+def read_images(path: Path, num_codes: int = 256) -> Images:
     """The images in an .npy or a folder of pictures. ValueError for anything else, and for pictures
-    that differ in shape or have more in them than the PNGs that they would come back as."""
+    that differ in shape or have more in them than the PNGs that they would come back as.
+
+    num_codes: of the model, by which a message says how to make codes of other numbers.
+    """
     if path.suffix == ".npy":
-        return Images(read_codes(path))
+        return Images(read_codes(path, num_codes))
     if not path.is_dir():
         raise ValueError(f"--input={path} must be an .npy of codes, or a folder of pictures")
     found = folders.find(path)
@@ -69,19 +72,35 @@ def _numbered(count: int) -> tuple[str, ...]:
 _UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, tokenize.TokenError, MemoryError)
 
 
-def read_codes(path: Path) -> np.ndarray:
+def read_codes(path: Path, num_codes: int) -> np.ndarray:
     """The integers in an .npy. ValueError where there are none."""
+    array = _read_array(path)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"{path} holds {advice.describe(array)}: codes are integers; with x = "
+            f"numpy.load(...): {advice.to_codes(array, num_codes, fixed=True)}"
+        )
+    return array
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """The integers [N] in an .npy. ValueError for anything else."""
+    array = _read_array(path)
+    if remedy := advice.to_labels(array):
+        raise ValueError(
+            f"{path} holds {advice.describe(array)}: labels are integers, one for each image; with "
+            f"x = numpy.load(...): {remedy}"
+        )
+    return array
+
+
+def _read_array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except _UNREADABLE as error:
         raise ValueError(f"{path} is no .npy of numbers: {error}") from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} holds several arrays: save one of them as an .npy")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"{path} holds {advice.describe(array)}: codes and labels are integers; "
-            f"{advice.to_codes(array)}"
-        )
     return array
 
 

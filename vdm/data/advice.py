@@ -21,40 +21,72 @@ def describe(array: np.ndarray) -> str:
     return f"{array.dtype} of shape {array.shape}{between}"
 
 
-def to_codes(array: np.ndarray) -> str:
-    """How to make uint8 codes of an array of other numbers."""
-    numbers = _range(array)
+def to_codes(array: np.ndarray, num_codes: int = 256, fixed: bool = False) -> str:
+    """How to make codes 0 ... num_codes - 1 of an array of other numbers.
+
+    fixed: they are those of a trained model; else data.kwargs.num_codes could be another.
+    """
+    numbers, top = _range(array), num_codes - 1
     if numbers is None:
         return "save an array of numbers"
     least, most = numbers
+    kind = "numpy.uint8" if num_codes <= 256 else "numpy.int64"
     if array.dtype == np.bool_:
-        return "x.astype(numpy.uint8) makes them 0 and 1, with data.kwargs.num_codes = 2"
-    whole, kind = _is_whole(array), "floats" if array.dtype.kind == "f" else "integers"
+        if not fixed:
+            return f"x.astype({kind}) makes them 0 and 1, with data.kwargs.num_codes = 2"
+        bright = f", {kind}({top} * x) 0 and {top}" if top > 1 else ""
+        return f"x.astype({kind}) makes them 0 and 1{bright}"
     if not np.isfinite(least) or not np.isfinite(most):
         return "NaN and infinity are no codes: find out where they come from"
-    if kind == "integers":
+    if array.dtype.kind != "f":
+        bits = "" if num_codes == 256 else ", with data.kwargs.num_codes = 256"
         if least >= 0 and most <= 255:
-            return "x.astype(numpy.uint8) keeps them as they are"
+            return f"x.astype(numpy.uint8) keeps them as they are{bits if most > top else ''}"
         if least >= -128 and most <= 127:
-            return "(x.astype(numpy.int64) + 128).astype(numpy.uint8) shifts them to 0 ... 255"
+            return (
+                f"(x.astype(numpy.int64) + 128).astype(numpy.uint8) shifts them to 0 ... 255{bits}"
+            )
         if least >= 0 and 2**15 <= most < 2**16:
-            return "numpy.rint(x / 257).astype(numpy.uint8) takes 0 ... 65535 to 0 ... 255"
-        return "scale what range they span to 0 ... 255 and round"
+            return f"numpy.rint(x / 257).astype(numpy.uint8) takes 0 ... 65535 to 0 ... 255{bits}"
+        return f"scale what range they span to 0 ... {top} and round"
+    whole, rounded = _is_whole(array), f"numpy.rint(x).astype({kind})"
     # A little beyond is what resizing and single precision leave.
-    if least >= -1e-3 and most <= 1 + 1e-3:
-        binary = (
-            "; for codes 0 and 1, numpy.rint(x).astype(numpy.uint8) with data.kwargs.num_codes = 2"
-            if whole else ""
-        )  # fmt: skip
-        return f"of images in [0, 1], numpy.rint(255 * x).astype(numpy.uint8){binary}"
-    if least >= -1 - 1e-3 and most <= 1 + 1e-3:
-        return "of images in [-1, 1], numpy.rint(127.5 * (x + 1)).astype(numpy.uint8)"
-    if least >= -0.4 and most <= 255.4 and (whole or most > 64):
-        return "of images in [0, 255], numpy.rint(x).astype(numpy.uint8)"
+    beyond = min(1e-3, 0.4 / top)
+    if least >= -beyond and most <= 1 + beyond:
+        if top == 1:
+            return f"of images in [0, 1], {rounded}"
+        two = "" if fixed else " with data.kwargs.num_codes = 2"
+        binary = f"; for codes 0 and 1, {rounded}{two}" if whole else ""
+        return f"of images in [0, 1], numpy.rint({top} * x).astype({kind}){binary}"
+    if least >= -1 - beyond and most <= 1 + beyond:
+        return f"of images in [-1, 1], numpy.rint({top / 2:g} * (x + 1)).astype({kind})"
+    if least >= -0.4 and most <= top + 0.4 and (whole or most > num_codes / 4):
+        return f"of images in [0, {top}], {rounded}"
+    if least >= -0.4 and most <= 255.4 and (whole or most > 64) and top < 255:
+        same = "" if fixed else f"; to keep them, {rounded} with data.kwargs.num_codes = 256"
+        return f"of images in [0, 255], numpy.rint(x * ({top} / 255)).astype({kind}){same}"
     return (
         "undo what normalised them (a mean and a standard deviation?), so that they span 0 ... "
-        "255, and round"
+        f"{top}, and round"
     )
+
+
+def to_labels(array: np.ndarray) -> str:
+    """How to make integer labels [N] of an array of something else; "" where it is that."""
+    if array.ndim == 1 and array.dtype.kind in "iu":
+        return ""
+    column = array.ndim == 2 and array.shape[1] == 1
+    x, flat = (array[:, 0], "x[:, 0]") if column else (array, "x")
+    numbers = _range(x)
+    if numbers is None or not np.isfinite(numbers).all():
+        return "save the numbers of the classes, 0, 1, ..."
+    if x.ndim == 2 and ((x == 0) | (x == 1)).all() and (x.sum(axis=1) == 1).all():
+        return "x.argmax(axis=1) is the place of the 1 in each row"
+    if x.ndim != 1:
+        return "save one number for each example, that of its class"
+    if not _is_whole(x):
+        return "the classes have the numbers 0, 1, ...: find out where fractions come from"
+    return f"{flat}.astype(numpy.int64) keeps them as they are"
 
 
 def of_axes(shape: tuple[int, ...]) -> str:

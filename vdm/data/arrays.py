@@ -148,8 +148,8 @@ def read_split(folder: Path, split: str, shape: tuple[int, ...], num_classes: in
         ) from error
 
 
-def map_codes(path: Path) -> np.ndarray:
-    """The uint8 array of an .npy, memory-mapped.
+def map_codes(path: Path, num_codes: int = 256) -> np.ndarray:
+    """The uint8 array of an .npy, memory-mapped; num_codes: of which a message is, for others.
 
     Raises:
         ValueError: it cannot be read or holds something else.
@@ -167,7 +167,7 @@ def map_codes(path: Path) -> np.ndarray:
     if found.dtype != np.uint8:
         raise ValueError(
             f"{path} holds {advice.describe(found)}: codes are uint8 of shape [N, ...]; with x = "
-            f"numpy.load(...): {advice.to_codes(found)}"
+            f"numpy.load(...): {advice.to_codes(found, num_codes)}"
         )
     if found.ndim < 2:
         raise ValueError(
@@ -201,9 +201,11 @@ def read_labels(path: Path, count: int, num_classes: int) -> np.ndarray:
             "numpy.save writes"
         )
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        remedy = advice.to_labels(labels) if labels.shape[:1] == (count,) else ""
+        remedy = f"; with x = numpy.load(...): {remedy}" if remedy else ""
         raise ValueError(
             f"{path} holds {labels.dtype} of shape {labels.shape}: labels are {count} integers, "
-            "one for each example"
+            f"one for each example{remedy}"
         )
     if count and not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(

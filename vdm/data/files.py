@@ -85,10 +85,10 @@ def npy(
         raise ValueError(
             f"data.kwargs.num_codes is {num_codes}; codes are uint8, set it to 2 ... 256"
         )
-    shape = tuple(shape) or arrays.map_codes(files["train"]).shape[1:]
+    shape = tuple(shape) or arrays.map_codes(files["train"], num_codes).shape[1:]
 
     def read(split: str) -> tuple[np.ndarray, np.ndarray | None]:
-        codes = arrays.map_codes(files[split])
+        codes = arrays.map_codes(files[split], num_codes)
         if codes.shape[1:] != shape:
             raise ValueError(
                 f"{files[split]} holds examples of shape {codes.shape[1:]}, not {shape}: all "
