@@ -174,7 +174,7 @@ def folder(
     if duplicates not in ("keep", "drop"):
         raise ValueError(f"data.kwargs.duplicates is {duplicates!r}: set it to 'keep' or 'drop'")
     root = Path(path).expanduser().absolute()
-    splits = functools.cache(lambda: folders.split(root, num_test))
+    splits = functools.cache(lambda: folders.split(root, num_test, labels))
     if not shape:
         files = itertools.chain(splits().train.values(), splits().test.values())
         shape = pictures.shape_of_set(files, size)
@@ -229,7 +229,7 @@ def folder(
         if duplicates == "keep":
             kept = len(train) - holdout
             for name, part, others in (
-                ("test pictures", test, set(train)),
+                ("test pictures", test, set(train[:kept])),
                 ("held-out pictures", train[kept:], set(train[:kept])),
             ):
                 if twice := sum(digest in others for digest in part):

@@ -46,11 +46,12 @@ def _counted(kinds: dict[str, int]) -> str:
     return ", ".join(f"{n:,} {kind}" for kind, n in sorted(kinds.items(), key=lambda at: -at[1]))
 
 
-def find(root: Path) -> Found:
+def find(root: Path, labels: bool = False) -> Found:
     """The pictures in a folder and the folders in it, links followed, or in a .zip.
 
     Hidden files and folders are skipped, and so are links to a folder that they lie in. A zip
-    whose pictures all lie in one folder is read as that folder.
+    whose pictures all lie in one folder is read as that folder, unless, with labels, that is the
+    folder of their only class.
 
     Raises:
         ValueError: a folder cannot be read, a link leads nowhere, or a zip is damaged, encrypted or
@@ -64,15 +65,21 @@ def find(root: Path) -> Found:
             found.pictures[name] = file
         else:
             found.skipped[ending or "without an ending"] += 1
-    return Found(_without_top(found.pictures), found.skipped) if root.is_file() else found
+    if root.is_file():
+        return Found(_without_top(found.pictures, labels), found.skipped)
+    return found
 
 
-def _without_top(pictures: dict[str, File]) -> dict[str, File]:
-    """The pictures by their paths in the folder that all of them lie in."""
+def _without_top(pictures: dict[str, File], labels: bool) -> dict[str, File]:
+    """The pictures by their paths in the folder that all of them lie in; with labels, none loses
+    its class by that where all of them would."""
     tops = {name.partition("/")[0] for name in pictures}
     if len(tops) != 1 or tops & {*pictures, *_HALVES}:
         return pictures
-    return _without_top({name.partition("/")[2]: file for name, file in pictures.items()})
+    inside = {name.partition("/")[2]: file for name, file in pictures.items()}
+    if labels and not any("/" in name for name in inside):
+        return pictures
+    return _without_top(inside, labels)
 
 
 _HALVES = ("train", "test")
@@ -187,11 +194,11 @@ def _class(name: str) -> str:
     return _composed(name.partition("/")[0])
 
 
-def split(root: Path, num_test: int) -> Splits:
+def split(root: Path, num_test: int, labels: bool = False) -> Splits:
     """The pictures in `root`, a folder or a .zip, by split.
 
     With folders train/ and test/ in it they are what is in these, else the last `num_test` of
-    all are "test".
+    all are "test". With labels the folders inside are classes.
 
     Raises:
         ValueError: there are none, or as `find`.
@@ -200,7 +207,7 @@ def split(root: Path, num_test: int) -> Splits:
         raise ValueError(
             f"{root} is not a folder, nor a .zip: set data.kwargs.path to a folder of pictures"
         )
-    found = find(root)
+    found = find(root, labels)
     halves = [
         half
         for half in _HALVES
