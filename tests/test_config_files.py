@@ -2,6 +2,9 @@
 
 import inspect
 import math
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,6 +45,28 @@ def load(name, preset):
 
 def test_no_config_is_left_out():
     assert {path.stem for path in CONFIGS.glob("*.py")} == PRESETS.keys()
+
+
+def test_an_installed_package_runs_no_configs_of_others(tmp_path):
+    site = tmp_path / "site-packages"
+    skipped = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(CONFIGS.parent / "vdm", site / "vdm", ignore=skipped)
+    shutil.copytree(CONFIGS, site / "vdm/configs", ignore=skipped)  # where a wheel has them
+    (site / "configs").mkdir()
+    for name in ("digits", "theirs"):
+        (site / f"configs/{name}.py").write_text("raise SystemExit('run by mistake')")
+    code = (
+        "from vdm.config_files import built_in_configs, load_config\n"
+        "print(len(built_in_configs()), load_config('configs/digits.py').data.name)\n"
+        "load_config('configs/theirs.py')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == f"{len(PRESETS)} digits\n", done.stderr
+    assert "config file 'configs/theirs.py' does not exist" in done.stderr
+    assert "run by mistake" not in done.stderr
 
 
 @pytest.mark.parametrize(("name", "preset"), ALL)

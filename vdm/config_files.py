@@ -14,13 +14,15 @@ from ml_collections import ConfigDict
 from vdm.errors import Terminated, describe, is_own_message
 
 PACKAGE = Path(__file__).parent
-FOLDERS = (Path(), PACKAGE.parent, PACKAGE)
+# What has our configs/: an installed package, beside which those of others may lie, or a checkout.
+HOME = PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parent
+FOLDERS = (Path(), HOME)
 
 
 def find_config_file(path: Path) -> Path:
-    """The file itself, or one of that relative path beside or inside the package.
+    """The file itself, or one of that relative path in the checkout or the installed package.
 
-    So configs/digits.py is found from any folder, in a checkout and in an installed package.
+    So configs/digits.py is found from any folder.
     ValueError for a file that is not there, with those that are.
     """
     for folder in FOLDERS:
@@ -45,9 +47,7 @@ def find_config_file(path: Path) -> Path:
 @functools.cache
 def built_in_configs() -> tuple[ConfigDict, ...]:
     """The config of every file in configs/, without arguments; not to be changed."""
-    package = Path(__file__).parent
-    folders = [folder for folder in (package.parent, package) if (folder / "configs").is_dir()]
-    return tuple(load_config(path) for path in sorted(folders[0].glob("configs/*.py")))
+    return tuple(load_config(path) for path in sorted(HOME.glob("configs/*.py")))
 
 
 def load_config(path: str | Path, *args: str) -> ConfigDict:
