@@ -255,6 +255,7 @@ def test_real_numbers_of_any_byte_order_are_the_same_numbers():
         ("sample", {"guidance": "classifier_free"}, "needs a model that was trained"),
         ("compress", {"lanes": 0}, "lanes = 0"),
         ("compress", {"num_steps": 0}, "num_steps = 0"),
+        ("compress", {"num_steps": 2**20 + 1}, "num_steps = 1048577: it must be at most 1048576"),
         ("compress", {"order": "up"}, "unknown order 'up'"),
     ],
 )

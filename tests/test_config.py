@@ -189,6 +189,9 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ({"sample.guidance.name": "classifier_free"}, "model.label_dropout = 0.1"),
         ({"classifier.name": "convnets"}, "did you mean 'convnet'"),
         ({"classifier.num_steps": 0}, "at least 1"),
+        ({"compress.cells": 1025}, "compress.cells = 1025: it must be at most 1024"),
+        ({"compress.lanes": 2**16 + 1}, "compress.lanes = 65537: it must be at most 65536"),
+        ({"compress.num_steps": 2**20 + 1}, "num_steps = 1048577: it must be at most 1048576"),
     ],
 )
 def test_nonsense_is_refused_with_the_remedy(change, message):

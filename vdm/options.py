@@ -19,6 +19,9 @@ DIVERGENCES = ("auto", "exact", "hutchinson")
 ORDERS = ("bit_swap", "top_down")
 PRNG_IMPLS = ("threefry2x32", "rbg")
 
+MOST_STEPS, MOST_LANES, MOST_CELLS = 2**20, 2**16, 2**10
+"""The most that a file of compressed images may say: its reader takes more for damage."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
@@ -87,7 +90,8 @@ class SampleOptions:
 @dataclasses.dataclass(frozen=True)
 class CompressOptions:
     """config.compress: T of the chain; images coded at once, at most; grid cells per standard
-    deviation; the seed of the initial bits, or a file to take them from; a file of labels."""
+    deviation; the seed of the initial bits, or a file to take them from; a file of labels.
+    ValueError for more than a file can say."""
 
     num_steps: int
     lanes: int
@@ -96,6 +100,14 @@ class CompressOptions:
     seed: int
     initial_bits: str
     labels: str
+
+    def __post_init__(self) -> None:
+        for field, most in (("num_steps", MOST_STEPS), ("lanes", MOST_LANES),
+                            ("cells", MOST_CELLS)):  # fmt: skip
+            if getattr(self, field) > most:
+                raise ValueError(
+                    f"compress.{field} = {getattr(self, field)}: it must be at most {most}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

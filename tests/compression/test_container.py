@@ -1,5 +1,7 @@
 """The file format: what is written is read, and damage is noticed before anything is decoded."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from vdm.compression import container
 from vdm.compression.container import DTYPES, Header
 from vdm.compression.lattice import DamagedError
-from vdm.options import ORDERS
+from vdm.options import ORDERS, CompressOptions
 
 HEADER = Header(
     b"12345678", b"abcd", b"87654321", (297, 8, 8, 1), "u1", "bit_swap", 500, 1, 64, 0, 2000, True,
@@ -34,6 +36,17 @@ def test_what_is_written_is_read(shape, dtype, order, steps, seed, ema, environm
     found, found_words = container.read(container.write(header, np.array(words, np.uint32)))
     assert found == header
     assert found_words.tolist() == words
+
+
+def test_all_that_the_options_allow_is_read():
+    most = {"num_steps": 2**20, "lanes": 2**16, "cells": 2**10}
+    CompressOptions(**most, order="bit_swap", seed=0, initial_bits="", labels="")
+    header = dataclasses.replace(HEADER, **most, seed=2**64 - 1)
+    assert container.read(container.write(header, WORDS))[0] == header
+    for field, value in most.items():
+        above = dataclasses.replace(header, **{field: value + 1})
+        with pytest.raises(DamagedError):
+            container.read(container.write(above, WORDS))
 
 
 def test_two_thousand_corrupted_files_are_all_noticed():

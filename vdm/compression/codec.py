@@ -33,9 +33,7 @@ from vdm.compression.lattice import (
     TooDeepError,
     random_words,
 )
-from vdm.options import ORDERS
-
-MOST_LANES = 2**16
+from vdm.options import MOST_LANES, ORDERS
 
 SINGLES = 4
 """Images that are coded one by one, before it is known how many bits an image takes and gives."""

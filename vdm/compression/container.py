@@ -28,11 +28,11 @@ from typing import Any
 
 import numpy as np
 
-from vdm.compression.codec import MOST_LANES, Coded
+from vdm.compression.codec import Coded
 from vdm.compression.lattice import DamagedError
 from vdm.io.canonical import canonical_text
 from vdm.io.checksums import params_digest
-from vdm.options import ORDERS
+from vdm.options import MOST_CELLS, MOST_LANES, MOST_STEPS, ORDERS
 from vdm.typing import Params
 
 MAGIC = b"\x93VDM"
@@ -120,7 +120,9 @@ def _parse(body: bytes) -> tuple[Header, np.ndarray]:
     at += environment_size
     names = body[at : at + names_size]
     words = body[at + names_size :]
-    sizes = (num_steps, 2**20), (cells, 2**10), (lanes, MOST_LANES), (seed, 2**64 - 1)
+    sizes = (
+        (num_steps, MOST_STEPS), (cells, MOST_CELLS), (lanes, MOST_LANES), (seed, 2**64 - 1),
+    )  # fmt: skip
     if (
         len(words) % 4
         or len(words) < 4 * num_initial + num_given
