@@ -189,6 +189,7 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ({"sample.guidance.name": "classifier_free"}, "model.label_dropout = 0.1"),
         ({"classifier.name": "convnets"}, "did you mean 'convnet'"),
         ({"classifier.num_steps": 0}, "at least 1"),
+        ({"classifier.learning_rate": np.inf}, "learning_rate = inf: it must be 0 or more, and"),
         ({"compress.cells": 1025}, "compress.cells = 1025: it must be at most 1024"),
         ({"compress.lanes": 2**16 + 1}, "compress.lanes = 65537: it must be at most 65536"),
         ({"compress.num_steps": 2**20 + 1}, "num_steps = 1048577: it must be at most 1048576"),
@@ -204,6 +205,23 @@ def test_nonsense_is_refused_with_the_remedy(change, message):
         group[last] = value
     with pytest.raises(ValueError, match=message):
         check_and_build(config)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", (0.5,)])
+@pytest.mark.parametrize(
+    "field",
+    ["optim.ema_rate", "eval.ode.tolerance", "model.label_dropout", "classifier.learning_rate"],
+)
+def test_what_is_no_number_is_refused(field, value):
+    config = load("digits")
+    *path, last = field.split(".")
+    group = config
+    for part in path:
+        group = group[part]
+    with group.ignore_type():
+        group[last] = value
+    with pytest.raises(ValueError, match=rf"{field} = .*: it must be a number"):
+        options.read(config)
 
 
 def check_and_build(config):

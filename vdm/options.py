@@ -5,6 +5,7 @@
 
 import dataclasses
 import difflib
+import math
 import operator
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -237,23 +238,18 @@ def read(config: ConfigDict) -> Options:
     for field in ("seed", "eval.seed", "sample.seed", "compress.seed"):
         if _field(config, field) >= 2**64:
             raise ValueError(f"{field} = {_field(config, field)}: it must be below 2^64")
-    if not options.classifier.learning_rate >= 0:
-        raise ValueError(
-            f"classifier.learning_rate = {options.classifier.learning_rate}: it must be 0 or more"
-        )
-    if not 0 <= config.model.label_dropout < 1:
-        raise ValueError(
-            f"model.label_dropout = {config.model.label_dropout}: it must be in [0, 1)"
-        )
+    rate = check_number("classifier.learning_rate", options.classifier.learning_rate)
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"classifier.learning_rate = {rate}: it must be 0 or more, and finite")
+    check_share("model.label_dropout", config.model.label_dropout)
     if config.model.label_dropout and not config.model.class_conditional:
         raise ValueError(
             f"model.label_dropout = {config.model.label_dropout} withholds labels from a model "
             "that is given none: set model.class_conditional = True"
         )
-    if not 0 < ode.tolerance < 1:
+    if not 0 < check_number("eval.ode.tolerance", ode.tolerance) < 1:
         raise ValueError(f"eval.ode.tolerance = {ode.tolerance}: it must be in (0, 1)")
-    if not 0 <= options.ema_rate < 1:
-        raise ValueError(f"optim.ema_rate = {options.ema_rate}: it must be in [0, 1)")
+    check_share("optim.ema_rate", options.ema_rate)
     return options
 
 
@@ -295,6 +291,20 @@ def check_count(name: str, value: Any, least: int) -> int:
     if number < least:
         raise ValueError(f"{name} = {value!r}: it must be an integer of at least {least}")
     return number
+
+
+def check_number(name: str, value: Any) -> Any:
+    """The value of that name, where it is a number, Python's, NumPy's or JAX's."""
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise ValueError(f"{name} = {value!r}: it must be a number")
+    return value
+
+
+def check_share(name: str, value: Any) -> Any:
+    """The value of that name, where it is a number from 0 to below 1."""
+    if not 0 <= check_number(name, value) < 1:
+        raise ValueError(f"{name} = {value}: it must be in [0, 1)")
+    return value
 
 
 def suggest(name: str, known: Any) -> str:

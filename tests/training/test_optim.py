@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vdm.nn.stacks import stack_blocks, unstack_blocks
-from vdm.training.optim import adamw, ema_update
+from vdm.training.optim import adamw, ema_update, sgd
 
 PARAMS = {
     "network": {"conv": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
@@ -46,6 +46,30 @@ def test_what_decays_does_not_depend_on_how_blocks_are_stored():
 def test_an_unknown_decay_mask_is_refused():
     with pytest.raises(ValueError, match="'kernels' or 'not_bias', not 'all'"):
         adamw(10, decay_mask="all")
+
+
+@pytest.mark.parametrize("clip", [None, 0.0, np.inf])
+def test_without_a_bound_nothing_is_clipped(clip):
+    grads = jax.tree.map(lambda p: 1e3 * jnp.ones_like(p), PARAMS)
+    # With eps = 1 the size of a gradient shows in Adam's first step.
+    found, wanted = (
+        optimizer.update(grads, optimizer.init(PARAMS), PARAMS)[0]
+        for optimizer in (adamw(10, 1.0, 0, eps=1.0, clip=c) for c in (clip, 1e9))
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+@pytest.mark.parametrize("make", [adamw, sgd])
+@pytest.mark.parametrize("value", ["0.1", None, (1.0,), np.nan, -1.0])
+def test_what_is_no_number_of_use_is_named(make, value):
+    names = ["learning_rate", "warmup_steps"]
+    if make is adamw:
+        names += ["b1", "b2", "eps", "weight_decay", "schedule_rate", *["clip"] * bool(value)]
+    for name in names:
+        with pytest.raises(ValueError, match=rf"optim\.kwargs\.{name} = .*must be") as caught:
+            make(10, **{name: value})
+        assert "\n" not in str(caught.value)
+    make(10, learning_rate=jnp.float32(0.1), warmup_steps=np.int64(3))
 
 
 def test_ema_follows_the_dtype_of_its_parameters():

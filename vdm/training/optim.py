@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from vdm.nn.stacks import is_stacked
+from vdm.options import check_number
 from vdm.typing import Params, PyTree
 
 
@@ -16,7 +17,7 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """Linear warm-up from 0, then constant (`decay` "none") or a half cosine to 0 ("cosine")."""
     check_rate("optim.kwargs.learning_rate", learning_rate)
-    if not warmup_steps >= 0:
+    if not check_number("optim.kwargs.warmup_steps", warmup_steps) >= 0:
         raise ValueError(f"optim.kwargs.warmup_steps = {warmup_steps}: it must be 0 or more")
     if decay == "none":
         after = optax.constant_schedule(learning_rate)
@@ -29,8 +30,8 @@ def learning_rate_schedule(
 
 
 def check_rate(field: str, rate: float) -> None:
-    """ValueError for a learning rate that is negative or not finite."""
-    if not (rate >= 0 and math.isfinite(rate)):
+    """ValueError for a learning rate that is no number, negative or not finite."""
+    if not (check_number(field, rate) >= 0 and math.isfinite(rate)):
         raise ValueError(f"{field} = {rate}: a learning rate must be 0 or more, and finite")
 
 
@@ -71,14 +72,14 @@ def adamw(
     b2: float = 0.99,
     eps: float = 1e-8,
     weight_decay: float = 0.01,
-    clip: float = 0.0,
+    clip: float | None = 0.0,
     decay_mask: str = "kernels",
     schedule_rate: float = 1.0,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up.
 
     clip > 0 bounds the norm of the network's gradient, and that of the schedule's, which is of
-    another quantity. The schedule learns schedule_rate times as fast.
+    another quantity; 0, None and infinity do not. The schedule learns schedule_rate times as fast.
 
     Defaults: VDM's CIFAR-10, but for the arrays that decay: decay_mask = "not_bias" is the
     published choice.
@@ -89,18 +90,21 @@ def adamw(
         )
     check_rate("optim.kwargs.schedule_rate", schedule_rate)
     for name, value, most in (
-        ("b1", b1, 1.0), ("b2", b2, 1.0), ("eps", eps, math.inf), ("clip", clip, math.inf),
+        ("b1", b1, 1.0), ("b2", b2, 1.0), ("eps", eps, math.inf),
         ("weight_decay", weight_decay, math.inf),
     ):  # fmt: skip
-        if not 0 <= value < most:
+        if not 0 <= check_number(f"optim.kwargs.{name}", value) < most:
             raise ValueError(f"optim.kwargs.{name} = {value}: it must be in [0, {most:g})")
+    clip = 0.0 if clip is None else check_number("optim.kwargs.clip", clip)
+    if not clip >= 0:
+        raise ValueError(f"optim.kwargs.clip = {clip}: it must be 0 or more")
     mask = DECAY_MASKS[decay_mask]
     rate = learning_rate_schedule(num_steps, learning_rate, warmup_steps, decay)
     clipped = [optax.masked(optax.clip_by_global_norm(clip), entry(e)) for e in ENTRIES]
     scaled = optax.masked(optax.scale(schedule_rate), entry("schedule"))
     # Adam's arrays stay in second place, where the checkpoints of other settings have them.
     return optax.chain(
-        optax.chain(*clipped) if clip else optax.identity(),
+        optax.chain(*clipped) if 0 < clip < math.inf else optax.identity(),
         optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=mask),
         scaled,
     )
