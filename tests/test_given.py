@@ -74,6 +74,8 @@ def test_a_warm_up_longer_than_the_run_is_refused_if_it_was_given():
         (["--config.optim.kwargs.warmup_steps=5000"], "warmup_steps = 5000 is longer"),
         (["--config.optim.name=sgd", "--config.optim.kwargs.learning_rate=nan"], "= nan"),
         (["--config.classifier.learning_rate=-1.0"], "classifier.learning_rate = -1.0"),
+        (["--config.network.kwargs.dropout=20.0"], "network.kwargs.dropout = 20.0: it must be in"),
+        (["--config.classifier.kwargs.dropout=1.0"], "classifier.kwargs.dropout = 1.0"),
     ],
 )
 def test_the_command_line_says_so_before_anything_is_written(flags, message, capsys, tmp_path):

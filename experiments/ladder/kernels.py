@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from vdm.diffusion.hierarchy import Kernel, Normal
 from vdm.nn.encoders import GaussianMLP, ResidualMLP
+from vdm.options import check_share
 from vdm.typing import Params, PRNGKey
 
 
@@ -61,5 +62,4 @@ def check_sizes(model: Any, *names: str) -> None:
     for name in names:
         if getattr(model, name) < 1:
             raise ValueError(f"model.kwargs.{name} = {getattr(model, name)}: it must be at least 1")
-    if not 0 <= model.dropout < 1:
-        raise ValueError(f"model.kwargs.dropout = {model.dropout}: it must be in [0, 1)")
+    check_share("model.kwargs.dropout", model.dropout)

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from vdm.nn.blocks import dropout
+from vdm.nn.classifiers import ConvNet, Perceptron
+from vdm.nn.encoders import GaussianMLP, ResidualMLP
+from vdm.nn.mlp import MLP
 from vdm.nn.norm_swish import NormSwish, norm_swish
+from vdm.nn.unet import UNet
 
 
 def arguments(dtype=jnp.float32):
@@ -73,6 +77,37 @@ def test_dropout_keeps_a_share_and_the_mean():
     # Neighbours share a word of random bits, not their fate.
     first, second = np.asarray(y[:, 0:250:2] > 0), np.asarray(y[:, 1:250:2] > 0)
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 5 / np.sqrt(first.size)
+
+
+@pytest.mark.parametrize(("rate", "mask"), [(0.1, "eeefffefffe0"), (0.5, "ea6ff5e4cde0")])
+def test_the_masks_of_dropout_stay_the_same(rate, mask):
+    kept = np.asarray(dropout(jnp.ones((4, 11)), rate, jax.random.key(3))) > 0
+    assert np.packbits(kept).tobytes().hex() == mask
+
+
+def test_dropout_at_the_ends_of_its_range_keeps_the_mean():
+    x = jnp.arange(1.0, 401.0).reshape(20, 20)
+    for rate in (0.0, 1e-6, 2**-18):  # less than half of a 65,536th: all is kept
+        y, pull_back = jax.vjp(lambda x, rate=rate: dropout(x, rate, jax.random.key(0)), x)
+        np.testing.assert_array_equal(y, x)
+        np.testing.assert_array_equal(pull_back(x)[0], x)
+    y = dropout(jnp.ones((1500, 1000)), 1 - 1e-6, jax.random.key(0))
+    np.testing.assert_array_equal(jnp.unique(y), [0.0, 65536.0])
+    assert abs(float(jnp.mean(y)) - 1) < 4 * np.sqrt(65536 / y.size)
+
+
+@pytest.mark.parametrize("rate", [1.0, 20.0, -0.1, np.nan, None, "0.1"])
+def test_a_rate_of_dropout_that_is_no_share_is_refused_where_the_network_is_built(rate):
+    of_config = {UNet: "network", MLP: "network", ConvNet: "classifier", Perceptron: "classifier"}
+    for make, group in of_config.items():
+        facts = {UNet: {"num_codes": 17}, MLP: {}}.get(make, {"num_classes": 2})
+        with pytest.raises(ValueError, match=rf"^{group}\.kwargs\.dropout = .*must be [^\n]*$"):
+            make(**facts, dropout=rate)
+    for make in (ResidualMLP, GaussianMLP):
+        with pytest.raises(ValueError, match=r"^dropout = .*must be"):
+            make((2,), dropout=rate)
+    with pytest.raises(ValueError, match=r"^dropout = .*must be"):
+        dropout(jnp.ones((2, 2)), rate, jax.random.key(0))
 
 
 def test_dropout_differs_between_keys():

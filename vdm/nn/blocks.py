@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from vdm.nn.embeddings import OMEGA_LOW, OMEGA_RANGE, omega_embedding
 from vdm.nn.norm_swish import EPSILON, NormSwish
+from vdm.options import check_share
 from vdm.typing import NO_LABEL, PRNGKey
 
 MAX_GROUPS = 32
@@ -50,20 +51,23 @@ def check_groups(groups: int, channels: int) -> int:
 def dropout(
     x: Float[Array, "*shape channels"], rate: float, key: PRNGKey
 ) -> Float[Array, "*shape channels"]:
-    """x / q where a random bit of probability q says so, else 0; q is 1 - rate to 1/65,536.
+    """x / q where a random bit of probability q says so, else 0; q is 1 - rate to 1/65,536, and
+    never 0. ValueError for a rate that is not in [0, 1).
 
     Two bits come of one random word, where flax's Dropout takes one word for each. The backward
     pass draws the mask again: a loop over blocks would stack the masks of all of them, which at 32
     images of 32 x 32 x 128 a chip do not fit into the scoped memory of TPU v4 and v5.
     """
-    return _redrawn_dropout(x, rate, key)
+    return _redrawn_dropout(x, check_share("dropout", rate), key)
 
 
 def _where_kept(x: Array, rate: float, key: PRNGKey) -> Array:
+    kept = max(1, round((1 - rate) * 65536))
+    if kept == 65536:  # which is 0 in 16 bits
+        return x
     words = jax.random.bits(key, (*x.shape[:-1], (x.shape[-1] + 1) // 2), jnp.uint32)
     halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
     bits = halves.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
-    kept = round((1 - rate) * 65536)
     return jnp.where(bits < kept, x * (65536 / kept), 0)
 
 

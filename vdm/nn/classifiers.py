@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from vdm.nn.blocks import Conditioning, ResidualBlock, check_image, group_norm
 from vdm.nn.embeddings import read_omega
+from vdm.options import check_share
 
 
 class ConvNet(nn.Module):
@@ -17,6 +18,10 @@ class ConvNet(nn.Module):
     width: int = 32
     stages: int = 2
     dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_share("classifier.kwargs.dropout", self.dropout)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -47,6 +52,10 @@ class Perceptron(nn.Module):
     width: int = 64
     stages: int = 2
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_share("classifier.kwargs.dropout", self.dropout)
+        super().__post_init__()
 
     @nn.compact
     def __call__(

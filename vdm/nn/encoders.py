@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vdm.options import check_share
+
 LEAST_LOG_VARIANCE = -12.0
 """Where a log variance levels off: a standard deviation of 0.0025."""
 
@@ -19,6 +21,10 @@ class ResidualMLP(nn.Module):
     num_blocks: int = 2
     dropout: float = 0.0
     zero_init: bool = False
+
+    def __post_init__(self) -> None:
+        check_share("dropout", self.dropout)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -49,6 +55,10 @@ class GaussianMLP(nn.Module):
     dropout: float = 0.0
     zero_init: bool = True
     log_variance: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_share("dropout", self.dropout)
+        super().__post_init__()
 
     @nn.compact
     def __call__(

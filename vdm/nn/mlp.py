@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vdm.nn.blocks import Conditioning
 from vdm.nn.embeddings import fourier_features, fourier_frequencies, read_omega
+from vdm.options import check_share
 
 
 class MLP(nn.Module):
@@ -25,6 +26,10 @@ class MLP(nn.Module):
     dropout: float = 0.0
     fourier: bool = True
     omega_scale: float = 1000.0
+
+    def __post_init__(self) -> None:
+        check_share("network.kwargs.dropout", self.dropout)
+        super().__post_init__()
 
     @nn.compact
     def __call__(

@@ -40,6 +40,7 @@ from vdm.nn.stacks import (
     stack,
     stacked_name,
 )
+from vdm.options import check_share
 from vdm.typing import Params, PRNGKey
 
 
@@ -83,6 +84,10 @@ class UNet(nn.Module):
     dtype: Dtype = "float32"
     remat: Remat = "none"
     scan: Scan = "auto"
+
+    def __post_init__(self) -> None:
+        check_share("network.kwargs.dropout", self.dropout)
+        super().__post_init__()
 
     @property
     def loops(self) -> dict[str, int]:
