@@ -50,6 +50,19 @@ def test_images_are_turned_flipped_and_permuted_as_defined():
         np.testing.assert_array_equal(image, wanted)
 
 
+def first_number(seed):
+    drawn = transforms.Augmentation(lambda generator, size: {"x": generator.random(size)}, None)
+    return draws(drawn, 1, seed, step=5)["x"][0]
+
+
+def test_every_seed_has_draws_of_its_own():
+    large = [2**63 - 1, 2**63, 2**63 + 1, 2**63 + 1024, 2**64 - 2, 2**64 - 1]
+    assert len({first_number(seed) for seed in large}) == len(large)
+    before = {0: "0x1.cb8132d905208p-3", 7: "0x1.85213392ffaa0p-6",
+              2**32: "0x1.06c2b3c0be044p-3", 2**63 - 1: "0x1.a45d0d0be5759p-1"}  # fmt: skip
+    assert {seed: first_number(seed).hex() for seed in before} == before
+
+
 def test_every_symmetry_is_equally_likely():
     # Of an image without symmetries the 8 x 6 outcomes are told apart by its bytes.
     image = image_split(1).examples[0]

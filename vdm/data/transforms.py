@@ -65,8 +65,9 @@ def choices_of_step(
 ) -> Choices:
     """The rows `mine` of what is drawn for the global batch of a step."""
     # Philox takes its key and its place in the stream as they are: steps cannot overlap below
-    # 2^64 numbers each.
-    generator = np.random.Generator(np.random.Philox(key=[seed, _STREAM], counter=[0, step, 0, 0]))
+    # 2^64 numbers each. A list with a seed from 2^63 on would become float64, and seeds equal.
+    key = np.array([seed, _STREAM], np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key, counter=[0, step, 0, 0]))
     return {name: rows[mine] for name, rows in augmentation.draw(generator, batch_size).items()}
 
 
