@@ -81,6 +81,15 @@ def test_bin_means_have_the_standard_error_of_a_mean():
     np.testing.assert_allclose(edges[-1] - edges[0], 0.7)
 
 
+def test_the_error_of_a_bin_of_one_draw_is_unknown_not_zero():
+    omega = np.concatenate([[0.0], np.ones(100), [2.0, 3.0]])
+    found = diagnose(omega, np.arange(103.0), np.ones(103))
+    np.testing.assert_array_equal(found.edges, [0.0, 1.0, 3.0])
+    np.testing.assert_array_equal(np.isnan(found.stderr), [True, False])
+    np.testing.assert_array_equal(np.isnan(found.half_width), [True, False])
+    np.testing.assert_array_equal(found.density, [0.0, 51.5])
+
+
 def test_bins_of_a_few_repeated_levels_are_none_of_them_empty():
     x = np.repeat([1.0, 2.0, 3.0], [100, 5, 3])
     edges, index = bins_of(x, 20)

@@ -115,6 +115,15 @@ def test_loss_density_shows_the_diagnosis(tmp_path, drawn):
     np.testing.assert_array_equal(right.lines[1].get_ydata(), [-8.0, 0.0, 5.0])
 
 
+def test_a_bin_of_one_draw_has_no_interval_and_the_others_keep_theirs(tmp_path, drawn):
+    omega = np.concatenate([[0.0], np.ones(100), [2.0, 3.0]])
+    found = diagnose(omega, np.arange(103.0), np.ones(103))
+    plot_loss_density(tmp_path / "a.png", found, [0.0, 1.0], [0.0, 3.0])
+    left = drawn[0].axes[0]
+    np.testing.assert_array_equal(left.lines[0].get_ydata(), [0.0, 51.5])
+    np.testing.assert_allclose(left.get_ylim(), [0.0, 1.35 * (51.5 + found.half_width[1])])
+
+
 def test_a_schedule_for_each_dimension_is_drawn_as_median_and_range(tmp_path, drawn):
     t = np.linspace(0.0, 1.0, 5)
     omega = np.stack([t - 1, t, t + 3], axis=1)

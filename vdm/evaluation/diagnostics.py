@@ -20,7 +20,8 @@ class Diagnosis:
     """Per bin of omega, from clean to noisy; d and l in bits/dim, per nat of omega for d.
 
     edges: [bins + 1], of omega. centre, density, stderr, half_width: [bins], mean omega, mean d,
-    its standard error, half the width of its 95% interval. variance_share: [bins], adds up to 1.
+    its standard error, half the width of its 95% interval, both NaN for a bin of one draw.
+    variance_share: [bins], adds up to 1.
     optimal_t: [bins + 1], times at which the schedule with the least variance passes the edges.
     integral, integral_stderr: of the density over omega, the mean of l; the error takes the draws
     as independent, which stratified times improve upon. variance: of l, for one t ~ U(0, 1) and
@@ -74,7 +75,7 @@ def diagnose(
         centre=np.bincount(index, omega) / count,
         density=mean,
         stderr=stderr,
-        half_width=np.nan_to_num(student_quantile(count - 1)) * stderr,
+        half_width=student_quantile(count - 1) * stderr,
         variance_share=np.bincount(index, deviation) / max(deviation.sum(), 1e-300),
         optimal_t=np.interp(edges, fine, np.append(0.0, np.cumsum(mass)) / mass.sum()),
         integral=integral,
@@ -104,9 +105,10 @@ def bins_of(x: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bin_means(y: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(means of y by bin, their standard errors)."""
+    """(means of y by bin, their standard errors: NaN, unknown, where a bin has a single one)."""
     count = np.bincount(index)
     mean = np.bincount(index, y) / count
     # Two passes: a difference of squares loses its digits where the mean is large.
-    variance = np.bincount(index, (y - mean[index]) ** 2) / np.maximum(count - 1, 1)
+    squares = np.bincount(index, (y - mean[index]) ** 2)
+    variance = np.where(count > 1, squares / np.maximum(count - 1, 1), np.nan)
     return mean, np.sqrt(variance / count)

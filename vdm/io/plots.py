@@ -83,7 +83,8 @@ def plot_loss_density(path: str | Path, diagnosis: Any, t: ArrayLike, omega: Arr
         label="95% interval",
     )
     left.plot(d.centre, d.density, color=BLUE, linewidth=1.4, label="mean")
-    left.set_ylim(0.0, 1.35 * max(np.max(d.density + d.half_width), 1e-9))  # the legend's
+    top = np.max(d.density + np.nan_to_num(d.half_width))  # NaN: a bin of one draw
+    left.set_ylim(0.0, 1.35 * max(top, 1e-9))  # the legend's
     left.set_ylabel(r"½ $\|\epsilon - \hat\epsilon\|^2$  [bits/dim per nat]")
     left.set_title(f"integral {d.integral:.3f} ± {d.integral_stderr:.3f} bits/dim")
     left.legend(frameon=False, loc="upper right", handlelength=1.2)
