@@ -164,6 +164,17 @@ def test_a_damaged_file_is_one_line(make_run, capsys, file, content, message):
     assert error.count("\n") == 1
 
 
+def test_a_flipped_bit_is_one_line(make_run, capsys):
+    path = make_run("a", NATS) / "eval_examples.npz"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 10] = 99  # a compression that zipfile does not know
+    path.write_bytes(content)
+    assert main([str(path.parent)]) == 2
+    error = capsys.readouterr().err
+    assert "is damaged: evaluate" in error
+    assert error.count("\n") == 1
+
+
 def test_a_folder_without_an_evaluation_is_named(make_run, capsys, tmp_path):
     run = make_run("a", NATS)
     (run / "eval_examples.npz").unlink()

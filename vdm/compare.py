@@ -16,14 +16,13 @@ evaluated with the same eval.seed and eval.draws share their noise, which makes 
 import argparse
 import math
 import sys
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vdm.data.arrays import UNREADABLE
 from vdm.evaluation.statistics import (
     Error,
     difference_error,
@@ -93,7 +92,7 @@ class Result:
         try:
             with np.load(run / "eval_examples.npz") as examples:
                 nats = examples["total_of_draws"]
-        except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (KeyError, OSError, *UNREADABLE) as error:
             raise ValueError(
                 f"{run}/eval_examples.npz is damaged: evaluate {run} again with --mode=eval"
             ) from error

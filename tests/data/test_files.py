@@ -8,7 +8,8 @@ from PIL import Image
 
 from vdm import components
 from vdm import config as configs
-from vdm.data import files, sources
+from vdm.compression.image_files import read_codes
+from vdm.data import arrays, files, sources
 
 RNG = np.random.default_rng(0)
 
@@ -128,6 +129,30 @@ def test_npy_mistakes_are_one_line(npy_folder):
     one_line(lambda: files.npy("", 0, path=path), re.escape("is empty, of shape (0, 4, 5, 1)"))
     (npy_folder / "train.npy").write_bytes(b"text")
     one_line(lambda: files.npy("", 0, path=path), "it is no .npy of numbers")
+
+
+def npy_with_header(text):
+    return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text + b"\n" + bytes(64)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PK\x03\x04",  # BadZipFile
+        npy_with_header(b"{'descr': '|u1', 'shape': (6"),  # tokenize.TokenError
+        npy_with_header(b"if 1:\n    a\n  b"),  # IndentationError
+        npy_with_header(b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d, 2)}" % 2**70),
+        npy_with_header(b"{'descr': '|u1', 'fortran_order': False, 'shape': (True, 2)}"),
+    ],
+)
+def test_a_damaged_npy_is_one_line(tmp_path, content):
+    path = tmp_path / "a.npy"
+    path.write_bytes(content)
+    one_line(lambda: arrays.map_codes(path), r"cannot read .*a\.npy: it is no \.npy of numbers")
+    one_line(
+        lambda: arrays.read_labels(path, 6, 4), r"labels in .*a\.npy: it is no \.npy of numbers"
+    )
+    one_line(lambda: read_codes(path), r"a\.npy is no \.npy of numbers")
 
 
 # --- folder -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Features of pixels and of Inception: against other code, by hand, and what is refused."""
 
 import itertools
+import zipfile
 
 import jax.numpy as jnp
 import numpy as np
@@ -146,6 +147,45 @@ def test_what_is_no_npz_is_refused(tmp_path, read):
         (tmp_path / "damaged.npz").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"damaged\.npz is no \.npz of numbers"):
             read(tmp_path / "damaged.npz")
+
+
+@pytest.mark.parametrize("damage", ["deflate", "method", "encrypted", "header", "member"])
+def test_every_kind_of_damage_is_one_line(tmp_path, damage):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, weight_0=np.ones((64, 3)), bias_0=np.ones(3))
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    if damage == "deflate":  # zlib.error
+        start = 30 + content[26] + content[28]  # behind the name and the extra field
+        content[start : start + 12] = b"\xff" * 12
+    elif damage == "method":  # NotImplementedError
+        content[entry + 10] = 99
+    elif damage == "encrypted":  # RuntimeError
+        content[entry + 8] |= 1
+    path.write_bytes(content)
+    if damage in ("header", "member"):  # tokenize.TokenError; no .npy at all
+        text = b"\x93NUMPY\x01\x00\x1d\x00{'descr': '|u1', 'shape': (6\n"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("weight_0.npy", text if damage == "header" else b"text")
+    message = r"a\.npz is no \.npz of numbers, or is damaged [^\n]*$"
+    for read in (
+        read_mlp_features,
+        read_inception_features,
+        features.read_features,
+        lambda path: features.check_features(path, (8, 8, 1), 17),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(path)
+
+
+@pytest.mark.parametrize("num_codes", [np.array([17, 18]), np.array(16.5), np.array("many")])
+def test_a_number_of_codes_that_is_none_is_named(tmp_path, num_codes):
+    layers = write_mlp(tmp_path / "a.npz", 64, 3, 2)
+    save_npz(tmp_path / "a.npz", **layers, num_codes=num_codes)
+    with pytest.raises(ValueError, match=r"a\.npz: num_codes is .*; must be one integer"):
+        read_mlp_features(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"a\.npz: num_codes is .*; must be one integer"):
+        features.check_features(tmp_path / "a.npz", (8, 8, 1), 17)
 
 
 @pytest.mark.parametrize(

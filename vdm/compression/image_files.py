@@ -3,8 +3,6 @@
 import io
 import os
 import shutil
-import tokenize
-import zipfile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from vdm.compression.lattice import DamagedError
 from vdm.data import advice, folders, pictures
+from vdm.data.arrays import UNREADABLE
 from vdm.model import VDM
 
 
@@ -68,10 +67,6 @@ def _numbered(count: int) -> tuple[str, ...]:
     return tuple(f"{i:06d}.png" for i in range(count))
 
 
-# What numpy.load raises for a file that is none, or whose header asks for the impossible.
-_UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, tokenize.TokenError, MemoryError)
-
-
 def read_codes(path: Path, num_codes: int) -> np.ndarray:
     """The integers in an .npy. ValueError where there are none."""
     array = _read_array(path)
@@ -97,7 +92,7 @@ def read_labels(path: Path) -> np.ndarray:
 def _read_array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is no .npy of numbers: {error}") from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} holds several arrays: save one of them as an .npy")

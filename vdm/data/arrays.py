@@ -9,8 +9,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import lzma
 import os
 import shutil
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,14 @@ import numpy as np
 from vdm.data import advice
 
 FACTS = "dataset.json"
+
+# What numpy.load raises, beside OSError, for a file that is none, is damaged, or whose header asks
+# for the impossible: of an .npy by its parser, of an .npz by zipfile. A flipped bit may stand for a
+# compression that is not known, or a password (RuntimeError).
+UNREADABLE = (
+    ValueError, TypeError, EOFError, SyntaxError, OverflowError, MemoryError, RuntimeError,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
 
 
 def fingerprint(examples: np.ndarray) -> str:
@@ -156,7 +168,7 @@ def map_codes(path: Path, num_codes: int = 256) -> np.ndarray:
     """
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, *UNREADABLE) as error:
         reason = getattr(error, "strerror", None) or "it is no .npy of numbers"
         raise ValueError(f"cannot read {path}: {reason}; numpy.save writes such a file") from error
     if not isinstance(found, np.ndarray):
@@ -192,7 +204,7 @@ def read_labels(path: Path, count: int, num_classes: int) -> np.ndarray:
     """
     try:
         labels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, *UNREADABLE) as error:
         reason = getattr(error, "strerror", None) or "it is no .npy of numbers"
         raise ValueError(f"cannot read the labels in {path}: {reason}") from error
     if not isinstance(labels, np.ndarray):

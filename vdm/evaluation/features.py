@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
+from vdm.data.arrays import UNREADABLE
 from vdm.io.files import save_npz
 from vdm.nn.inception import InceptionV3, check_pytorch, from_pytorch
 from vdm.typing import Params
@@ -79,7 +80,7 @@ def read_mlp_features(path: str | Path) -> MLPFeatures:
         ValueError: no such file, no .npz, or not the layers of a network with a hidden one.
     """
     arrays, digest = _read_npz(path)
-    num_codes = int(arrays.pop("num_codes", 0))
+    num_codes = _num_codes(path, arrays.pop("num_codes", np.int64(0)))
     depth = _check_layers(path, {name: array.shape for name, array in arrays.items()})
     layers = tuple(
         (arrays[f"weight_{i}"].astype(np.float64), arrays[f"bias_{i}"].astype(np.float64))
@@ -262,14 +263,14 @@ def _check_channels(shape: Sequence[int]) -> None:
 
 def _npz_shapes(path: str | Path) -> tuple[dict[str, tuple[int, ...]], int]:
     """The shape of each array of a file but "num_codes", which is the second."""
-    shapes, num_codes = {}, 0
+    shapes, num_codes = {}, np.int64(0)
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
                 name = member.removesuffix(".npy")
                 with archive.open(member) as file:
                     if name == "num_codes":
-                        num_codes = int(np.lib.format.read_array(file, allow_pickle=False))
+                        num_codes = np.lib.format.read_array(file, allow_pickle=False)
                         continue
                     version = np.lib.format.read_magic(file)
                     header = (
@@ -280,9 +281,9 @@ def _npz_shapes(path: str | Path) -> tuple[dict[str, tuple[int, ...]], int]:
                     shapes[name] = header(file)[0]
     except OSError as error:
         raise _unreadable(path, error) from error
-    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise _damaged(path, error) from error
-    return shapes, num_codes
+    return shapes, _num_codes(path, num_codes)
 
 
 def inception_images(codes: Int[Array, "n h w c"], num_codes: int) -> Float[Array, "n 299 299 3"]:
@@ -326,9 +327,21 @@ def _read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # bytes, of what is no .npy
+                raise ValueError(f"{name} is no array")
+    except (OSError, AttributeError, *UNREADABLE) as error:
         raise _damaged(path, error) from error
     return arrays, hashlib.sha256(content).hexdigest()[:16]
+
+
+def _num_codes(path: str | Path, found: np.ndarray | np.generic) -> int:
+    """The number in a file's "num_codes"."""
+    if found.size != 1 or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(
+            f"{path}: num_codes is {found.dtype} of shape {found.shape}; must be one integer"
+        )
+    return int(found.item())
 
 
 def _unreadable(path: str | Path, error: OSError) -> ValueError:
