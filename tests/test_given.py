@@ -1,12 +1,15 @@
 """What was given and would have no effect is refused; defaults of other components are ignored."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from vdm import api, main
 from vdm.api import load_config
-from vdm.given import check_given
+from vdm.components import TABLES
+from vdm.given import check_given, check_ode
+from vdm.run import build_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +46,112 @@ def test_a_kwarg_without_effect_is_refused(group, name, key, value, takers):
     check_given(config, {"seed"})  # the config file says so, and its name may have been changed
     with pytest.raises(ValueError, match=message):
         api.build(config)
+
+
+def test_a_file_of_ones_own_is_looked_at_but_where_the_command_line_makes_an_ablation_of_it():
+    config = digits(optim="sgd")
+    config.optim.kwargs.clip = 3.25
+    message = r"optim\.kwargs\.clip = 3\.25 would have no effect"
+    for given in ({"seed"}, {"optim.kwargs.clip", "optim.name"}):
+        with pytest.raises(ValueError, match=message):
+            check_given(config, given, own_file=True)
+    check_given(config, {"optim.name"}, own_file=True)
+    check_given(config, {"seed"})  # the config.json of a workdir
+    config = digits()
+    config.optim.kwargs.warmup_steps = 3000
+    with pytest.raises(ValueError, match="warmup_steps = 3000 is longer"):
+        check_given(config, {"seed"}, own_file=True)
+    check_given(config, {"train.num_steps"}, own_file=True)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "digits.py", "toy_swirl.py", "toy_mixture.py", "imagenet32.py:new", "imagenet64.py",
+        *(f"cifar10.py:{name}" for name in ("", "aug", "cpu", "gpu1h", "gpu1day", "published")),
+        *(f"fashion_mnist.py:{name}" for name in ("cpu", "peer", "gpu1h")),
+    ],
+)  # fmt: skip
+def test_every_built_in_config_and_every_variant_of_it_is_taken(place):
+    path, _, variant = place.partition(":")
+    config = load_config(ROOT / "configs" / path, *([variant] if variant else []))
+    check_given(config, (), own_file=True)
+    for group, other in (("optim", "sgd"), ("schedule", "linear"), ("sample", "ddim")):
+        assert other in TABLES[group]
+        config[group].name = other
+    check_given(config, {"optim.name", "schedule.name", "sample.name"}, own_file=True)
+
+
+@pytest.mark.parametrize(
+    ("bound", "fields", "refused", "why", "remedy"),
+    [
+        ("elbo", {"tolerance": 1e-3}, "tolerance = 0.001", "eval.bound = 'elbo' solves no ODE",
+         ", or choose eval.bound = 'ode-decoder'"),
+        ("iw-8", {"num_steps": 9}, "num_steps = 9", "eval.bound = 'iw-8' solves no ODE",
+         ", or choose eval.bound = 'ode-decoder' and eval.num_steps = 0"),
+        ("ode-decoder", {"tolerance": 1e-5}, "tolerance = 1e-05", "eval.ode.num_steps = 50 fixed",
+         ", or set eval.ode.num_steps = 0"),
+        ("ode-decoder", {"probes": 4}, "probes = 4", "exact with eval.ode.divergence = 'auto'",
+         ", or set eval.ode.divergence = 'hutchinson'"),
+        ("ode-decoder", {"tolerance": 1e-3, "num_steps": 0}, "", "", ""),
+        ("ode-decoder", {"probes": 4, "divergence": "hutchinson", "num_steps": 9}, "", "", ""),
+    ],
+)  # fmt: skip
+def test_a_field_of_the_ode_without_effect_is_refused(bound, fields, refused, why, remedy):
+    config = load_config(ROOT / "configs" / "toy_swirl.py")  # two dimensions
+    config.eval.bound, config.eval.num_steps = bound, 10 if bound == "iw-8" else 0
+    config.eval.ode.update(fields)
+    run = build_run(config, Path("unused"))
+    given = {"eval.bound", *(f"eval.ode.{name}" for name in fields)}
+    if not refused:
+        check_ode(run.options.eval, run.estimator, run.model, given)
+        return
+    with pytest.raises(ValueError, match=r"^eval\.ode\.") as caught:
+        check_ode(run.options.eval, run.estimator, run.model, given)
+    found = str(caught.value)
+    assert found.startswith(f"eval.ode.{refused} would have no effect: ")
+    assert why in found
+    assert found.endswith(f"; leave it out{remedy}")
+    check_ode(run.options.eval, run.estimator, run.model, {"eval.bound", "seed"})  # in the file
+
+
+@pytest.mark.parametrize(("mode", "refused"), [("train", True), ("eval", True), ("sample", False)])
+def test_the_ode_matters_where_something_is_evaluated(mode, refused, capsys, tmp_path):
+    flags = [f"--config={ROOT}/configs/toy_swirl.py", f"--workdir={tmp_path / 'run'}"]
+    flags += [f"--mode={mode}", "--config.eval.ode.tolerance=0.001"]
+    assert main.main(["vdm.main", *flags]) == 2
+    error = capsys.readouterr().err
+    assert ("eval.ode.tolerance = 0.001 would have no effect" in error) == refused
+    assert ("checkpoint" in error) != refused
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_looks_at_a_file_of_ones_own(capsys, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from vdm.config_files import load_config\n"
+        "def get_config():\n"
+        "    config = load_config('configs/digits.py')\n"
+        "    config.optim.name, config.optim.kwargs.clip = 'sgd', 3.25\n"
+        "    return config\n"
+    )
+    saved = tmp_path / "config.json"
+    saved.write_text(json.dumps(load_config(path).to_dict()))
+    message = "optim.kwargs.clip = 3.25 would have no effect"
+    for flags, refused in (
+        ([f"--config={path}"], True),
+        (["--config", str(path)], True),
+        ([f"--config={path}", "--config.optim.name=adamw"], False),
+        ([f"--config={saved}"], False),
+        ([f"--config={saved}", "--config.optim.kwargs.clip=3.25"], True),
+    ):
+        argv = ["vdm.main", *flags, f"--workdir={tmp_path / 'run'}", "--mode=eval"]
+        assert main.main(argv) == 2
+        error = capsys.readouterr().err
+        assert (message in error) == refused
+        assert ("checkpoint" in error) != refused
+        assert error.count("\n") == 1
 
 
 def test_a_value_that_is_the_default_is_refused_where_it_was_given():

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -44,7 +44,7 @@ def define_flags(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The flags of a command line; ValueError, one line, for what cannot be understood."""
     argv = joined(argv)
-    files = [a.partition("=")[2] for a in argv if a.startswith(CONFIG_FLAGS)]
+    files = config_places(argv)
     if not files:
         raise UsageError("--config is missing: --config=configs/digits.py is the usual start")
     config = read_config(files[-1])
@@ -62,6 +62,11 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     if rest:
         raise UsageError(f"{rest[0]!r} is no flag: values are given as --flag=value")
     return options
+
+
+def config_places(argv: Sequence[str]) -> list[str]:
+    """What --config names, of which the last counts."""
+    return [a.partition("=")[2] for a in joined(argv) if a.startswith(CONFIG_FLAGS)]
 
 
 def check(options: flags.FlagValues) -> None:
@@ -99,10 +104,19 @@ def joined(argv: Sequence[str]) -> list[str]:
     return result
 
 
-def given_fields(argv: list[str]) -> set[str]:
-    """The fields of the config that the command line gives a value, such as "optim.name"."""
+class Given(NamedTuple):
+    """fields: of the config, which the command line gives a value, such as "optim.name"; own_file:
+    whether the others are as somebody wrote them in Python, not as a run has saved them."""
+
+    fields: set[str]
+    own_file: bool
+
+
+def read_given(argv: Sequence[str]) -> Given:
+    """What of the config was given, and where."""
     found = (re.match(r"--?(?:no)?config\.([\w.]+)", argument) for argument in argv)
-    return {match[1] for match in found if match}
+    saved = any(place.endswith(".json") for place in config_places(argv)[-1:])
+    return Given({match[1] for match in found if match}, not saved)
 
 
 def read_config(place: str) -> ConfigDict:

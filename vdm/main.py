@@ -32,13 +32,12 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Collection
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from vdm.command_line import check, given_fields, parse
+from vdm.command_line import Given, check, parse, read_given
 from vdm.deadline import deadline
 from vdm.errors import Terminated, describe, is_own_message, own_frame
 from vdm.streams import forgiving, quiet_orbax
@@ -73,7 +72,7 @@ def main(argv: list[str]) -> int:
     try:
         with deadline(GRACE_SECS, _end):
             options = parse(argv)
-            return run(options, given_fields(argv))
+            return run(options, read_given(argv))
     except (KeyboardInterrupt, Terminated) as stop:
         # Nothing half-written stays: every file is written beside its place and renamed.
         print(_stopped(), flush=True)
@@ -128,8 +127,8 @@ def _end(signum: int) -> None:
     os._exit(128 + signum)
 
 
-def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
-    """Does what the flags say; given: the fields of the config among them."""
+def run(options: flags.FlagValues, given: Given) -> int:
+    """Does what the flags say; given: what of the config was given, and where."""
     config: ConfigDict = options.config
     if options.print_config:
         print(json.dumps(config.to_dict(), indent=2))
@@ -144,7 +143,7 @@ def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
     import jax.numpy as jnp
 
     from vdm import archives, loops, sharding
-    from vdm.given import check_given
+    from vdm.given import check_given, check_ode
     from vdm.io.console import say
     from vdm.options import read
     from vdm.run import open_run
@@ -155,7 +154,9 @@ def run(options: flags.FlagValues, given: Collection[str] = ()) -> int:
         say("JAX_ENABLE_X64 is set and ignored: models here are float32")
     sharding.split_host(read(config).train.num_devices)
     opened = open_run(config, options.workdir, options.init_from)
-    check_given(config, given)
+    check_given(config, given.fields, given.own_file)
+    if options.mode in ("train", "eval"):  # others evaluate nothing
+        check_ode(opened.options.eval, opened.estimator, opened.model, given.fields)
     try:
         if options.mode == "train":
             loops.train(opened, options.init_from, options.accept_new_data)
