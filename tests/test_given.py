@@ -1,10 +1,12 @@
 """What was given and would have no effect is refused; defaults of other components are ignored."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+import vdm
 from vdm import api, main
 from vdm.api import load_config
 from vdm.components import TABLES
@@ -152,6 +154,27 @@ def test_the_command_line_looks_at_a_file_of_ones_own(capsys, tmp_path):
         assert (message in error) == refused
         assert ("checkpoint" in error) != refused
         assert error.count("\n") == 1
+
+
+def test_what_a_run_was_trained_with_is_no_mistake_afterwards(finished_run, tmp_path, capsys):
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    config = json.loads((workdir / "config.json").read_text())
+    config["optim"]["kwargs"]["warmup_steps"] = 77  # of 30: an earlier version trained it
+    (workdir / "config.json").write_text(json.dumps(config))
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import json, ml_collections\n"
+        "def get_config():\n"
+        f"    text = open({str(workdir / 'config.json')!r}).read()\n"
+        "    return ml_collections.ConfigDict(json.loads(text))\n"
+    )
+    argv = ["vdm.main", f"--config={path}", f"--workdir={workdir}", "--mode=train"]
+    assert main.main(argv) == 0, capsys.readouterr().err
+    assert "is finished at step 30" in capsys.readouterr().out
+    assert vdm.train(load_config(path), workdir).step == 30
+    argv[2] = f"--workdir={tmp_path / 'new'}"
+    assert main.main(argv) == 2
+    assert "warmup_steps = 77 is longer" in capsys.readouterr().err
 
 
 def test_a_value_that_is_the_default_is_refused_where_it_was_given():

@@ -398,6 +398,7 @@ def test_a_loop_over_blocks_goes_on_with_the_checkpoint_of_a_row_and_back(
     split = run_of("on", tmp_path).source.load("train")
     ends = []
     for first, second in (("on", "off"), ("off", "on")):
+        (tmp_path / first).mkdir()
         run, other = (run_of(scan, tmp_path / first) for scan in (first, second))
         batches = itertools.islice(train_batches(split, 32, 0, 0), 2)
         one, two = (sharding.put_batch(batch, run.mesh) for batch in batches)

@@ -158,6 +158,13 @@ def test_a_damaged_record_is_one_line(trained, tmp_path):
             vdm.load(workdir)
 
 
+@pytest.mark.parametrize("within", ["", "checkpoints", "checkpoints/2"])
+def test_runs_kept_in_a_folder_named_checkpoints_have_their_records(trained, tmp_path, within):
+    config, workdir = trained["npy"]
+    origin = shutil.copytree(workdir, tmp_path / "checkpoints" / "run") / within
+    assert open_run(config, tmp_path / "new", str(origin)).source.shape == SHAPE
+
+
 def test_a_file_of_that_name_beside_the_run_is_not_taken_for_its_record(trained, tmp_path):
     config, workdir = trained["npy"]
     for folder in (tmp_path, tmp_path / "runs"):

@@ -277,7 +277,8 @@ def train(
 
     origin = None if init_from is None else str(init_from)
     run = open_run(config, workdir, origin)
-    check_given(config)
+    if not run.checkpoints.steps():  # what a run was trained with cannot be left out now
+        check_given(config)
     train_run(run, origin, accept_new_data)
     return load(workdir, params=config.eval.params)
 

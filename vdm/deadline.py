@@ -24,6 +24,7 @@ def deadline(secs: float, end: Callable[[int], None]) -> Iterator[None]:
         yield
         return
     _forget_in_children()
+    process = os.getpid()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -41,8 +42,9 @@ def deadline(secs: float, end: Callable[[int], None]) -> Iterator[None]:
     finally:
         ended.set()
         signal.set_wakeup_fd(previous)
-        os.write(writer, _END)  # a forked worker may hold it open: closing it is no end
-        watcher.join()
+        if os.getpid() == process:  # not in a forked worker; one may hold the file open, so that
+            os.write(writer, _END)  # closing it would be no end
+            watcher.join()
         os.close(writer)
         os.close(reader)
 

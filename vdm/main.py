@@ -154,7 +154,8 @@ def run(options: flags.FlagValues, given: Given) -> int:
         say("JAX_ENABLE_X64 is set and ignored: models here are float32")
     sharding.split_host(read(config).train.num_devices)
     opened = open_run(config, options.workdir, options.init_from)
-    check_given(config, given.fields, given.own_file)
+    is_new = not opened.checkpoints.steps()  # what a run was trained with cannot be left out now
+    check_given(config, given.fields, given.own_file and is_new)
     if options.mode in ("train", "eval"):  # others evaluate nothing
         check_ode(opened.options.eval, opened.estimator, opened.model, given.fields)
     try:

@@ -271,6 +271,7 @@ def _samples_identity(run: Run, params: Params) -> dict[str, Any]:
     return {
         "params": params_digest(params),
         "computed": computed_fields(run.resolved),
+        "data": [run.source.shape, run.source.num_codes, run.source.num_classes],
         "settings": {k: v for k, v in run.resolved["sample"].items() if k not in compared_by},
         "per_call": samples_per_call(
             run.model, params, options.num_images, run.mesh,

@@ -149,10 +149,8 @@ def _of_origin(init_from: str | None) -> dict[str, Any] | None:
     if init_from is None:
         return None
     path = Path(init_from).absolute()
-    for checkpoints in (path, path.parent):
-        if checkpoints.name == "checkpoints":
-            return read(checkpoints.parent)
-    return read(path)
+    workdirs = [path, *(c.parent for c in (path, path.parent) if c.name == "checkpoints")]
+    return next((kept for workdir in workdirs if (kept := read(workdir))), None)
 
 
 def _rebuilt(config: ConfigDict, workdir: Path, trained: bool, error: Exception) -> Source:

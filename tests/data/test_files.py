@@ -152,7 +152,7 @@ def test_a_damaged_npy_is_one_line(tmp_path, content):
     one_line(
         lambda: arrays.read_labels(path, 6, 4), r"labels in .*a\.npy: it is no \.npy of numbers"
     )
-    one_line(lambda: read_codes(path), r"a\.npy is no \.npy of numbers")
+    one_line(lambda: read_codes(path, 256), r"a\.npy is no \.npy of numbers")
 
 
 # --- folder -----------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import lzma
 import os
 import shutil
 import tokenize
@@ -23,6 +22,11 @@ import numpy as np
 
 from vdm.data import advice
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python that was built without it
+    from zlib import error as LZMAError
+
 FACTS = "dataset.json"
 
 # What numpy.load raises, beside OSError, for a file that is none, is damaged, or whose header asks
@@ -30,7 +34,7 @@ FACTS = "dataset.json"
 # compression that is not known, or a password (RuntimeError).
 UNREADABLE = (
     ValueError, TypeError, EOFError, SyntaxError, OverflowError, MemoryError, RuntimeError,
-    tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error, LZMAError,
 )  # fmt: skip
 
 

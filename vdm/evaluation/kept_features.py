@@ -65,9 +65,7 @@ def _read(path: Path, key: str, count: int) -> np.ndarray | None:
                 return found
     except FileNotFoundError:
         return None
-    except (
-        Exception
-    ):  # a flipped bit may be a compression that zipfile does not know, or a password
+    except Exception:  # a flipped bit may be a password, or a compression unknown to zipfile
         pass
     say(f"{path} is damaged: computing the features of the data again")
     return None

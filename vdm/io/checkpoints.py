@@ -157,6 +157,8 @@ class Checkpoints:
     def _failed(self, final: Path, error: Exception) -> CheckpointError:
         if _is_first_process():
             self._remove_what_still_comes()
+        if isinstance(error, FileNotFoundError):
+            return _save_error(final, _reason(error), "the workdir is gone: bring it back")
         return _save_error(final, _reason(error))
 
     def _restore(
@@ -187,7 +189,7 @@ class Checkpoints:
         )
 
     def _remove_leftovers(self) -> bool:
-        """Whether there were any."""
+        """Whether there were any that could be removed."""
         # orbax writes STEP.partial under a longer name of its own and renames it, too.
         leftovers = [
             path
@@ -196,7 +198,7 @@ class Checkpoints:
         ]
         for path in leftovers:
             shutil.rmtree(path, ignore_errors=True)
-        return bool(leftovers)
+        return not all(path.exists() for path in leftovers)
 
     def _remove_what_still_comes(self) -> None:
         """After a failed save orbax's threads and tensorstore's go on for a moment, with no handle
@@ -350,10 +352,12 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(removed, ignore_errors=True)
 
 
-def _save_error(folder: Path, reason: str) -> CheckpointError:
+def _save_error(
+    folder: Path, reason: str, remedy: str = "the earlier ones are intact: make room there"
+) -> CheckpointError:
     return CheckpointError(
-        f"cannot save checkpoint {folder}: {reason}; the earlier ones are intact: make room there, "
-        "then run the same command again to go on"
+        f"cannot save checkpoint {folder}: {reason}; {remedy}, then run the same command again to "
+        "go on"
     )
 
 

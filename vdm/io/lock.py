@@ -94,7 +94,7 @@ def _hold(path: Path, what: str, opened: contextlib.ExitStack) -> None:
                 shared = take(file)
                 # Its last holder may have removed it just now: then another one has been made, or
                 # will be.
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                if not shared or os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     opened.push(tried.pop_all())
                     break
         else:
