@@ -57,11 +57,13 @@ def test_a_disk_that_fills_up_stops_the_run_and_room_lets_it_go_on(small_disk):
     assert str(workdir) in line
     kept = steps(workdir)
     assert kept
-    status, _, err = run(command(workdir, **NO_END))  # still full
+    fill(small_disk / "more")  # what a save that failed has given back
+    status, _, err = run(command(workdir, **NO_END))
     assert status == 2
     assert err.startswith(f"error: No space left on device: {workdir}")
     assert steps(workdir) == kept
-    (small_disk / "filler").unlink()
+    for name in ("filler", "more"):
+        (small_disk / name).unlink()
     status, out, _ = run(command(workdir, train__num_steps=kept[-1] + 1, train__eval_every=0))
     assert f"resuming {workdir} at step {kept[-1]}" in out
     assert status == 0

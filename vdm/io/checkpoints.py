@@ -157,7 +157,7 @@ class Checkpoints:
     def _failed(self, final: Path, error: Exception) -> CheckpointError:
         if _is_first_process():
             self._remove_what_still_comes()
-        if isinstance(error, FileNotFoundError):
+        if not Path(self.folder).parent.exists():
             return _save_error(final, _reason(error), "the workdir is gone: bring it back")
         return _save_error(final, _reason(error))
 
