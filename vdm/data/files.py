@@ -182,7 +182,8 @@ def folder(
 
     @functools.cache
     def all_codes() -> np.ndarray:
-        """Of both splits: whether greys are codes or levels is seen in all of them together."""
+        """The codes of both splits, decoded together: only the whole set shows whether its greys
+        are codes or levels."""
         files = [*splits().train.values(), *splits().test.values()]
         return pictures.decode(files, shape, size, num_codes)
 
@@ -191,7 +192,8 @@ def folder(
         files = getattr(splits(), split)
         if num_codes == 256:
             return pictures.decode(list(files.values()), shape, size)
-        return all_codes()[: len(files)] if split == "train" else all_codes()[-len(files) :]
+        in_training = len(splits().train)
+        return all_codes()[:in_training] if split == "train" else all_codes()[in_training:]
 
     @functools.cache
     def digests(split: str) -> list[bytes]:

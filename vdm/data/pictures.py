@@ -15,8 +15,8 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".
 # A file in a folder, or in a zip.
 File = Path | zipfile.Path
 
-# What PIL raises for a file that is no picture, or a damaged one (of a TIFF with a second page, as
-# it comes); zlib and zipfile for a member.
+# What PIL raises for a file that is damaged or is not a picture, and what zlib and zipfile raise
+# for a damaged member of a zip. Damaged TIFFs raise almost anything.
 _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, RuntimeError, TypeError, LookupError,
     ArithmeticError, struct.error, zipfile.BadZipFile, zlib.error,

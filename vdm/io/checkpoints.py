@@ -189,7 +189,7 @@ class Checkpoints:
         )
 
     def _remove_leftovers(self) -> bool:
-        """Whether there were any that could be removed."""
+        """Removes what interrupted saves left behind; returns whether anything was removed."""
         # orbax writes STEP.partial under a longer name of its own and renames it, too.
         leftovers = [
             path
@@ -201,8 +201,9 @@ class Checkpoints:
         return not all(path.exists() for path in leftovers)
 
     def _remove_what_still_comes(self) -> None:
-        """After a failed save orbax's threads and tensorstore's go on for a moment, with no handle
-        to wait for, and make the folder anew: it is gone when it stays away."""
+        """Removes what a failed save left behind, until it has stayed away for a while. Threads of
+        orbax and tensorstore, which offer nothing to wait for, keep writing for a moment after the
+        error and create the folder again."""
         deadline = time.monotonic() + _PATIENCE
         absent_since = time.monotonic()
         while absent_since + _ABSENT > (now := time.monotonic()) and now < deadline:

@@ -21,7 +21,7 @@ from vdm import distributed
 from vdm.io.console import say
 
 ATTEMPTS = 100
-"""At a lock whose holders remove it again and again."""
+"""How often a lock is tried whose holders keep removing its file."""
 
 _TAKEN: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
 

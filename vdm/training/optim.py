@@ -30,7 +30,7 @@ def learning_rate_schedule(
 
 
 def check_rate(field: str, rate: float) -> None:
-    """ValueError for a learning rate that is no number, negative or not finite."""
+    """Raises ValueError for a learning rate that is negative, not finite or not a number."""
     if not (check_number(field, rate) >= 0 and math.isfinite(rate)):
         raise ValueError(f"{field} = {rate}: a learning rate must be 0 or more, and finite")
 
