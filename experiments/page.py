@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.contents import SECTIONS, Entry, Paper
 from experiments.results import Row, format_table
-from vdm.streams import write
+from vdm.io.streams import write
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER / "README.md"

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdm import sharding, streams
+from vdm.devices import sharding
 from vdm.evaluation.statistics import half_width, standard_error
+from vdm.io import streams
+from vdm.io.atomic import write_json
 from vdm.io.canonical import canonical_text
 from vdm.io.environment import commit, machine
-from vdm.io.files import write_json
-from vdm.places import check_local
+from vdm.io.places import check_local
 
 Row = dict[str, Any]
 

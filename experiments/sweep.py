@@ -23,11 +23,13 @@ from ml_collections import ConfigDict
 
 from experiments.results import Row, config_hash, make_parser, parsed
 from vdm.compare import Result, compare
-from vdm.config_changes import differing_fields
+from vdm.config.compatibility import differing_fields
 from vdm.evaluation.statistics import mean_error, standard_error
-from vdm.io.files import read_json
-from vdm.loops import Interrupted, evaluate_run, train
-from vdm.run import Run, open_run
+from vdm.io.atomic import read_json
+from vdm.runs.evaluate import evaluate_run
+from vdm.runs.run import Run, open_run
+from vdm.runs.train import train
+from vdm.training.loop import Interrupted
 from vdm.training.metrics import NonFiniteError
 
 CONFIGS = Path(__file__).parent.parent / "configs"

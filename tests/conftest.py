@@ -78,9 +78,9 @@ def make_tiny_config():
 @pytest.fixture(scope="session")
 def finished_run(make_tiny_config, tmp_path_factory):
     """The workdir of an undisturbed run of that config; not to be changed."""
-    from vdm import loops
-    from vdm.run import open_run
+    from vdm.runs import train
+    from vdm.runs.run import open_run
 
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    loops.train(open_run(make_tiny_config(), workdir))
+    train.train(open_run(make_tiny_config(), workdir))
     return workdir

@@ -61,7 +61,7 @@ def test_the_api_is_used_without_importing_the_trainer():
         "import sys, numpy as np, vdm; config = vdm.load_config('configs/toy_swirl.py'); "
         "config.data.kwargs['num_train'] = 8; model = vdm.build(config); "
         "model.sample(2, num_steps=2); "
-        "sys.exit('vdm.loops' if 'vdm.loops' in sys.modules else 0)"
+        "sys.exit('vdm.runs.train' if 'vdm.runs.train' in sys.modules else 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stderr.strip() == ""
@@ -178,7 +178,7 @@ def python(code, **environment):
 
 
 def test_modules_are_reachable_without_another_call():
-    names = "vdm.diffusion, vdm.nn, vdm.streams"
+    names = "vdm.diffusion, vdm.nn, vdm.io.streams"
     assert python(f"import vdm; print(len([{names}]))") == "3\n"
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import vdm
-from vdm import loops, reports
-from vdm.components import SCHEDULES, lookup
-from vdm.io.metrics import read_metrics
-from vdm.run import open_run
+from vdm.config.registry import SCHEDULES, lookup
+from vdm.io.metrics_log import read_metrics
+from vdm.runs import evaluate, train
+from vdm.runs.run import open_run
 
 ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "vdm" / "README.md").read_text()
@@ -82,10 +82,10 @@ def small(name, **changes):
     return config
 
 
-def train(config):
+def train_run(config):
     """The run after training, evaluation and samples; and what eval.json says."""
     run = open_run(config, "run")
-    loops.train(run)
+    train.train(run)
     report = json.loads(Path("run/eval.json").read_text())
     assert np.isfinite(report["bpd"])
     assert report["step"] == config.train.num_steps
@@ -171,12 +171,12 @@ def test_a_schedule_of_ones_own_takes_thirty_lines_and_the_command_line(folder):
 def test_variance_training_bends_the_schedule_for_less_variance(folder):
     config = small("my_config.py", train__num_steps=200, eval__params="raw", eval__draws=20)
     config.optim.kwargs.warmup_steps, config.optim.kwargs.schedule_rate = 1, 10.0
-    train(config)
+    train_run(config)
     trained = vdm.load("run", params="raw")
     straight = trained.params | {"schedule": dict(trained.params["schedule"])}
     straight["schedule"]["logits"] = jax.numpy.zeros(3)
     learned, before = (
-        reports.run_evaluation(trained.run, params, draws=20).summary()
+        evaluate.run_evaluation(trained.run, params, draws=20).summary()
         for params in (trained.params, straight)
     )
     error = np.hypot(learned["stderr_monte_carlo"], before["stderr_monte_carlo"])
@@ -191,7 +191,7 @@ ON_DIGITS = sorted({*CONFIGS} - {"my_config.py", "my_data_config.py", "my_metric
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ON_DIGITS)
 def test_a_config_of_the_guide_trains_evaluates_and_samples(name, folder):
-    run, report = train(small(name))
+    run, report = train_run(small(name))
     for group in ("schedule", "network", "likelihood", "sample", "model", "optim"):
         chosen = run.resolved[group]["name"]
         if ":" in chosen:
@@ -241,7 +241,7 @@ def test_the_metrics_of_the_guide_are_written_and_closed(folder, wandb_calls):
 
 
 def test_metrics_go_to_weights_and_biases(folder, wandb_calls):
-    train(small("my_metrics_config.py"))
+    train_run(small("my_metrics_config.py"))
     workdir = folder / "run"
     begun = [call for call in wandb_calls if isinstance(call, dict)]
     (call,) = begun

@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from vdm import loops, sharding
+from vdm.devices import sharding
 from vdm.diffusion.likelihood import Discretised
 from vdm.diffusion.samplers import ancestral
+from vdm.evaluation.bits_per_dim import evaluate
 from vdm.evaluation.estimators import Elbo
-from vdm.evaluation.likelihood import evaluate
 from vdm.evaluation.samples import draw_samples
-from vdm.model import VDM
+from vdm.models.vdm import VDM
 from vdm.nn.schedules import Monotone
 from vdm.nn.unet import UNet
-from vdm.run import open_run
+from vdm.runs import states, train
+from vdm.runs.run import open_run
 from vdm.training import optim
 from vdm.training.state import init_state
 from vdm.training.step import make_train_step
@@ -151,10 +152,10 @@ def test_a_run_trains_there_and_its_checkpoint_is_read_on_the_cpu(make_tiny_conf
     )  # fmt: skip
     run = open_run(config, tmp_path / "run")
     assert run.mesh.devices.flat[0].platform == BACKEND
-    loops.train(run)  # and evaluates and samples, as users do
-    step, params = run.trained_params()
+    train.train(run)  # and evaluates and samples, as users do
+    step, params = states.trained_params(run)
     on_cpu = dataclasses.replace(run, mesh=mesh_of("cpu"))
-    other_step, others = on_cpu.trained_params()
+    other_step, others = states.trained_params(on_cpu)
     assert step == other_step == 4
     assert {d.platform for leaf in jax.tree.leaves(others) for d in leaf.devices()} == {"cpu"}
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(params), jax.device_get(others))

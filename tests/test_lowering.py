@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import pytest
 
 from vdm.api import load_config
-from vdm.evaluation.likelihood import make_evaluate_batch
-from vdm.keys import root_key
-from vdm.model import VDM
-from vdm.run import build_run
+from vdm.devices.keys import root_key
+from vdm.evaluation.bits_per_dim import make_evaluate_batch
+from vdm.models.vdm import VDM
+from vdm.runs import states
+from vdm.runs.run import build_run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PRESETS = [
@@ -61,7 +62,7 @@ def test_every_preset_is_lowered():
 def test_step_evaluation_and_sampler_lower_for_accelerators(on_accelerator, preset):
     run = on_accelerator(preset)
     assert isinstance(run.model, VDM)
-    state = jax.eval_shape(run.looped, run.abstract_state())
+    state = jax.eval_shape(run.looped, states.abstract_state(run))
     codes = jnp.uint8 if run.source.num_codes else jnp.float32
     batch = {
         "examples": array((SIZE, *run.source.shape), codes),

@@ -17,12 +17,14 @@ import pytest
 
 import vdm
 from tests.faults.program import wait_for_step
-from vdm import distributed, loops, sharding
 from vdm import main as program
-from vdm.command_line import parse
+from vdm.config.flags import parse
+from vdm.devices import processes, sharding
 from vdm.io.checkpoints import Checkpoints
-from vdm.io.metrics import read_metrics
-from vdm.run import build_run, open_run
+from vdm.io.metrics_log import read_metrics
+from vdm.runs import states, train
+from vdm.runs.run import build_run, open_run
+from vdm.training import loop
 from vdm.training.metrics import NonFiniteError
 
 ROOT = Path(__file__).parent.parent
@@ -313,7 +315,7 @@ def test_a_fault_of_ours_has_its_traceback(monkeypatch, tmp_path, capsys):
         raise error
 
     monkeypatch.setattr(program, "own_frame", lambda error: None)
-    monkeypatch.setattr(loops, "train", fail)
+    monkeypatch.setattr(train, "train", fail)
     with pytest.raises(KeyError, match="inside"):
         call(command(tmp_path), capsys)
 
@@ -355,9 +357,9 @@ def test_debug_shows_the_traceback(capsys, tmp_path):
 @pytest.fixture
 def second_of_two(monkeypatch):
     """As if this process had joined another one and were not the first; its end is a SystemExit."""
-    monkeypatch.setattr(distributed, "has_joined", lambda: True)
-    monkeypatch.setattr(distributed, "is_first", lambda: False)
-    monkeypatch.setattr(distributed, "leave", sys.exit)
+    monkeypatch.setattr(processes, "has_joined", lambda: True)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "leave", sys.exit)
 
 
 def test_one_of_several_processes_ends_with_its_traceback(
@@ -372,7 +374,7 @@ def test_one_of_several_processes_ends_with_its_traceback(
     err = capsys.readouterr().err
     assert err.startswith("Traceback")
     assert "did you mean 'monotone'" in err.splitlines()[-1]
-    monkeypatch.setattr(loops, "train", fail)
+    monkeypatch.setattr(train, "train", fail)
     with pytest.raises(SystemExit, match="1"):
         call(command(tmp_path), capsys)
     err = capsys.readouterr().err
@@ -382,7 +384,7 @@ def test_one_of_several_processes_ends_with_its_traceback(
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(loops.Interrupted("stopped at step 3", 15), 143), (NonFiniteError("loss is nan"), 1)],
+    [(loop.Interrupted("stopped at step 3", 15), 143), (NonFiniteError("loss is nan"), 1)],
 )
 def test_of_several_processes_the_first_says_how_a_run_ended(
     error, status, monkeypatch, capsys, tmp_path
@@ -390,11 +392,11 @@ def test_of_several_processes_the_first_says_how_a_run_ended(
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(loops, "train", fail)
+    monkeypatch.setattr(train, "train", fail)
     code, out, err = call(command(tmp_path), capsys)
     assert code == status
     assert str(error) in out + err
-    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
     assert call(command(tmp_path), capsys) == (status, "", "")
 
 
@@ -413,7 +415,7 @@ def test_a_workdir_of_another_config_is_refused_and_unharmed(capsys, tmp_path):
 
 def final_state(config, workdir):
     run = open_run(config, workdir)
-    step, state = run.checkpoints.restore(run.abstract_state())
+    step, state = run.checkpoints.restore(states.abstract_state(run))
     return step, jax.device_get(state)
 
 
@@ -605,7 +607,7 @@ def test_experiments_say_that_models_are_float32(make_tiny_config):
 def test_the_program_makes_the_cpu_one_device_for_each_core(monkeypatch, tmp_path, capsys):
     asked = []
     monkeypatch.setattr(sharding, "split_host", asked.append)
-    monkeypatch.setattr(loops, "train", lambda *_: None)
+    monkeypatch.setattr(train, "train", lambda *_: None)
     assert call(command(tmp_path, train__num_devices=3), capsys)[0] == 0
     open_run(parse(["x", *command(tmp_path)]).config, tmp_path)  # as the API does
     assert asked == [3]

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 import pytest
 
-from vdm import loops
 from vdm.api import load_config
-from vdm.io.metrics import read_metrics
-from vdm.run import open_run
+from vdm.io.metrics_log import read_metrics
+from vdm.runs import states, train
+from vdm.runs.run import open_run
 
 ROOT = Path(__file__).parent.parent
 CHANGES = {
@@ -98,7 +98,7 @@ def config_of(**changes):
 
 def parameters(workdir, **changes):
     run = open_run(config_of(**changes), workdir)
-    step, state = run.checkpoints.restore(run.abstract_state(), 36)
+    step, state = run.checkpoints.restore(states.abstract_state(run), 36)
     assert step == 36
     return jax.device_get(state)
 
@@ -140,7 +140,7 @@ def test_two_processes_are_one_run_through_kills_and_signals(tmp_path):
     whole, went_on = parameters(undisturbed), parameters(disturbed)
     jax.tree.map(np.testing.assert_array_equal, whole, went_on)
 
-    loops.train(open_run(config_of(), alone))
+    train.train(open_run(config_of(), alone))
     one = parameters(alone)
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(whole.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -159,11 +159,11 @@ SAVE = """
     import jax
     import numpy as np
 
-    from vdm import distributed, sharding
+    from vdm.devices import processes, sharding
     from vdm.io import checkpoints
 
     jax.config.update("jax_num_cpu_devices", 2)
-    distributed.initialize()
+    processes.initialize()
     folder, where = sys.argv[1:]
     place = sharding.split_batch(sharding.build_mesh())
     state = jax.jit(lambda: {"a": jax.numpy.arange(8.0)}, out_shardings={"a": place})()
@@ -184,10 +184,10 @@ SAVE = """
     except checkpoints.CheckpointError as error:
         print(error, file=sys.stderr, flush=True)
         Path(folder, f"said{jax.process_index()}").touch()
-        if distributed.is_first() and where in ("before", "after"):
+        if processes.is_first() and where in ("before", "after"):
             while not Path(folder, "said1").exists():  # its end would end the other in the midst
                 time.sleep(0.01)
-        distributed.leave(2)
+        processes.leave(2)
 """
 
 

@@ -10,14 +10,15 @@ import numpy as np
 import optax
 import pytest
 
-from vdm import loops, sharding
-from vdm.classifier import NoisyClassifier
+from vdm.devices import sharding
+from vdm.devices.keys import root_key
 from vdm.diffusion.likelihood import Gaussian
-from vdm.evaluation.likelihood import make_evaluate_batch
-from vdm.keys import root_key
+from vdm.evaluation.bits_per_dim import make_evaluate_batch
+from vdm.models.classifier import NoisyClassifier
 from vdm.nn.classifiers import Perceptron
-from vdm.run import build_run, open_run
-from vdm.training.classifier import make_classifier_step
+from vdm.runs import states, train
+from vdm.runs.run import build_run, open_run
+from vdm.training.classifier_step import make_classifier_step
 from vdm.training.state import init_state
 
 
@@ -64,7 +65,7 @@ def test_the_spy_sees_what_a_function_closes_over(reads):
 )
 def test_the_first_step_reads_nothing(reads, make_tiny_config, changes):
     run = build_run(make_tiny_config(**changes), "unused")
-    split, state = run.source.load("train"), run.initial_state()
+    split, state = run.source.load("train"), states.initial_state(run)
     batch = {"examples": split.examples[:32], "labels": split.labels[:32]}
     batch = sharding.put_batch(batch, run.mesh)
     assert first_calls(reads, run.train_step(), state, batch) == []
@@ -84,7 +85,7 @@ def test_the_first_step_of_a_classifier_reads_nothing(reads):
 def test_the_first_batch_of_an_evaluation_reads_nothing(reads, make_tiny_config, bound):
     config = make_tiny_config(eval__bound=bound, eval__num_steps=2 if bound == "iw-2" else 0)
     run = build_run(config, "unused")
-    params = run.chosen(run.initial_state())
+    params = states.chosen(run, states.initial_state(run))
     columns = {
         "examples": run.source.load("test").examples[:8],
         "labels": np.zeros(8, np.int32),
@@ -108,5 +109,5 @@ def test_the_first_step_of_a_training_may_read_what_a_component_closes_over(
 
     monkeypatch.setattr(jax, "transfer_guard", noted)
     config = make_tiny_config(train__num_steps=3, train__eval_every=0)
-    loops.train(open_run(config, tmp_path / "run"))
+    train.train(open_run(config, tmp_path / "run"))
     assert guards == ["allow", "disallow", "disallow"]

@@ -17,23 +17,27 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vdm import archives
-from vdm import config as configs
-from vdm.config_files import load_config as load_config
+from vdm.arguments import check_choice, check_count
+from vdm.compression.limits import ORDERS
+from vdm.config import build as configs
+from vdm.config.build import build_estimator
+from vdm.config.files import load_config as load_config
+from vdm.config.given import check_given
+from vdm.config.options import complete
 from vdm.data.sources import Split
 from vdm.diffusion.grids import Grid
 from vdm.diffusion.samplers import Sampler
-from vdm.evaluation.bounds import build_estimator
+from vdm.evaluation.bits_per_dim import evaluate
 from vdm.evaluation.guided import Guidance
-from vdm.evaluation.likelihood import evaluate
 from vdm.evaluation.samples import draw_samples
-from vdm.given import check_given
-from vdm.io.files import read_json
-from vdm.model import VDM, AnyModel, check_codes, check_labels, count_parameters
+from vdm.io.atomic import read_json
+from vdm.io.places import check_local
+from vdm.models.inputs import check_codes, check_labels
+from vdm.models.latent_variable import AnyModel
+from vdm.models.vdm import VDM, count_parameters
 from vdm.nn.stacks import unstack_blocks
-from vdm.options import ORDERS, check_choice, check_count, complete
-from vdm.places import check_local
-from vdm.run import Run, build_run, open_run
+from vdm.runs import compress, states
+from vdm.runs.run import Run, build_run, open_run
 from vdm.typing import Params
 
 P = ParamSpec("P")
@@ -170,7 +174,7 @@ class Model:
         if labels is not None and not classes:
             raise ValueError("labels: this model has no classes to draw from; leave them out")
         drawn = draw_samples(
-            self.model, run.guided_params(self.params), num_samples, run.mesh,
+            self.model, states.guided_params(run, self.params), num_samples, run.mesh,
             sampler=run.sampler,
             grid=run.grid,
             num_steps=check_count("num_steps", num_steps, 1),
@@ -232,15 +236,15 @@ class Model:
         if order is not None:
             changes["order"] = check_choice("order", order, ORDERS)
         options = dataclasses.replace(self.run.options.compress, **changes)
-        trained = archives.Trained(self.run, self.params, self.step)
-        return archives.pack(trained, np.asarray(images), options, labels=labels)[0]
+        trained = compress.Trained(self.run, self.params, self.step)
+        return compress.pack(trained, np.asarray(images), options, labels=labels)[0]
 
     @_in_float32
     def decompress(self, content: bytes) -> np.ndarray:
-        """The images again, with their dtype; `vdm.archives.unpack` has their labels too.
+        """The images again, with their dtype; `vdm.runs.compress.unpack` has their labels too.
         ValueError for content that is damaged or another model's."""
-        trained = archives.Trained(self.run, self.params, self.step)
-        return archives.unpack(trained, content).images
+        trained = compress.Trained(self.run, self.params, self.step)
+        return compress.unpack(trained, content).images
 
     @_in_float32
     def omega(self, t: np.ndarray) -> np.ndarray:
@@ -253,7 +257,11 @@ def build(config: ConfigDict) -> Model:
     """A freshly initialised model from a config."""
     run = build_run(_on_every_device(config), Path())
     check_given(config)
-    return Model(run, unstack_blocks(run.chosen(run.initial_state()), run.loops), 0)
+    return Model(
+        run,
+        unstack_blocks(states.chosen(run, states.initial_state(run)), states.stacked_blocks(run)),
+        0,
+    )
 
 
 @_in_float32
@@ -270,10 +278,10 @@ def train(
     checkpoint whose parameters to start from. The model has the parameters that config.eval.params
     names. ValueError for a workdir of another config, or where another training is running; also
     for other training data than the run was begun with, unless `accept_new_data`.
-    vdm.loops.Interrupted where a signal stopped it, saved; vdm.training.metrics.NonFiniteError
+    vdm.runs.train.Interrupted where a signal stopped it, saved; vdm.training.metrics.NonFiniteError
     where it diverged.
     """
-    from vdm.loops import train as train_run  # nothing else here needs the trainer
+    from vdm.runs.train import train as train_run  # nothing else here needs the trainer
 
     origin = None if init_from is None else str(init_from)
     run = open_run(config, workdir, origin)
@@ -296,7 +304,7 @@ def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> M
     config.eval.params = check_choice("params", params, ("ema", "raw"))
     config.sample.features = ""  # a file that may have gone, and compares nothing here
     run = open_run(_on_every_device(config), workdir)
-    found, parameters = run.trained_params()
+    found, parameters = states.trained_params(run)
     return Model(run, parameters, found)
 
 

@@ -30,10 +30,10 @@ from vdm.evaluation.statistics import (
     standard_error,
     student_quantile,
 )
-from vdm.io.files import read_json, write_json
+from vdm.io.atomic import read_json, write_json
+from vdm.io.places import check_local
 from vdm.io.plots import plot_comparison
-from vdm.places import check_local
-from vdm.streams import forgiving
+from vdm.io.streams import forgiving
 
 COLUMNS = ("run", "bound", "T", "step", "bits/dim", "+- images", "+- noise", "df", "difference",
            "+- images", "+- noise", "df")  # fmt: skip

@@ -37,10 +37,10 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from vdm.command_line import Given, check, parse, read_given
-from vdm.deadline import deadline
-from vdm.errors import Terminated, describe, is_own_message, own_frame
-from vdm.streams import forgiving, quiet_orbax
+from vdm.config.flags import Given, check, parse, read_given
+from vdm.io.deadline import deadline
+from vdm.io.errors import Terminated, describe, is_own_message, own_frame
+from vdm.io.streams import forgiving, quiet_orbax
 
 
 def _stopped() -> str:
@@ -106,13 +106,13 @@ def is_debug(argv: list[str]) -> bool:
 
 def is_one_of_several() -> bool:
     """Whether this process has joined others."""
-    joined = sys.modules.get("vdm.distributed")
+    joined = sys.modules.get("vdm.devices.processes")
     return joined is not None and joined.has_joined()
 
 
 def leave(status: int) -> int:
     """The exit status; where there are other processes, this one ends here."""
-    return sys.modules["vdm.distributed"].leave(status) if is_one_of_several() else status
+    return sys.modules["vdm.devices.processes"].leave(status) if is_one_of_several() else status
 
 
 def _terminate(signum: int, frame: Any) -> None:
@@ -135,18 +135,20 @@ def run(options: flags.FlagValues, given: Given) -> int:
         return 0
     check(options)
 
-    from vdm import distributed
+    from vdm.devices import processes
 
-    distributed.initialize()  # before anything starts a backend
+    processes.initialize()  # before anything starts a backend
 
     import jax
     import jax.numpy as jnp
 
-    from vdm import archives, loops, sharding
-    from vdm.given import check_given, check_ode
+    from vdm.config.given import check_given, check_ode
+    from vdm.config.options import read
+    from vdm.devices import sharding
     from vdm.io.console import say
-    from vdm.options import read
-    from vdm.run import open_run
+    from vdm.runs import classifier, compress, evaluate, sample, train
+    from vdm.runs.run import open_run
+    from vdm.training import loop
     from vdm.training.metrics import NonFiniteError
 
     if jnp.result_type(float) == jnp.float64:
@@ -160,18 +162,18 @@ def run(options: flags.FlagValues, given: Given) -> int:
         check_ode(opened.options.eval, opened.estimator, opened.model, given.fields)
     try:
         if options.mode == "train":
-            loops.train(opened, options.init_from, options.accept_new_data)
+            train.train(opened, options.init_from, options.accept_new_data)
         elif options.mode == "eval":
-            loops.evaluate_run(opened, options.init_from)
+            evaluate.evaluate_run(opened, options.init_from)
         elif options.mode == "classifier":
-            loops.train_classifier(opened, options.init_from, options.accept_new_data)
+            classifier.train_classifier(opened, options.init_from, options.accept_new_data)
         elif options.mode == "compress":
-            archives.compress(opened, options.input, options.output, options.init_from)
+            compress.compress(opened, options.input, options.output, options.init_from)
         elif options.mode == "decompress":
-            archives.decompress(opened, options.input, options.output, options.init_from)
+            compress.decompress(opened, options.input, options.output, options.init_from)
         else:
-            loops.sample_run(opened, options.init_from)
-    except loops.Interrupted as stop:
+            sample.sample_run(opened, options.init_from)
+    except loop.Interrupted as stop:
         say(str(stop))
         return 128 + stop.signum
     except NonFiniteError as error:
@@ -184,7 +186,7 @@ def run(options: flags.FlagValues, given: Given) -> int:
         )
         if options.mode == "classifier":
             kept = "choose a smaller --config.classifier.learning_rate and delete its folder"
-        if distributed.is_first():
+        if processes.is_first():
             print(f"error: {error}; {kept}", file=sys.stderr)
         return 1
     return 0

@@ -11,11 +11,11 @@ from experiments.sweep import CONFIGS, finish, parse_flags, seeded
 from vdm.api import load_config
 from vdm.compare import Result, difference
 from vdm.evaluation.statistics import half_width
+from vdm.io.atomic import read_json
 from vdm.io.environment import commit
-from vdm.io.files import read_json
 from vdm.io.plots import BLUE, GREEN, ORANGE, PAGE, PURPLE, VERMILLION, make_figure, save_figure
-from vdm.loops import evaluate_run
-from vdm.run import open_run
+from vdm.runs.evaluate import evaluate_run
+from vdm.runs.run import open_run
 
 # bound, T, draws of each image
 SETTINGS = (

@@ -11,12 +11,13 @@ import numpy as np
 from experiments.compression.others import measure
 from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, finish, parse_flags, seeded
-from vdm import api, archives
+from vdm import api
+from vdm.config.options import CompressOptions
 from vdm.data.sources import Split
 from vdm.evaluation.statistics import half_width
-from vdm.io.files import read_json
+from vdm.io.atomic import read_json
 from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
-from vdm.options import CompressOptions
+from vdm.runs import compress
 
 
 class Case(NamedTuple):
@@ -60,14 +61,14 @@ def row_of(case: Case, model: api.Model) -> Row:
     """Codes the images, gives them back, and evaluates the bound of T steps on them."""
     images = model.run.source.load("test").examples[: case.count].astype(np.uint8)
     options = CompressOptions(case.num_steps, case.lanes, 1, case.order, 0, "", "")
-    source = archives.Trained(model.run, model.params, model.step)
+    source = compress.Trained(model.run, model.params, model.step)
     start = time.monotonic()
     coded = [
-        archives.pack(source, images, dataclasses.replace(options, seed=seed))
+        compress.pack(source, images, dataclasses.replace(options, seed=seed))
         for seed in range(case.seeds)
     ]
     encoded = time.monotonic()
-    exact = (archives.unpack(source, coded[0][0]).images == images).all()
+    exact = (compress.unpack(source, coded[0][0]).images == images).all()
     decoded = time.monotonic()
     assert exact, case.name
     nets = [bits.net_bits / images.size for _, bits in coded]

@@ -8,11 +8,12 @@ import numpy as np
 from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, Job, finish, mean_row, parse_flags, results, seeded
 from vdm.api import load_config
-from vdm.config import build_source
+from vdm.config.build import build_source
 from vdm.evaluation.statistics import half_width
 from vdm.io.plots import BLUE, COLUMN, GREY, make_figure, save_figure
-from vdm.model import count_parameters
-from vdm.run import build_run
+from vdm.models.vdm import count_parameters
+from vdm.runs import states
+from vdm.runs.run import build_run
 
 
 class Case(NamedTuple):
@@ -55,7 +56,7 @@ def make_jobs(scale: str) -> dict[str, list[Job]]:
 def facts(case: Case, job: Job) -> Row:
     """What was trained, and the bits/dim of uniform codes."""
     argument = f":{case.variant}" if case.variant else ""
-    params = build_run(job.config, Path()).abstract_state().params
+    params = states.abstract_state(build_run(job.config, Path())).params
     return {
         "config": f"configs/{case.file}{argument}",
         "parameters": count_parameters(params),

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, Job, finish, mean_row, parse_flags, results, seeded
 from vdm.api import load_config
-from vdm.config import build_source
+from vdm.config.build import build_source
 from vdm.data.sources import Split
 
 SEEDS = {"small": (0, 1, 2), "full": (0, 1, 2, 3, 4)}

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.results import Row
-from vdm import sharding
 from vdm.api import Model
 from vdm.data.pipeline import evaluation_batches
 from vdm.data.sources import Split
+from vdm.devices import sharding
 from vdm.diffusion.consistency import (
     LevelTerms,
     PathTerms,

@@ -20,7 +20,7 @@ from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, finish, parse_flags, seeded
 from vdm.api import Model, load, load_config
 from vdm.evaluation.statistics import standard_error
-from vdm.io.files import read_json
+from vdm.io.atomic import read_json
 
 CONFIG = CONFIGS / "digits.py"
 STEPS = {"small": (8, 32), "full": (8, 32, 128, 1000)}

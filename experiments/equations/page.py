@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.equations.index import Mark, number_key, read_marks, source_file
 from experiments.equations.statements import NOT_COMPUTABLE, NUMBERED, STATEMENTS
-from vdm.io.files import write_bytes
+from vdm.io.atomic import write_bytes
 
 PAGE = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- generated from the markers -->", "<!-- end of what is generated -->"

@@ -13,7 +13,7 @@ from experiments.equations.index import ROOT, Mark, number_key, read_marks
 from experiments.equations.page import PAGE, problems, with_tables
 from experiments.equations.statements import STATEMENTS
 from experiments.results import Row, parse_flags, row_identity, write_results
-from vdm.io.files import write_bytes
+from vdm.io.atomic import write_bytes
 
 Test = tuple[str, str]  # path and name
 Outcome = tuple[str, float]  # "passed", "failed" or "skipped", and seconds

@@ -10,7 +10,7 @@ from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, finish, mean_row, parse_flags, results, seeded
 from vdm.api import load_config
 from vdm.compare import difference
-from vdm.io.metrics import read_metrics
+from vdm.io.metrics_log import read_metrics
 from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
 
 CONFIG = CONFIGS / "fashion_mnist.py"

@@ -8,7 +8,7 @@ from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flags, results, seeded
 from vdm.api import load_config
 from vdm.evaluation.statistics import half_width
-from vdm.io.metrics import read_metrics
+from vdm.io.metrics_log import read_metrics
 from vdm.io.plots import BLUE, COLUMN, PAGE, VERMILLION, make_figure, save_figure
 
 SEEDS = {"small": {"digits": (0, 1, 2), "fashion_mnist": (0,)}, "full": {"cifar10": (0, 1, 2)}}

@@ -10,18 +10,19 @@ from sklearn.svm import SVC
 from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, finish, open_runs, parse_flags, seeded
 from vdm.api import load_config
-from vdm.classifier import NoisyClassifier
 from vdm.compare import Result
 from vdm.data.sources import Split
 from vdm.diffusion.samplers import dpm_solver
+from vdm.evaluation.bits_per_dim import Evaluation, evaluate
 from vdm.evaluation.guided import Classified, ClassifierFree, Guidance, Unguided
-from vdm.evaluation.likelihood import Evaluation, evaluate
 from vdm.evaluation.statistics import Error, mean_error, standard_error
 from vdm.io.images import save_grid
 from vdm.io.plots import BLUE, PAGE, VERMILLION, make_figure, save_figure
-from vdm.loops import train_classifier
-from vdm.reports import run_samples
-from vdm.run import Run
+from vdm.models.classifier import NoisyClassifier
+from vdm.runs import states
+from vdm.runs.classifier import train_classifier
+from vdm.runs.run import Run
+from vdm.runs.sample import run_samples
 from vdm.typing import NO_LABEL
 
 CONFIG = CONFIGS / "digits.py"
@@ -55,7 +56,7 @@ def guidances(classifier: NoisyClassifier | None) -> list[tuple[str, float, Guid
 def samples_of_seed(run: Run, svm: SVC, per_class: int, outdir: Path | None) -> dict[str, Row]:
     """Accuracy and diversity of every guidance on one model; with outdir the pictures."""
     train_classifier(run)
-    _, params = run.trained_params()
+    _, params = states.trained_params(run)
     real = run.source.load("train")
     assert real.labels is not None
     own = diversity(real.examples, real.labels)
@@ -64,7 +65,7 @@ def samples_of_seed(run: Run, svm: SVC, per_class: int, outdir: Path | None) -> 
         start = time.monotonic()
         guided = dataclasses.replace(run, guidance=guidance)
         drawn = run_samples(
-            guided, guided.guided_params(params), guidance=guidance, sampler=dpm_solver(),
+            guided, states.guided_params(guided, params), guidance=guidance, sampler=dpm_solver(),
             num_steps=NUM_STEPS, num_samples=10 * per_class, seed=run.options.seed,
         )  # fmt: skip
         judged = svm.predict(drawn.data.reshape(len(drawn.data), -1) / 16)
@@ -106,7 +107,7 @@ def mean_row(rows: list[Row]) -> Row:
 
 def without_labels(run: Run) -> Evaluation:
     """The bound of the same model when it is not told the labels, on the same images and noise."""
-    test, (_, params) = run.source.load("test"), run.trained_params()
+    test, (_, params) = run.source.load("test"), states.trained_params(run)
     options = run.options.eval
     return evaluate(
         run.model, params, dataclasses.replace(test, labels=np.full_like(test.labels, NO_LABEL)),

@@ -22,7 +22,8 @@ from vdm.diffusion import elbo, hierarchy
 from vdm.diffusion.consistency import path_terms
 from vdm.diffusion.hierarchy import Normal
 from vdm.evaluation.statistics import standard_error
-from vdm.run import Run
+from vdm.runs import states
+from vdm.runs.run import Run
 from vdm.typing import EndPoint, Params, PRNGKey
 
 NUM_IMAGES = 16
@@ -57,7 +58,7 @@ def e_step_closes_the_gap(codes: jax.Array) -> Row:
 
 def one_level_is_the_vae(run: Run, codes: jax.Array) -> Row:
     """The relative difference of the two bounds for the same parameters and noise."""
-    _, params = run.trained_params()
+    _, params = states.trained_params(run)
     assert isinstance(run.model, VAE)
     fields = {f.name: getattr(run.model, f.name) for f in dataclasses.fields(run.model)}
     lists = {"network": {name: [value] for name, value in params["network"].items()}}
@@ -71,7 +72,7 @@ def one_level_is_the_vae(run: Run, codes: jax.Array) -> Row:
 def fixed_encoder_is_the_ddpm(run: Run, codes: jax.Array) -> Iterator[Row]:
     """The trained DDPM in NUM_STEPS steps as a hierarchical VAE, float64."""
     model = run.vdm
-    params = _float64(run.trained_params()[1])
+    params = _float64(states.trained_params(run)[1])
     omegas = model.schedule_fn(params)(jnp.linspace(0.0, 1.0, NUM_STEPS + 1, dtype=jnp.float64))
     denoiser = jax.jit(model.denoiser(params))
     encoders, decoders = ddpm.as_hierarchy(omegas, denoiser)
@@ -121,7 +122,7 @@ class IdentityLatents(LatentVDM):
 def identity_is_the_vdm(run: Run, codes: jax.Array) -> Row:
     """The fused bound with encoder and decoder the identity, float64: its terms, relative to the
     bound of the VDM."""
-    model, params = run.vdm, _float64(run.trained_params()[1])
+    model, params = run.vdm, _float64(states.trained_params(run)[1])
     fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
     fused, rng = IdentityLatents(**fields), np.random.default_rng(1)
     eps, eps_0 = jnp.asarray(rng.standard_normal((2, *codes.shape)))

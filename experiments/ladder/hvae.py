@@ -23,7 +23,7 @@ from experiments.ladder.kernels import (
 from vdm.diffusion import hierarchy
 from vdm.diffusion.elbo import ElboTerms
 from vdm.diffusion.noise import fresh_noise
-from vdm.model import finite
+from vdm.models.vdm import finite
 from vdm.nn.encoders import GaussianMLP
 from vdm.typing import Likelihood, Params, PRNGKey
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from vdm.arguments import check_share
 from vdm.diffusion.hierarchy import Kernel, Normal
 from vdm.nn.encoders import GaussianMLP, ResidualMLP
-from vdm.options import check_share
 from vdm.typing import Params, PRNGKey
 
 

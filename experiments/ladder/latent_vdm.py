@@ -20,7 +20,7 @@ from experiments.ladder.kernels import check_sizes, init_params, kernel, with_pa
 from vdm.diffusion import hierarchy
 from vdm.diffusion.hierarchy import Normal
 from vdm.diffusion.noise import alpha, diffuse
-from vdm.model import VDM
+from vdm.models.vdm import VDM
 from vdm.nn.encoders import GaussianMLP, ResidualMLP
 from vdm.typing import Denoiser, EndPoint, Likelihood, Params, PRNGKey
 

@@ -17,9 +17,10 @@ from vdm.api import load_config
 from vdm.compare import Result
 from vdm.data.sources import digits
 from vdm.evaluation.statistics import mean_error, standard_error
-from vdm.io.files import write_json
-from vdm.model import count_parameters
-from vdm.run import Run
+from vdm.io.atomic import write_json
+from vdm.models.vdm import count_parameters
+from vdm.runs import states
+from vdm.runs.run import Run
 
 CONFIG = CONFIGS / "digits.py"
 FULL_STEPS = 10_000
@@ -75,7 +76,7 @@ def row(name: str, runs: list[Run], of_images: dict[str, np.ndarray]) -> Row:
             key: statistics.fmean(result.report[key] for result in results)
             for key in ("bpd_reconstruction", "bpd_prior", "bpd_denoising")
         },
-        "parameters": count_parameters(runs[0].abstract_state().params),
+        "parameters": count_parameters(states.abstract_state(runs[0]).params),
         "seeds": [run.options.seed for run in runs],
         "seconds": statistics.fmean(result.report["train_secs"] for result in results),
         **{key: first[key] for key in (

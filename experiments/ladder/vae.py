@@ -16,7 +16,7 @@ from experiments.ladder.kernels import check_sizes, data_encoder, init_params, k
 from vdm.diffusion import hierarchy
 from vdm.diffusion.elbo import ElboTerms
 from vdm.diffusion.noise import fresh_noise
-from vdm.model import finite
+from vdm.models.vdm import finite
 from vdm.nn.encoders import GaussianMLP
 from vdm.typing import Likelihood, Params, PRNGKey
 

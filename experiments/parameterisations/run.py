@@ -12,7 +12,7 @@ from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flag
 from vdm.api import load_config
 from vdm.evaluation.quality import frechet_distance
 from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
-from vdm.run import Run, build_run
+from vdm.runs.run import Run, build_run
 
 SEEDS = (0, 1, 2)
 PREDICTIONS = ("eps", "x", "v", "score", "codes")

@@ -17,13 +17,13 @@ from ml_collections import ConfigDict
 from experiments.parity.golden import CONFIG, Arrays, below, flat, nested
 from experiments.parity.parts import with_slope
 from vdm.api import load_config
-from vdm.config import build_model, build_source
+from vdm.config.build import build_model, build_source
 from vdm.diffusion.elbo import Draws, to_bpd
 from vdm.diffusion.noise import diffuse, sigma
 from vdm.diffusion.samplers import Interval, ancestral
 from vdm.diffusion.timesteps import step_interval
 from vdm.io import interop
-from vdm.model import VDM
+from vdm.models.vdm import VDM
 from vdm.nn.embeddings import fourier_features, omega_embedding
 
 SCHEDULES = {"fixed": "linear", "learnable_scalar": "vdm_scalar", "learnable_nnet": "vdm_nnet"}

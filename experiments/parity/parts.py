@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from experiments.parity.golden import CONFIG, Arrays, below, flat, nested
 from vdm.api import load_config
-from vdm.components import SCHEDULES, build
-from vdm.config import build_optimizer
+from vdm.config.build import build_optimizer
+from vdm.config.registry import SCHEDULES, build
 from vdm.diffusion.likelihood import Discretised, discretised_log_prob
 from vdm.diffusion.noise import alpha
 from vdm.io import interop

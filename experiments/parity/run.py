@@ -15,7 +15,7 @@ import numpy as np
 from experiments.parity import compare, golden, model, parts
 from experiments.results import Row, format_table, write_results
 from vdm.io.environment import commit
-from vdm.streams import forgiving
+from vdm.io.streams import forgiving
 
 # What a key of a file starts with -> what recomputes such a file, given its arrays and a dtype.
 KINDS: tuple[tuple[str, Callable[[golden.Arrays, Any], dict[str, Any]]], ...] = (

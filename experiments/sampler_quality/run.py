@@ -16,8 +16,9 @@ from vdm.evaluation.features import MLPFeatures, read_mlp_features, train_mlp_fe
 from vdm.evaluation.quality import compare
 from vdm.evaluation.statistics import standard_error
 from vdm.io.plots import PAGE, make_figure, save_figure
-from vdm.reports import run_samples
-from vdm.run import Run
+from vdm.runs import states
+from vdm.runs.run import Run
+from vdm.runs.sample import run_samples
 from vdm.typing import Params
 
 CONFIG = CONFIGS / "digits.py"
@@ -161,7 +162,7 @@ def main() -> None:
     if not finish(jobs, flags):
         return
     for seed, run in zip(SEEDS, open_runs(jobs, flags.outdir), strict=True):
-        params = run.trained_params()[1]
+        params = states.trained_params(run)[1]
         features = build_features(run, flags.outdir)
         test = run.source.load("test")
         assert test.labels is not None

@@ -10,10 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.results import Row, format_table, identity, parse_flags, write_results
-from vdm import sharding
 from vdm.api import load_config
+from vdm.devices import sharding
 from vdm.io.plots import BLUE, COLUMN, make_figure, save_figure
-from vdm.run import build_run
+from vdm.runs import states
+from vdm.runs.run import build_run
 from vdm.training.step import make_train_step
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "cifar10.py"
@@ -41,7 +42,7 @@ class Step:
         )  # fmt: skip
         codes = np.random.default_rng(0).integers(0, 256, (options.train.batch_size, 32, 32, 3))
         self.batch = sharding.put_batch({"examples": codes.astype(np.uint8)}, run.mesh)
-        self.state = run.initial_state()
+        self.state = states.initial_state(run)
         self.compiled, self.arrays = step.lower(self.state, self.batch).compile(), step.arrays
         self.flops = self.compiled.cost_analysis()["flops"]
 

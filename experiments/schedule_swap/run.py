@@ -13,13 +13,14 @@ from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, Job, finish, open_runs, parse_flags, seeded
 from vdm.api import load_config
 from vdm.diffusion.schedule_algebra import stretched
+from vdm.evaluation.bits_per_dim import Evaluation
 from vdm.evaluation.diagnostics import diagnose
-from vdm.evaluation.likelihood import Evaluation
-from vdm.io.files import read_json
+from vdm.io.atomic import read_json
 from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
 from vdm.nn.schedules import BetaLinear, Cosine, Linear
-from vdm.reports import run_evaluation
-from vdm.run import Run
+from vdm.runs import states
+from vdm.runs.evaluate import run_evaluation
+from vdm.runs.run import Run
 from vdm.typing import Params
 
 SEEDS = (0, 1, 2)
@@ -171,7 +172,7 @@ def main() -> None:
     omegas, seconds, fingerprint = {}, 0.0, ""
     runs = {name: open_runs(of_name, flags.outdir) for name, of_name in jobs.items()}
     for seed, run, other in zip(SEEDS, runs["variance"], runs["bound"], strict=True):
-        params, other_params = (r.trained_params()[1] for r in (run, other))
+        params, other_params = (states.trained_params(r)[1] for r in (run, other))
         seconds += read_json(run.workdir / "eval.json")["train_secs"]
         fingerprint = run.source.load(run.source.evaluation_split).fingerprint
         for name in SCHEDULES:

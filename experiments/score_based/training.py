@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 
 from experiments.sweep import CONFIGS, Job, open_runs
 from vdm.api import load_config
-from vdm.io.files import read_json
+from vdm.io.atomic import read_json
+from vdm.runs import states
 from vdm.typing import Denoiser, Params
 
 OMEGA_0, OMEGA_1 = {"mixture": -6.0, "curve": -10.0}, 5.0
@@ -46,4 +47,4 @@ def trained(jobs: list[Job], outdir: Path) -> Trained:
     """Of the finished trainings of all seeds."""
     runs = open_runs(jobs, outdir)
     seconds = sum(read_json(run.workdir / "eval.json")["train_secs"] for run in runs)
-    return Trained(runs[0].vdm.denoiser, [run.trained_params()[1] for run in runs], seconds)
+    return Trained(runs[0].vdm.denoiser, [states.trained_params(run)[1] for run in runs], seconds)

@@ -15,7 +15,7 @@ import optax
 from experiments.results import Row
 from vdm.diffusion import timesteps
 from vdm.diffusion.elbo import draw, to_bpd
-from vdm.run import Run
+from vdm.runs.run import Run
 from vdm.typing import Params
 
 SHOWN = (0, 25, 50, 100, 200)

@@ -8,7 +8,8 @@ from experiments.snr_ablation.collapse import collapse
 from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flags, results, seeded
 from vdm.api import load_config
 from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
-from vdm.run import open_run
+from vdm.runs import states
+from vdm.runs.run import open_run
 
 SEEDS = (0, 1, 2)
 ENDS = {"learned": True, "fixed": False}
@@ -84,7 +85,7 @@ def main() -> None:
         rows.append(mean_row(title, of_setting, found, flags.outdir) | paired(found, best))
     first = jobs[BEST][0]
     run = open_run(first.config, flags.outdir / "runs" / first.name)
-    falling = [{"seconds": 0.0} | row for row in collapse(run, run.trained_params()[1])]
+    falling = [{"seconds": 0.0} | row for row in collapse(run, states.trained_params(run)[1])]
     write_results(flags.outdir, [identified | row for row in (*rows, *falling)])
     plot(flags.outdir / "snr_ablation.png", rows, falling)
     print(format_table(rows, ("name", "bpd", "stderr", "variance", "difference",

@@ -14,7 +14,8 @@ from vdm.api import load_config
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.schedule_algebra import density
 from vdm.io.plots import BLACK, BLUE, GREEN, GREY, PAGE, VERMILLION, make_figure, save_figure
-from vdm.run import Run
+from vdm.runs import states
+from vdm.runs.run import Run
 from vdm.typing import ScheduleFn
 
 CONFIG = CONFIGS / "toy_mixture.py"
@@ -51,7 +52,7 @@ def make_jobs(objective: str, seeds: tuple[int, ...]) -> list[Job]:
 
 def learned(run: Run) -> ScheduleFn:
     """The schedule after training."""
-    return run.vdm.schedule_fn(run.trained_params()[1])
+    return run.vdm.schedule_fn(states.trained_params(run)[1])
 
 
 def row(name: str, qualities: list[Quality], seconds: float = 0.0) -> Row:

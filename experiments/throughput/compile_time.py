@@ -3,6 +3,7 @@
 python -m experiments.throughput.compile_time [on|off ...]
 """
 
+import functools
 import json
 import sys
 import time
@@ -11,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vdm import sharding
 from vdm.api import load_config
-from vdm.run import build_run
+from vdm.devices import sharding
+from vdm.runs import states
+from vdm.runs.run import build_run
 from vdm.training.step import make_gradient
 
 BATCH_SIZE = 4
@@ -30,7 +32,7 @@ def compile_secs(scan: str, num_blocks: int = 32) -> dict[str, Any]:
     config.data.name, config.data.kwargs = "synthetic", {"shape": (32, 32, 3), "num_codes": 256}
     sharding.split_host(1)
     run = build_run(config, "unused")
-    state = jax.eval_shape(run.looped, run.abstract_state())
+    state = jax.eval_shape(functools.partial(states.looped, run), states.abstract_state(run))
     examples = jax.ShapeDtypeStruct(
         (BATCH_SIZE, *run.source.shape), jnp.uint8, sharding=sharding.split_batch(run.mesh)
     )

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vdm.model import VDM
+from vdm.models.vdm import VDM
 
 
 def forward_flops(model: VDM, batch_size: int) -> float:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from experiments.throughput.cases import CASES, make_config
-from vdm import sharding
 from vdm.data.pipeline import train_batches
 from vdm.data.transforms import images
-from vdm.run import build_run
+from vdm.devices import sharding
+from vdm.runs.run import build_run
 
 ROUNDS = 7
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from experiments.throughput.cases import CASES, install, make_config
 from experiments.throughput.flops import forward_flops
-from vdm import sharding
 from vdm.data.pipeline import train_batches
-from vdm.run import build_run
+from vdm.devices import sharding
+from vdm.runs import states
+from vdm.runs.run import build_run
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     step: Any = run.train_step()
     batches = train_batches(run.source.load("train"), case.batch_size, 0, 0)
     batch = sharding.put_batch(next(batches), run.mesh)
-    state = run.initial_state()
+    state = states.initial_state(run)
     start = time.perf_counter()
     compiled = step.lower(state, batch).compile()
     compile_secs = time.perf_counter() - start

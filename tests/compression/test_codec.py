@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.ladder.latent_vdm import LatentVDM
-from vdm import sharding
 from vdm.compression.chain import Chain, Levels
 from vdm.compression.codec import HALVINGS, UNIT, Codec, Coded
 from vdm.compression.lattice import DamagedError, Stack, random_words
+from vdm.devices import sharding
 from vdm.diffusion.likelihood import Discretised, Gaussian
-from vdm.model import VDM
+from vdm.models.vdm import VDM
 from vdm.nn.mlp import MLP
 from vdm.nn.schedules import Linear, Polynomial
 

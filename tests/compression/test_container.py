@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from vdm.compression import container
 from vdm.compression.container import DTYPES, Header
 from vdm.compression.lattice import DamagedError
-from vdm.options import ORDERS, CompressOptions
+from vdm.compression.limits import ORDERS
+from vdm.config.options import CompressOptions
 
 HEADER = Header(
     b"12345678", b"abcd", b"87654321", (297, 8, 8, 1), "u1", "bit_swap", 500, 1, 64, 0, 2000, True,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vdm.compression import image_files
-from vdm.data import advice, arrays, files
+from vdm.data import advice, arrays, user_files
 
 RNG = np.random.default_rng(0)
 CODES = RNG.integers(0, 256, (40, 4, 5, 3), dtype=np.uint8)
@@ -44,7 +44,7 @@ def remedied(message, x, which=0):
 def refusal(tmp_path, x):
     np.save(tmp_path / "train.npy", x)
     with pytest.raises(ValueError, match=r"^\S+train\.npy holds ") as caught:
-        files.npy("", 0, path=str(tmp_path))
+        user_files.npy("", 0, path=str(tmp_path))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -116,11 +116,11 @@ def test_the_remedies_of_floats_give_codes_of_a_model(tmp_path, num_codes, dtype
             continue
         np.save(tmp_path / "train.npy", x)
         with pytest.raises(ValueError, match=r"^\S+train\.npy holds ") as caught:
-            files.npy("", 0, path=str(tmp_path), num_codes=num_codes)
+            user_files.npy("", 0, path=str(tmp_path), num_codes=num_codes)
         remedy = remedied(str(caught.value), x)
         np.testing.assert_array_equal(remedy, codes)
         np.save(tmp_path / "train.npy", remedy)
-        source = files.npy("", 0, path=str(tmp_path), num_codes=num_codes)
+        source = user_files.npy("", 0, path=str(tmp_path), num_codes=num_codes)
         np.testing.assert_array_equal(source.load("train").examples, codes)
 
 
@@ -148,12 +148,14 @@ def test_bits_for_a_model_are_codes_0_and_1_or_its_darkest_and_brightest(tmp_pat
 def test_remedies_that_need_other_codes_than_asked_for_say_so(tmp_path, x, same):
     np.save(tmp_path / "train.npy", x)
     with pytest.raises(ValueError, match=r"^\S+train\.npy holds ") as caught:
-        files.npy("", 0, path=str(tmp_path), num_codes=17)
+        user_files.npy("", 0, path=str(tmp_path), num_codes=17)
     message = str(caught.value)
     np.save(tmp_path / "train.npy", remedied(message, x, -1))
     given = re.search(r"with data\.kwargs\.num_codes = (\d+)$", message)
     assert (given is None) == (x.max() <= 16)
-    source = files.npy("", 0, path=str(tmp_path), num_codes=17 if given is None else int(given[1]))
+    source = user_files.npy(
+        "", 0, path=str(tmp_path), num_codes=17 if given is None else int(given[1])
+    )
     np.testing.assert_array_equal(source.load("train").examples, same(x))
 
 
@@ -238,7 +240,7 @@ def test_what_has_no_remedy_gets_no_expression(tmp_path, x, says):
 def test_arrays_of_no_examples_are_named(tmp_path):
     np.save(tmp_path / "train.npy", np.zeros(5, np.uint8))
     with pytest.raises(ValueError, match=r"uint8 of shape \(5,\): codes have shape \[N, ...\]"):
-        files.npy("", 0, path=str(tmp_path))
+        user_files.npy("", 0, path=str(tmp_path))
     with (tmp_path / "train.npy").open("wb") as file:
         np.savez(file, images=CODES, labels=CODES)
     with pytest.raises(ValueError, match=r"several arrays \(images, labels\): numpy\.save one"):
@@ -248,7 +250,7 @@ def test_arrays_of_no_examples_are_named(tmp_path):
 def notes(tmp_path, x, split="train", **kwargs):
     for name in ("train", "test"):
         np.save(tmp_path / f"{name}.npy", x)
-    return files.npy("", 0, path=str(tmp_path), **kwargs).load(split).notes
+    return user_files.npy("", 0, path=str(tmp_path), **kwargs).load(split).notes
 
 
 def test_codes_that_stop_early_are_told_with_the_right_number_of_codes(tmp_path):
@@ -265,7 +267,7 @@ def test_codes_that_stop_early_are_told_with_the_right_number_of_codes(tmp_path)
     assert "the largest code is 1, and data.kwargs.num_codes is 17" in note
     assert notes(tmp_path, CODES) == ()
     assert notes(tmp_path, CODES // 15, num_codes=18) == ()
-    held = files.npy("", 5, path=str(tmp_path)).load("holdout")
+    held = user_files.npy("", 5, path=str(tmp_path)).load("holdout")
     assert "the largest code is 17" in held.notes[0]
 
 

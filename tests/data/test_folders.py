@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vdm.data import files, folders
+from vdm.data import folders, user_files
 
 RNG = np.random.default_rng(0)
 
@@ -28,7 +28,7 @@ def put(folder, count=4, shape=(8, 8, 3), ending="png"):
 
 def source(root, holdout=0, **kwargs):
     kwargs = {"num_test": 2} | kwargs
-    return files.folder("", holdout, path=str(root), **kwargs)
+    return user_files.folder("", holdout, path=str(root), **kwargs)
 
 
 def rows(split):
@@ -295,7 +295,7 @@ def test_folders_are_classes_and_pictures_keep_theirs(tmp_path, halves):
         np.testing.assert_array_equal(labels, codes[:, 0, 0, 0] // 60)
         assert labels.dtype == np.int32
         assert source(tmp_path, num_test=0 if halves else 5).load(split).labels is None
-    held = files.folder(
+    held = user_files.folder(
         "", 3, path=str(tmp_path), labels=True, num_test=0 if halves else 5, duplicates="drop"
     ).load("holdout")
     np.testing.assert_array_equal(held.labels, held.examples[:, 0, 0, 0] // 60)

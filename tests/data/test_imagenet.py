@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vdm import components
+from vdm.config import registry
 from vdm.data import arrays, imagenet, imagenet_files
 from vdm.data.imagenet import Version
 from vdm.data.sources import Split
@@ -86,7 +86,7 @@ def write_batches(folder, kind="npz", train=20, test=5, size=32):
 
 
 def load(name, data_dir, split, holdout=0):
-    source = components.SOURCES[name](data_dir=str(data_dir), holdout=holdout)
+    source = registry.SOURCES[name](data_dir=str(data_dir), holdout=holdout)
     return source, source.load(split)
 
 

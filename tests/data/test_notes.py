@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vdm import loops
-from vdm.run import Run, open_run
+from vdm.runs import evaluate, train
+from vdm.runs.run import Run, open_run
 
 RNG = np.random.default_rng(0)
 
@@ -24,8 +24,8 @@ def told(make_tiny_config, tmp_path, monkeypatch, capsys):
     def begin(*arguments, **kwargs):
         raise Began
 
-    monkeypatch.setattr(loops, "fit", begin)
-    monkeypatch.setattr(loops, "report_evaluation", begin)
+    monkeypatch.setattr(train, "fit", begin)
+    monkeypatch.setattr(train, "report_evaluation", begin)
     monkeypatch.setattr(Run, "trained_params", lambda run, init_from: (0, None))
 
     def tell(name, path, mode="train", **kwargs):
@@ -34,7 +34,7 @@ def told(make_tiny_config, tmp_path, monkeypatch, capsys):
         config.data.kwargs.update(kwargs)
         run = open_run(config, tmp_path / "run")
         with pytest.raises(Began):
-            {"train": loops.train, "eval": loops.evaluate_run}[mode](run)
+            {"train": train.train, "eval": evaluate.evaluate_run}[mode](run)
         return capsys.readouterr().out
 
     return tell

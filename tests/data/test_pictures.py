@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from tests.data import png
 from vdm.compression.image_files import read_images
-from vdm.data import files, folders, pictures
+from vdm.data import folders, pictures, user_files
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 4, 3), np.uint8)
@@ -338,14 +338,14 @@ def test_pictures_of_few_greys_are_codes(tmp_path, depth, colour):
     palette = np.repeat(np.arange(num_codes)[:, None] * 255 // (num_codes - 1), 3, axis=1)
     for row, image in enumerate(samples):
         png.write(tmp_path / f"{row}.png", image, depth, colour, palette if colour == 3 else None)
-    source = files.folder("", 0, path=str(tmp_path), num_test=2, num_codes=num_codes)
+    source = user_files.folder("", 0, path=str(tmp_path), num_test=2, num_codes=num_codes)
     assert (source.shape, source.num_codes) == ((6, 5, 1), num_codes)
     read = [*source.load("train").examples, *source.load("test").examples]
     assert {image.tobytes() for image in read} == {
         image.astype(np.uint8).tobytes() for image in samples
     }
     assert len(source.load("train").notes) == 1
-    note = files.folder("", 0, path=str(tmp_path), num_test=2).load("train").notes[1]
+    note = user_files.folder("", 0, path=str(tmp_path), num_test=2).load("train").notes[1]
     assert f"set data.kwargs.num_codes to {num_codes}, which makes them 0 ... " in note
 
 
@@ -385,7 +385,7 @@ def test_greys_are_codes_or_levels_in_a_whole_set(tmp_path, brighter, zeros):
         saved(tmp_path / name, Image.fromarray(greys))
 
     def both(**kwargs):
-        source = files.folder("", 0, path=str(tmp_path), num_test=2, **kwargs)
+        source = user_files.folder("", 0, path=str(tmp_path), num_test=2, **kwargs)
         test, train = source.load("test"), source.load("train")
         return np.concatenate([train.examples, test.examples])[:, 0, 1, 0].tolist()
 
@@ -407,12 +407,12 @@ def test_greys_that_are_not_spaced_evenly_are_told(tmp_path):
     for row in range(4):
         image = RNG.choice(np.array([3, 90, 200], np.uint8), (8, 8))
         saved(tmp_path / f"{row}.png", Image.fromarray(image))
-    note = files.folder("", 0, path=str(tmp_path), num_test=1).load("train").notes[1]
+    note = user_files.folder("", 0, path=str(tmp_path), num_test=1).load("train").notes[1]
     assert "3 greys of 256 occur (3, 90, 200), not evenly spaced" in note
     path = str(tmp_path)
     for kwargs in ({"num_codes": 1}, {"num_codes": 257}, {"num_codes": 2, "size": 4}):
         with pytest.raises(ValueError, match=r"num_codes|size = 4 averages pixels"):
-            files.folder("", 0, path=path, num_test=1, **kwargs)
+            user_files.folder("", 0, path=path, num_test=1, **kwargs)
 
 
 def test_a_palette_is_what_the_others_are(tmp_path):
@@ -441,7 +441,7 @@ def test_palettes_of_greys_among_coloured_pictures_are_coloured(tmp_path, grey_o
         for place, name in zip(names, order, strict=True):
             with Image.open(tmp_path / f"{name}.png") as image:
                 saved(folder / f"{place}.png", image)
-        source = files.folder("", 0, path=str(folder), num_test=2)
+        source = user_files.folder("", 0, path=str(folder), num_test=2)
         assert source.shape == (6, 4, 3)
         found = [*source.load("train").examples, *source.load("test").examples]
         np.testing.assert_array_equal(found, [shown[int(name)] for name in order])
@@ -451,11 +451,11 @@ def test_palettes_of_greys_alone_or_among_grey_pictures_are_grey(tmp_path):
     for i in range(4):
         saved(tmp_path / f"{i}.png", Image.fromarray(GREY).convert("P" if i % 2 else "L"))
     assert read_images(tmp_path).codes.shape == (4, 6, 4, 1)
-    assert files.folder("", 0, path=str(tmp_path), num_test=1).shape == (6, 4, 1)
+    assert user_files.folder("", 0, path=str(tmp_path), num_test=1).shape == (6, 4, 1)
     for i in range(4):
         saved(tmp_path / f"{i}.png", Image.fromarray(GREY).convert("P"))
     assert read_images(tmp_path).codes.shape == (4, 6, 4, 1)
-    assert files.folder("", 0, path=str(tmp_path), num_test=1).shape == (6, 4, 1)
+    assert user_files.folder("", 0, path=str(tmp_path), num_test=1).shape == (6, 4, 1)
 
 
 @pytest.mark.parametrize("other", [GREY, RGB[:5], GREY[:5]])
@@ -465,7 +465,7 @@ def test_pictures_of_really_different_shapes_are_refused_beside_palettes(tmp_pat
     saved(tmp_path / "2.png", Image.fromarray(other))
     with pytest.raises(ValueError, match="pictures must have one shape"):
         read_images(tmp_path)
-    source = files.folder("", 0, path=str(tmp_path), num_test=1)
+    source = user_files.folder("", 0, path=str(tmp_path), num_test=1)
     with pytest.raises(ValueError, match="pictures must have one shape"):
         assert source.load("train") != source.load("test")
 

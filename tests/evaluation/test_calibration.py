@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import vdm
-from tests.evaluation.test_likelihood import DIM, MODEL, PARAMS, X, run
+from tests.evaluation.test_bits_per_dim import DIM, MODEL, PARAMS, X, run
+from vdm.evaluation.bits_per_dim import KEY_STREAM, Evaluation
 from vdm.evaluation.estimators import Elbo, ImportanceWeighted, Place
-from vdm.evaluation.likelihood import KEY_STREAM, Evaluation
 from vdm.evaluation.statistics import student_quantile
 
 REPETITIONS = 1600  # a share of 95% is then known to 0.5%

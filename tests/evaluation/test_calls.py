@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vdm import sharding
+from vdm.devices import sharding
+from vdm.devices.waiting import Abandoned, wait
 from vdm.diffusion.ode import Solver
-from vdm.evaluation.calls import Abandoned, call_size, wait
+from vdm.evaluation.calls import call_size
 from vdm.evaluation.estimators import Elbo, ImportanceWeighted, ProbabilityFlow
 
 MODEL = SimpleNamespace(dims=(8, 8, 1))

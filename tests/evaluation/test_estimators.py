@@ -4,14 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.evaluation.test_likelihood import DIM, MODEL, PARAMS, SPLIT, STD, X, run
-from vdm import sharding
+from tests.evaluation.test_bits_per_dim import DIM, MODEL, PARAMS, SPLIT, STD, X, run
 from vdm.data.sources import Split
+from vdm.devices import sharding
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.ode import Solver
+from vdm.evaluation.bits_per_dim import evaluate
 from vdm.evaluation.estimators import Elbo, ImportanceWeighted, ProbabilityFlow
-from vdm.evaluation.likelihood import evaluate
-from vdm.model import VDM
+from vdm.models.vdm import VDM
 
 FLOW = ProbabilityFlow("decoder", Solver(12, divergence="exact"))
 EXACT = float(GaussianData(STD).negative_log_prob(jnp.asarray(X)).mean()) / (DIM * np.log(2))

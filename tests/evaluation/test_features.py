@@ -17,7 +17,7 @@ from vdm.evaluation.features import (
     read_mlp_features,
     train_mlp_features,
 )
-from vdm.io.files import save_npz
+from vdm.io.atomic import save_npz
 from vdm.nn.inception import pytorch_shapes
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")  # short trainings

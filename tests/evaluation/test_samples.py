@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vdm import sharding
-from vdm.classifier import NoisyClassifier
+from vdm.devices import sharding
 from vdm.diffusion.grids import equal_omegas
 from vdm.diffusion.likelihood import Discretised, Gaussian
 from vdm.diffusion.samplers import ancestral, ddim, heun
 from vdm.evaluation.guided import Classified, ClassifierFree, Unguided
 from vdm.evaluation.samples import draw_samples, sample_dtype
-from vdm.model import VDM
+from vdm.models.classifier import NoisyClassifier
+from vdm.models.vdm import VDM
 from vdm.nn.schedules import Linear
 from vdm.typing import NO_LABEL
 

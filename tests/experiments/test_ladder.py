@@ -138,7 +138,7 @@ def test_bound_is_that_of_the_vdm_when_encoder_and_decoder_are_the_identity():
 
     with jax.enable_x64(True):
         model = IdentityLatents(Linear(-6.0, 5.0), Denoiser(), Discretised(5), DIMS)
-        plain = vdm.model.VDM(Linear(-6.0, 5.0), Denoiser(), Discretised(5), DIMS)
+        plain = vdm.models.vdm.VDM(Linear(-6.0, 5.0), Denoiser(), Discretised(5), DIMS)
         params = jax.jit(plain.init)(jax.random.key(0))
         fused = params | {"network": {"denoiser": params["network"]}}
         drawn = jax.tree.map(lambda a: a.astype(jnp.float64), draws(jax.random.key(3), 6, DIMS))

@@ -12,10 +12,10 @@ import vdm
 from experiments.ladder.rungs import RUNGS as RUNGS_OF_TABLE
 from experiments.ladder.rungs import changed
 from experiments.ladder.vae import VAE
-from vdm import loops
-from vdm.config import build_model, build_source
+from vdm.config.build import build_model, build_source
 from vdm.diffusion.elbo import ElboTerms
-from vdm.run import build_run, open_run
+from vdm.runs import classifier, evaluate, train
+from vdm.runs.run import build_run, open_run
 
 RUNGS = {
     "vae": {"model__name": "experiments.ladder.vae:VAE"},
@@ -28,7 +28,7 @@ KWARGS = {"width": 8, "num_blocks": 0, "latent_dim": 2}
 def test_rung_trains_evaluates_and_samples_through_the_loops(rung, make_tiny_config, tmp_path):
     config = make_tiny_config(**RUNGS[rung], train__num_steps=4, train__eval_every=0)
     config.model.kwargs = KWARGS
-    loops.train(open_run(config, tmp_path / "whole"))
+    train.train(open_run(config, tmp_path / "whole"))
     report = json.loads((tmp_path / "whole" / "eval.json").read_text())
     levels = {"vae": 1, "hvae": 2}[rung]
     assert report["bound"] == "elbo"
@@ -49,7 +49,7 @@ def test_rung_trains_evaluates_and_samples_through_the_loops(rung, make_tiny_con
     with pytest.raises(ValueError, match="no steps"):
         trained.sample(2, num_steps=5)
     with pytest.raises(ValueError, match="choose 'vdm'"):
-        loops.train_classifier(open_run(config, tmp_path / "whole"))
+        classifier.train_classifier(open_run(config, tmp_path / "whole"))
     assert not (tmp_path / "whole" / "classifier").exists()
 
 
@@ -84,15 +84,15 @@ def test_latent_vdm_runs_with_a_learned_schedule_and_importance_weights(make_tin
         train__eval_every=0,
         sample__name="heun",
     )
-    loops.train(open_run(config, tmp_path))
+    train.train(open_run(config, tmp_path))
     report = json.loads((tmp_path / "eval.json").read_text())
     assert report["num_dims"] == 64
     assert (tmp_path / "omega.png").is_file()
     config.eval.bound, config.eval.num_steps = "iw-2", 3
-    loops.evaluate_run(open_run(config, tmp_path))
+    evaluate.evaluate_run(open_run(config, tmp_path))
     assert json.loads((tmp_path / "eval.json").read_text())["K"] == 2
     config.eval.bound, config.eval.num_steps, config.eval.ode.num_steps = "ode-decoder", 0, 2
-    loops.evaluate_run(open_run(config, tmp_path))
+    evaluate.evaluate_run(open_run(config, tmp_path))
     assert json.loads((tmp_path / "eval.json").read_text())["bound"] == "ode-decoder"
     config.eval.bound, config.eval.num_steps = "ode-uniform", 0
     with pytest.raises(ValueError, match="flow of this model is of latents"):
@@ -102,7 +102,7 @@ def test_latent_vdm_runs_with_a_learned_schedule_and_importance_weights(make_tin
         build_run(config, tmp_path)
     config.sample.guidance.name = "none"
     with pytest.raises(ValueError, match="latents of this model are not"):
-        loops.train_classifier(open_run(config, tmp_path))
+        classifier.train_classifier(open_run(config, tmp_path))
     config.schedule.name, config.schedule.kwargs.per_dimension = "polynomial", True
     with pytest.raises(ValueError, match="omega for each dimension of the data"):
         build_run(config, tmp_path)

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.parity import golden, run
 from experiments.parity.model import config_of
-from vdm.config import build_model, build_source
+from vdm.config.build import build_model, build_source
 from vdm.io import interop
 
 FILES = Path(__file__).parent.parent.parent.parent / "shared" / "golden"

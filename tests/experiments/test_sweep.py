@@ -12,8 +12,9 @@ import pytest
 from experiments import sweep
 from experiments.results import seeds_half_width
 from experiments.sweep import Job, finish, mean_row, paired, results, seeded
-from vdm import loops
 from vdm.evaluation.statistics import Error
+from vdm.runs import train
+from vdm.training import loop
 from vdm.training.metrics import NonFiniteError
 
 FLAGS = {"list": False, "share": (0, 1), "only": ""}
@@ -70,7 +71,7 @@ def test_a_kill_between_two_evaluations_costs_that_evaluation_alone(swept, monke
     (workdir / "evaluations" / "T5" / "eval.json").unlink()
     sweep._copy_reports(workdir / "evaluations" / "T2", workdir)  # as the kill left it
     assert sweep.state(jobs[0], outdir) == "step 4 of 4, 2 of 4 evaluations"
-    monkeypatch.setattr(loops, "fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("trained again"))
     assert finish(jobs, flags(outdir))
     after = results(jobs[:1], outdir, 5)[0].report["bpd"], results(jobs[:1], outdir)[0].report
     assert after == before
@@ -81,7 +82,7 @@ def test_other_draws_cost_an_evaluation_and_no_training(tiny, tmp_path, monkeypa
     assert finish([job], flags(tmp_path))
     (more,) = tiny("d", seeds=(0,), evaluated_with=(), eval__draws=4)
     assert sweep.state(more, tmp_path) == "step 4 of 4, 0 of 1 evaluations"
-    monkeypatch.setattr(loops, "fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("trained again"))
     assert finish([more], flags(tmp_path))
     assert results([more], tmp_path)[0].report["draws_per_example"] == 4
 
@@ -121,7 +122,7 @@ def test_each_scale_has_a_folder_of_its_own(monkeypatch):
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(loops.Interrupted("stopped at step 3", 15), 143),
+    [(loop.Interrupted("stopped at step 3", 15), 143),
      (NonFiniteError("train/bpd is nan"), "error: train/bpd is nan")],
 )  # fmt: skip
 def test_a_stop_and_a_failure_are_one_line(error, status, tiny, tmp_path, monkeypatch):
@@ -184,7 +185,7 @@ SWEEPS = ("data_sets", "depth", "digits", "fourier", "parameterisations", "sched
 @pytest.mark.parametrize("scale", ["small", "full"])
 @pytest.mark.parametrize("experiment", SWEEPS)
 def test_the_jobs_of_a_sweep_are_configs_with_names_of_their_own(experiment, scale):
-    from vdm.options import read
+    from vdm.config.options import read
 
     made = importlib.import_module(f"experiments.{experiment}.run").make_jobs(scale)
     jobs = made if isinstance(made, list) else [job for of_row in made.values() for job in of_row]

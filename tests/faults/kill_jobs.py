@@ -166,11 +166,11 @@ SHARED = Shared()
 
 def instrument() -> None:
     """Makes this process keep SHARED up to date."""
-    from vdm.io import files
+    from vdm.io import atomic
     from vdm.io.console import Progress
     from vdm.io.journal import Journal
 
-    opened, append, update, sync = Journal.__init__, Journal.append, Progress.update, files.sync
+    opened, append, update, sync = Journal.__init__, Journal.append, Progress.update, atomic.sync
 
     def journal(self: Journal, *args: Any, **kwargs: Any) -> None:
         opened(self, *args, **kwargs)
@@ -189,7 +189,7 @@ def instrument() -> None:
         sync(path)
 
     Journal.__init__, Journal.append = journal, appended
-    Progress.update, files.sync = updated, synced
+    Progress.update, atomic.sync = updated, synced
 
 
 def start(job: Job, place: Path, log: Path) -> int:

@@ -79,9 +79,9 @@ def command(workdir: Path, **changes: Any) -> list[str]:
 
 def instrument(shared: Shared) -> None:
     """Makes this process keep `shared` up to date."""
-    from vdm import loops
     from vdm.io.checkpoints import Checkpoints
     from vdm.io.watchdog import Watchdog
+    from vdm.runs import sample, train
 
     enter, save = Watchdog.enter, Checkpoints.save
 
@@ -104,8 +104,8 @@ def instrument(shared: Shared) -> None:
         return call
 
     Watchdog.enter, Checkpoints.save = entered, saved
-    loops.report_evaluation = phase("evaluating", loops.report_evaluation)
-    loops.report_samples = phase("sampling", loops.report_samples)
+    train.report_evaluation = phase("evaluating", train.report_evaluation)
+    sample.report_samples = phase("sampling", sample.report_samples)
 
 
 def start(arguments: list[str], shared: Shared, log: Path) -> int:
@@ -138,13 +138,15 @@ def dump_state(workdir: Path, file: Path) -> int:
     import jax
     from ml_collections import ConfigDict
 
-    from vdm import sharding
-    from vdm.run import open_run
+    from vdm.devices import sharding
+    from vdm.runs.run import open_run
 
     config = ConfigDict(json.loads((workdir / "config.json").read_text()))
     sharding.split_host(config.train.num_devices)
     run = open_run(config, workdir)
-    step, state = run.checkpoints.restore(run.abstract_state())
+    from vdm.runs import states
+
+    step, state = run.checkpoints.restore(states.abstract_state(run))
     assert step == NUM_STEPS, step
     leaves = {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree.leaves_with_path(state)}
     np.savez(file, **leaves)

@@ -71,7 +71,8 @@ def preload() -> None:
     import importlib
 
     for name in (
-        "vdm.main", "vdm.loops", "vdm.run", "vdm.archives", "vdm.data.prepare", "vdm.data.records",
+        "vdm.main", "vdm.runs.train", "vdm.runs.run", "vdm.runs.compress", "vdm.data.prepare",
+        "vdm.data.records",
         "vdm.data.digits", "tensorboardX", "tqdm", "matplotlib.pyplot", "tensorflow_datasets",
         "sklearn.datasets", "constriction",
     ):  # fmt: skip

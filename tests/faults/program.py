@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.kills import command
-from vdm.io.metrics import read_metrics
+from vdm.io.metrics_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
 NO_END = {"train__num_steps": 100_000, "train__eval_every": 0}

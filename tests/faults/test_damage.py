@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from vdm import loops
-from vdm.run import open_run
+from vdm.runs import states, train
+from vdm.runs.run import open_run
 
 
 def truncated(file):
@@ -40,7 +40,7 @@ def test_a_run_goes_on_from_before_the_damage_to_the_same_bits(
     (workdir / "eval.json").unlink()
     run = open_run(config, workdir)
     shutil.rmtree(run.checkpoints.path(30))
-    damaged, like = run.checkpoints.path(20), run.abstract_state()
+    damaged, like = run.checkpoints.path(20), states.abstract_state(run)
     _, before = run.checkpoints.restore(like, 10)
     files = sorted(p for p in damaged.rglob("*") if p.is_file() and p.stat().st_size)
     assert len(files) > 8
@@ -55,7 +55,7 @@ def test_a_run_goes_on_from_before_the_damage_to_the_same_bits(
         file.write_bytes(content)
     harm(files[len(files) // 2])
     capsys.readouterr()
-    loops.train(run)
+    train.train(run)
     said = capsys.readouterr().out.splitlines()
     assert sum(f"{damaged} is unreadable" in line for line in said) == 1
     assert f"resuming {workdir} at step 10" in said

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vdm.io.atomic import to_json
 from vdm.io.canonical import canonical, canonical_text, with_tuples
-from vdm.io.files import to_json
 
 NUMBERS = st.one_of(
     st.integers(-(2**53), 2**53), st.floats(), st.booleans(), st.none(),

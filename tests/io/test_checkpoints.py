@@ -409,7 +409,7 @@ def test_disk_full_is_one_line_and_harms_nothing(tmp_path):
         import numpy as np
         from absl import logging
         from test_checkpoints import CheckpointError, Checkpoints, assert_same, make_state
-        from vdm.streams import quiet_orbax
+        from vdm.io.streams import quiet_orbax
         logging.set_verbosity(logging.INFO)  # orbax must be silent all the same
         quiet = quiet_orbax()  # to the end, as in vdm.main
         quiet.__enter__()

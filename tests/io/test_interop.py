@@ -7,7 +7,7 @@ from flax import serialization
 from flax.core import FrozenDict
 
 from vdm.api import load_config
-from vdm.config import build_model, build_source
+from vdm.config.build import build_model, build_source
 from vdm.io import interop
 from vdm.io.checkpoints import CheckpointError
 

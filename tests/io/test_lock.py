@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vdm import distributed
+from vdm.devices import processes
 from vdm.io import lock
 from vdm.io.journal import Journal
 
@@ -158,9 +158,9 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
 def test_of_several_processes_the_first_takes_it_and_all_learn_that_it_could_not(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
     with lock.held(tmp_path / "run", "training"):
         assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(distributed, "any_of", lambda value: 1)
+    monkeypatch.setattr(processes, "any_of", lambda value: 1)
     with pytest.raises(ValueError, match="the first process cannot take"):
         take(tmp_path / "run")

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from orbax.checkpoint import v1 as ocp
 
-from vdm import distributed
+from vdm.devices import processes
 from vdm.io import checkpoints, checksums, orbax_paths
+from vdm.io.atomic import write_json
 from vdm.io.checkpoints import CheckpointError, Checkpoints, restore_params, saved_step
-from vdm.io.files import write_json
 
 STATE = {"step": jnp.int32(3), "params": {"kernel": jnp.arange(6.0).reshape(2, 3)}}
 NAMES = ["lr[0.1]", "a]b[", "lr*", "what?", "back\\slash", "gs:", "{a,b}", "$HOME", "a%20b", "é",
@@ -160,7 +160,7 @@ def test_several_processes_are_refused_such_a_path_before_anything_is_written(
     tmp_path, monkeypatch, name
 ):
     orbax_paths.check_shared(tmp_path / name)
-    monkeypatch.setattr(distributed, "num_processes", lambda: 2)
+    monkeypatch.setattr(processes, "num_processes", lambda: 2)
     with pytest.raises(ValueError, match=re.escape(f"--workdir={tmp_path / name}: ")):
         orbax_paths.check_shared(tmp_path / name)
     orbax_paths.check_shared(tmp_path / "plain-1.0 (copy)")

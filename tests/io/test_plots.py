@@ -67,7 +67,7 @@ def test_import_is_light_and_drawing_leaves_pyplot_alone(tmp_path):
     script = """
 import sys
 sys.path[:0] = sys.argv[2:]
-import vdm.io.plots, vdm.io.images, vdm.io.metrics, vdm.io.files
+import vdm.io.plots, vdm.io.images, vdm.io.metrics_log, vdm.io.atomic
 heavy = {"matplotlib", "PIL", "tensorboardX", "jax", "orbax"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 from pathlib import Path

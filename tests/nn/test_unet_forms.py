@@ -11,7 +11,7 @@ import pytest
 
 from vdm.diffusion.elbo import draw
 from vdm.diffusion.likelihood import Discretised
-from vdm.model import VDM
+from vdm.models.vdm import VDM
 from vdm.nn import attention as parts_of_attention
 from vdm.nn import stacks, unet
 from vdm.nn.schedules import Linear

@@ -3,7 +3,7 @@
 import pytest
 
 from vdm.io.checkpoints import Checkpoints
-from vdm.training.plan import Plan
+from vdm.training.loop import Plan
 
 
 def plan(**intervals):

@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from vdm import sharding
+from vdm.devices import sharding
 from vdm.diffusion import noise, timesteps, weightings
 from vdm.diffusion.elbo import draw, noise_levels, to_bpd
 from vdm.diffusion.likelihood import Discretised, Gaussian
-from vdm.model import VDM
+from vdm.models.vdm import VDM
 from vdm.nn.schedules import Linear, Monotone, Polynomial
 from vdm.nn.unet import UNet
 from vdm.training import optim

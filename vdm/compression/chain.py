@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vdm import sharding
 from vdm.compression.lattice import Gaussians
+from vdm.devices import sharding
 from vdm.diffusion.grids import equal_times
-from vdm.model import VDM
+from vdm.models.vdm import VDM
 from vdm.typing import Params
 
 LEAST_STEP = 1e-5

@@ -24,8 +24,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from vdm.compression.cells import Grids
 from vdm.compression.chain import Chain
-from vdm.compression.grids import Grids
 from vdm.compression.lattice import (
     STATE_WORDS,
     DamagedError,
@@ -33,7 +33,7 @@ from vdm.compression.lattice import (
     TooDeepError,
     random_words,
 )
-from vdm.options import MOST_LANES, ORDERS
+from vdm.compression.limits import MOST_LANES, ORDERS
 
 SINGLES = 4
 """Images that are coded one by one, before it is known how many bits an image takes and gives."""

@@ -30,9 +30,9 @@ import numpy as np
 
 from vdm.compression.codec import Coded
 from vdm.compression.lattice import DamagedError
+from vdm.compression.limits import MOST_CELLS, MOST_LANES, MOST_STEPS, ORDERS
 from vdm.io.canonical import canonical_text
 from vdm.io.checksums import params_digest
-from vdm.options import MOST_CELLS, MOST_LANES, MOST_STEPS, ORDERS
 from vdm.typing import Params
 
 MAGIC = b"\x93VDM"

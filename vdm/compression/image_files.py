@@ -11,7 +11,7 @@ import numpy as np
 from vdm.compression.lattice import DamagedError
 from vdm.data import advice, folders, pictures
 from vdm.data.arrays import UNREADABLE
-from vdm.model import VDM
+from vdm.models.vdm import VDM
 
 
 class Images(NamedTuple):

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from vdm.streams import Forgiving, write
+from vdm.io.streams import Forgiving, write
 
 _BLOCK = 1 << 16
 

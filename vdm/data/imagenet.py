@@ -16,7 +16,7 @@ import numpy as np
 
 from vdm.data.arrays import ArrayFile, describe, new_set
 from vdm.data.imagenet_files import Batches, Pictures, Reader
-from vdm.streams import Forgiving, write
+from vdm.io.streams import Forgiving, write
 
 
 @dataclasses.dataclass(frozen=True)

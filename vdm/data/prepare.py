@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from vdm import streams
+from vdm.io import streams
 
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "imagenet32_old", "imagenet32_new",
          "imagenet64_old", "imagenet64_new")  # fmt: skip

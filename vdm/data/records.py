@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vdm.data.downloads import ORIGINALS
-from vdm.places import check_local
+from vdm.io.places import check_local
 
 # Records are decoded this many at a time: TFDS returns a list of dicts, and one list of a whole
 # set would take several times the memory of the array that it fills.

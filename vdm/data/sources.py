@@ -1,8 +1,8 @@
 """Data sources by name: each states its facts at once and reads its splits when asked.
 
 A constructor is called as `fn(data_dir, holdout, **kwargs)` and touches no disk, but that those of
-`vdm.data.files` read one header where they are not told the shape; `Source.load` reads. Splits are
-"train", "test" and, for holdout = h > 0, "holdout": the last h examples of the training split,
+`vdm.data.user_files` read one header where they are not told the shape; `Source.load` reads. Splits
+are "train", "test" and, for holdout = h > 0, "holdout": the last h examples of the training split,
 which "train" then lacks. Choices are tuned on "holdout", "test" is for the end.
 
 `data_dir` is where prepared sets live; "" means $VDM_DATA_DIR, or ~/.cache/vdm/data without it.

@@ -5,15 +5,13 @@ a call should take seconds, whatever is computed in it.
 """
 
 import math
-import time
-from collections.abc import Callable
 
-import jax
 from jax.sharding import Mesh
 
-from vdm import sharding
-from vdm.model import AnyModel, count_parameters
-from vdm.typing import Params, PyTree
+from vdm.devices import sharding
+from vdm.models.latent_variable import AnyModel
+from vdm.models.vdm import count_parameters
+from vdm.typing import Params
 
 WORK = 5e10
 """Products in a call on one device, at most: some seconds of a core. Small batches are as fast
@@ -21,10 +19,6 @@ there as large ones."""
 
 WORK_OF_ACCELERATOR, LEAST_OF_ACCELERATOR = 5e13, 32
 """The same of an accelerator, and examples below which it is idle."""
-
-
-class Abandoned(Exception):
-    """The work was given up because `stop` said so; what was reported as finished is finished."""
 
 
 def call_size(model: AnyModel, params: Params, batch_size: int, passes: int, mesh: Mesh) -> int:
@@ -38,15 +32,3 @@ def call_size(model: AnyModel, params: Params, batch_size: int, passes: int, mes
         work, least = WORK_OF_ACCELERATOR, LEAST_OF_ACCELERATOR
     most = max(least, int(work / (1 + passes * count_parameters(params) * pixels)))
     return sharding.round_up(min(batch_size, most * mesh.devices.size), mesh)
-
-
-def wait(tree: PyTree, stop: Callable[[], bool] = lambda: False) -> None:
-    """Returns once all arrays are computed. Python handles signals meanwhile, which it does not in
-    jax.block_until_ready. Raises Abandoned when stop() is true first."""
-    delay = 1e-4
-    for leaf in jax.tree.leaves(tree):
-        while not leaf.is_ready():
-            if stop():
-                raise Abandoned
-            time.sleep(delay)
-            delay = min(1.5 * delay, 0.05)

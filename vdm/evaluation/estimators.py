@@ -16,7 +16,8 @@ from vdm.diffusion.elbo import Draws
 from vdm.diffusion.grids import equal_times
 from vdm.diffusion.ode import EVALUATIONS_PER_STEP, Solver
 from vdm.evaluation.statistics import num_strata
-from vdm.model import VDM, LatentVariableModel
+from vdm.models.latent_variable import LatentVariableModel
+from vdm.models.vdm import VDM
 from vdm.typing import Params, PRNGKey
 
 BOUNDS = ("elbo", "iw-K", *(f"ode-{kind}" for kind in bounds.DEQUANTISATIONS))

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from vdm.data.arrays import UNREADABLE
-from vdm.io.files import save_npz
+from vdm.io.atomic import save_npz
 from vdm.nn.inception import InceptionV3, check_pytorch, from_pytorch
 from vdm.typing import Params
 

@@ -11,9 +11,9 @@ from typing import Protocol
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from vdm.classifier import NoisyClassifier
 from vdm.diffusion import guidance
-from vdm.model import VDM
+from vdm.models.classifier import NoisyClassifier
+from vdm.models.vdm import VDM
 from vdm.typing import NO_LABEL, Denoiser, Params
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from vdm.evaluation.features import FeatureFunction
+from vdm.io.atomic import save_npz
 from vdm.io.console import say
-from vdm.io.files import save_npz
 
 BATCH = 512
 """Images at a time."""

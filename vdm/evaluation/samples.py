@@ -2,21 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vdm import sharding
+from vdm.devices import sharding
+from vdm.devices.keys import root_key
+from vdm.devices.waiting import wait
 from vdm.diffusion.grids import Grid, equal_times
 from vdm.diffusion.samplers import Sampler, first_latent
-from vdm.evaluation.calls import call_size, wait
+from vdm.evaluation.calls import call_size
 from vdm.evaluation.guided import Guidance, Unguided
-from vdm.keys import root_key
-from vdm.model import VDM, AnyModel, Drawn
-from vdm.options import SampleOptions
+from vdm.models.latent_variable import AnyModel
+from vdm.models.vdm import VDM, Drawn
 from vdm.typing import Params
 
 UNGUIDED = Unguided()
@@ -54,31 +54,6 @@ def check_samples(sampler: Sampler, num_samples: int, num_steps: int, interpolat
         raise ValueError(
             f"sample.interpolate = {interpolate} does not divide sample.num_images = {num_samples} "
             "into rows of two or more"
-        )
-
-
-def check_options(options: SampleOptions, sampler: Sampler, num_classes: int) -> None:
-    """ValueError for what would stop the samples, at the end of a training perhaps."""
-    check_samples(sampler, options.num_images, options.num_steps, options.interpolate)
-    if options.label >= 0 and not num_classes:
-        raise ValueError(
-            f"sample.label = {options.label}: nothing is conditional on labels here; train with "
-            "model.class_conditional = True, or guide by a classifier"
-        )
-    if options.label >= max(1, num_classes):
-        raise ValueError(
-            f"sample.label = {options.label}: labels are 0 to {num_classes - 1}, and -1 takes the "
-            "classes in turn"
-        )
-    least = 4 if options.precision_recall else 3
-    if options.features and options.num_images < least:
-        raise ValueError(
-            f"sample.num_images = {options.num_images}: sample.features compares {least} or more"
-        )
-    if options.features and not Path(options.features).is_file():
-        raise ValueError(
-            f"sample.features = {options.features!r}: there is no such file; it is an .npz of "
-            "vdm.evaluation.features"
         )
 
 

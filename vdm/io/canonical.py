@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from vdm.io.files import to_json
+from vdm.io.atomic import to_json
 
 
 def canonical(value: Any) -> Any:

@@ -26,11 +26,11 @@ import numpy as np
 from absl import logging as absl_logging
 from orbax.checkpoint import v1 as ocp
 
-from vdm import distributed
+from vdm.devices import processes
+from vdm.io.atomic import sync, write_json
 from vdm.io.checksums import CHECKSUMS, damage, seal
-from vdm.io.files import sync, write_json
 from vdm.io.orbax_paths import plain, readable
-from vdm.streams import quiet_orbax
+from vdm.io.streams import quiet_orbax
 from vdm.typing import PyTree
 
 LEAVES = "leaves.json"
@@ -78,7 +78,7 @@ class Checkpoints:
             CheckpointError: disk full, no permission, ...; the other checkpoints are untouched.
         """
         final = self.path(step)
-        if distributed.any_of(not final.exists() or bool(damage(final))):
+        if processes.any_of(not final.exists() or bool(damage(final))):
             self._write(final, state)
         if _is_first_process():
             # A step beyond this one was damaged, and we went back behind it: it does not count.
@@ -148,7 +148,7 @@ class Checkpoints:
                 work()
             except (OSError, ValueError) as raised:
                 error = raised
-        failed = distributed.any_of(error is not None)
+        failed = processes.any_of(error is not None)
         if error is not None:
             raise self._failed(final, error) from error
         if failed:
@@ -170,7 +170,7 @@ class Checkpoints:
         partial: bool,
     ) -> tuple[int, PyTree]:
         present = self.steps()
-        distributed.agree("the newest checkpoint", max(present, default=0))
+        processes.agree("the newest checkpoint", max(present, default=0))
         if not present:
             raise CheckpointError(f"no checkpoint in {self.folder}: train first, or name a workdir")
         if step is not None:
@@ -262,7 +262,7 @@ def saved_step(folder: Path) -> int:
 
 def _load(folder: Path, like: PyTree, *, partial: bool) -> PyTree:
     reason = damage(folder)
-    if distributed.any_of(bool(reason)):  # then none of the processes takes it
+    if processes.any_of(bool(reason)):  # then none of the processes takes it
         reason = reason or "another process finds it damaged"
         raise _UnreadableError(f"checkpoint {folder} is unreadable ({reason})")
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vdm.io.files import sync, write_bytes
+from vdm.io.atomic import sync, write_bytes
 from vdm.typing import Params
 
 CHECKSUMS = "SHA256SUMS"

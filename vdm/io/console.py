@@ -5,8 +5,8 @@ import time
 from types import TracebackType
 from typing import Self
 
-from vdm import distributed
-from vdm.streams import Forgiving, write
+from vdm.devices import processes
+from vdm.io.streams import Forgiving, write
 
 LINE_SECS = 30.0
 """Without a terminal, from one line to the next."""
@@ -15,7 +15,7 @@ LINE_SECS = 30.0
 def say(line: str) -> None:
     """One line on standard output, at once, also when it goes to a file or a pipe, and without an
     error where it cannot be written; of several processes the first speaks."""
-    if distributed.is_first():
+    if processes.is_first():
         write(sys.stdout, f"{line}\n")
 
 
@@ -45,7 +45,7 @@ class Progress:
             total=total,
             initial=done,
             unit=unit,
-            disable=quiet or not stream.isatty() or not distributed.is_first(),
+            disable=quiet or not stream.isatty() or not processes.is_first(),
             file=stream,
             dynamic_ncols=True,
             leave=leave,

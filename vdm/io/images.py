@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vdm.io.files import atomic_path
+from vdm.io.atomic import atomic_path
 
 _SEPARATOR_WIDTH = 2  # pixels of the picture
 _SEPARATOR_GREY = 255

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from vdm import distributed
+from vdm.devices import processes
 from vdm.io.console import say
 
 ATTEMPTS = 100
@@ -70,12 +70,12 @@ def held(folder: Path, what: str) -> Iterator[None]:
     """
     path, error, opened = folder / "train.lock", None, contextlib.ExitStack()
     with opened:
-        if distributed.is_first():
+        if processes.is_first():
             try:
                 _hold(path, what, opened)
             except (OSError, ValueError) as raised:
                 error = raised
-        failed = distributed.any_of(error is not None)
+        failed = processes.any_of(error is not None)
         if error is not None:
             raise error
         if failed:

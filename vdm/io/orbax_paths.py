@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from vdm import distributed
+from vdm.devices import processes
 
 _MANIFEST = "manifest.ocdbt"
 
@@ -26,7 +26,7 @@ def is_plain(path: str | Path) -> bool:
 def check_shared(workdir: Path) -> None:
     """ValueError for a path that several processes cannot give to orbax: a link would have a name
     of its own in each."""
-    if not is_plain(workdir) and distributed.num_processes() > 1:
+    if not is_plain(workdir) and processes.num_processes() > 1:
         raise ValueError(
             f"--workdir={workdir}: several processes can write checkpoints only below a path of "
             "letters, digits and /_-.,=+@~() and spaces: choose another one"

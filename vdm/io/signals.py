@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from vdm import distributed
+from vdm.devices import processes
 
 _LISTENERS: list[list[int]] = []
 
@@ -46,4 +46,4 @@ def stop_signals() -> Iterator[list[int]]:
 
 def any_signal(received: list[int]) -> int:
     """The first signal that one of the processes received, or 0; all of them ask together."""
-    return distributed.any_of(received[0] if received else 0)
+    return processes.any_of(received[0] if received else 0)

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Self, TextIO
 
-from vdm.streams import write
+from vdm.io.streams import write
 
 LONG = 8
 """How many times the patience a compilation, a save or an evaluation gets."""

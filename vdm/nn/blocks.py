@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Num
 
+from vdm.arguments import check_share
 from vdm.nn.embeddings import OMEGA_LOW, OMEGA_RANGE, omega_embedding
 from vdm.nn.norm_swish import EPSILON, NormSwish
-from vdm.options import check_share
 from vdm.typing import NO_LABEL, PRNGKey
 
 MAX_GROUPS = 32

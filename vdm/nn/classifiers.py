@@ -4,9 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vdm.arguments import check_share
 from vdm.nn.blocks import Conditioning, ResidualBlock, check_image, group_norm
 from vdm.nn.embeddings import read_omega
-from vdm.options import check_share
 
 
 class ConvNet(nn.Module):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vdm.options import check_share
+from vdm.arguments import check_share
 
 LEAST_LOG_VARIANCE = -12.0
 """Where a log variance levels off: a standard deviation of 0.0025."""

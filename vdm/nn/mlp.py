@@ -4,9 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vdm.arguments import check_share
 from vdm.nn.blocks import Conditioning
 from vdm.nn.embeddings import fourier_features, fourier_frequencies, read_omega
-from vdm.options import check_share
 
 
 class MLP(nn.Module):

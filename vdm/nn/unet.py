@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
+from vdm.arguments import check_share
 from vdm.nn.attention import Attention
 from vdm.nn.blocks import Conditioning, ResidualBlock, check_image, group_norm
 from vdm.nn.embeddings import (
@@ -40,7 +41,6 @@ from vdm.nn.stacks import (
     stack,
     stacked_name,
 )
-from vdm.options import check_share
 from vdm.typing import Params, PRNGKey
 
 

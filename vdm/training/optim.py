@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vdm.arguments import check_number
 from vdm.nn.stacks import is_stacked
-from vdm.options import check_number
 from vdm.typing import Params, PyTree
 
 

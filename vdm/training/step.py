@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from vdm import sharding
+from vdm.devices import sharding
 from vdm.diffusion import timesteps
 from vdm.diffusion.elbo import (
     Draws,
@@ -25,10 +25,11 @@ from vdm.diffusion.elbo import (
 from vdm.diffusion.noise import expand
 from vdm.diffusion.weightings import Weighting
 from vdm.diffusion.weightings import bound as of_bound
-from vdm.model import VDM, AnyModel, LatentVariableModel
-from vdm.training.accumulation import Microbatches
+from vdm.models.latent_variable import AnyModel, LatentVariableModel
+from vdm.models.vdm import VDM
+from vdm.training.microbatches import Microbatches
 from vdm.training.optim import ema_update
-from vdm.training.schedule import GRADIENTS, BatchEstimate, objective, updated
+from vdm.training.schedule_objectives import GRADIENTS, BatchEstimate, objective, updated
 from vdm.training.state import TrainState
 from vdm.typing import NO_LABEL, Params, PRNGKey, PyTree
 
@@ -96,11 +97,11 @@ def make_gradient(
     the network told of the batch.
 
     For the network it is the gradient of the mean bound in bits/dim, its denoising term weighted,
-    for the schedule the one of `vdm.training.schedule`, which knows of no weighting. One pass gives
-    both: an example's derivatives in its own levels are its multiplier times those of the bound, as
-    no example may depend on another through the network. The multiplier is one for an example,
-    at the means of its levels where each dimension has its own. All metrics are of the bound but
-    weighted_loss, the weighted denoising term, which only a weighting has.
+    for the schedule the one of `vdm.training.schedule_objectives`, which knows of no weighting. One
+    pass gives both: an example's derivatives in its own levels are its multiplier times those of
+    the bound, as no example may depend on another through the network. The multiplier is one for an
+    example, at the means of its levels where each dimension has its own. All metrics are of the
+    bound but weighted_loss, the weighted denoising term, which only a weighting has.
 
     In microbatches only the passes through the network are: the draws, the metrics and what the
     schedule learns from are of the whole batch.
@@ -228,10 +229,10 @@ def make_train_step(
     mesh: Mesh | None = None,
 ) -> TrainStep:
     """The compiled step; `num_steps` is the T of the bound trained on (0: continuous time),
-    `train_schedule` a name of `vdm.training.schedule.GRADIENTS`, `weighting` that of the network's
-    loss: of no account for a model without a schedule. The batch is gone through in `accumulate`
-    microbatches. `mesh` is needed for that on several devices, and where they share the arrays of
-    the state: those are gathered for the network, and updated where they live.
+    `train_schedule` a name of `vdm.training.schedule_objectives.GRADIENTS`, `weighting` that of the
+    network's loss: of no account for a model without a schedule. The batch is gone through in
+    `accumulate` microbatches. `mesh` is needed for that on several devices, and where they share
+    the arrays of the state: those are gathered for the network, and updated where they live.
 
     Randomness is fold_in(run_key, step), so a resumed run repeats the draws of the undisturbed one.
     """

@@ -1,0 +1,1 @@
+"""From a ConfigDict to objects: defaults, plain values, components, checks."""

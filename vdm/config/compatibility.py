@@ -1,0 +1,147 @@
+"""What two configs of one workdir differ in, where it matters to the trained state."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vdm.config.options import complete
+from vdm.config.registry import (
+    AUGMENTATIONS,
+    FACTS,
+    LIKELIHOODS,
+    NETWORKS,
+    OPTIMIZERS,
+    SCHEDULES,
+    SOURCES,
+    WEIGHTINGS,
+)
+from vdm.data.sources import TFDS_FACTS
+from vdm.io.atomic import to_json
+from vdm.io.canonical import canonical, with_tuples
+
+# Fields that shape the trained state: a workdir belongs to one choice of them.
+STATE_FIELDS = (
+    "seed", "model", "schedule", "network", "likelihood", "weighting", "data", "optim",
+    "train.batch_size", "train.prng_impl",
+)  # fmt: skip
+# ... but where the data lie does not change what they are, nor how the network is compiled.
+NOT_STATE_FIELDS = ("data.data_dir", "network.kwargs.remat", "network.kwargs.scan")
+SHAPE_OF_DATA = "data.kwargs.shape"
+# Of sources in the user's files, where these lie.
+PLACES = {
+    "folder": ("path",),
+    "npy": ("path", "train", "test", "train_labels", "test_labels"),
+}
+
+
+def differing_fields(config: Mapping, other: Mapping) -> list[str]:
+    """Fields that shape the trained state and differ, as "a.b: here x, there y". A kwarg that is
+    not given has its component's default."""
+    ours, theirs = (_flatten(_with_defaults(complete(c).to_dict())) for c in (config, other))
+    return [
+        f"{field}: here {ours.get(field, 'absent')!r}, there {theirs.get(field, 'absent')!r}"
+        for field in sorted(ours.keys() | theirs.keys())
+        if canonical(ours.get(field, "absent")) != canonical(theirs.get(field, "absent"))
+        and any(field == f or field.startswith(f + ".") for f in STATE_FIELDS)
+        and field not in NOT_STATE_FIELDS
+        # One that is not stated is read from the data: `vdm.runs.data` compares those.
+        and not (field == SHAPE_OF_DATA and not (ours.get(field) and theirs.get(field)))
+    ]
+
+
+# Fields that matter to the training of a model alone, not to what it computes afterwards.
+TRAINING_FIELDS = ("model.label_dropout", "model.augmented_flag", "network.kwargs.dropout",
+                   "schedule.train")  # fmt: skip
+
+
+def model_fields(config: Mapping) -> dict[str, Any]:
+    """Fields that say what the parameters mean. Kwargs with their default are left out, so that a
+    parameter that a component gets in a later version changes nothing. In canonical form."""
+    return canonical(_model_fields(config, _differs))
+
+
+def earlier_model_fields(config: Mapping) -> list[dict[str, Any]]:
+    """The same of versions that told a tuple from a list: of a config in a Python file, and of the
+    same one in config.json, where (), a default, had become [], which is not one."""
+    plain = to_json(complete(config).to_dict())
+    from_file = with_tuples(plain)
+    return [_model_fields(form, lambda value, default: value != default)
+            for form in (from_file, plain)]  # fmt: skip
+
+
+def computed_fields(config: Mapping) -> dict[str, Any]:
+    """All that the numbers of a model depend on beside its parameters, in canonical form."""
+    filled = _with_defaults(complete(config).to_dict())
+    groups = {key: filled[key] for key in ("model", "schedule", "network", "likelihood")}
+    return canonical(_flatten(groups))
+
+
+def _differs(value: Any, default: Any) -> bool:
+    try:
+        return canonical(value) != canonical(default)
+    except TypeError:  # there is no default, or one that no config can name
+        return True
+
+
+def _model_fields(config: Mapping, differs: Callable[[Any, Any], bool]) -> dict[str, Any]:
+    complete_config = complete(config).to_dict()
+    groups = {key: complete_config[key] for key in ("model", "schedule", "network", "likelihood")}
+    for what, table in (("schedule", SCHEDULES), ("network", NETWORKS)):
+        component = groups[what]
+        if component["name"] in table:
+            parameters = inspect.signature(table[component["name"]]).parameters
+            given = {
+                name: value
+                for name, value in dict(component["kwargs"]).items()
+                if name in parameters and differs(value, parameters[name].default)
+            }
+            groups[what] = component | {"kwargs": given}
+    left_out = NOT_STATE_FIELDS + TRAINING_FIELDS
+    return {field: v for field, v in _flatten(groups).items() if field not in left_out}
+
+
+def _with_defaults(config: Mapping) -> dict[str, Any]:
+    """The config with the defaults of its components among their kwargs."""
+    filled = _fill(config, _COMPONENTS)
+    data = _fill(filled["data"], {"augmentation": AUGMENTATIONS})
+    places = PLACES.get(data["name"], ())
+    data["kwargs"] = {name: v for name, v in data["kwargs"].items() if name not in places}
+    if data["name"] == "tfds" and data["kwargs"]["dataset"] in TFDS_FACTS:
+        own = {"name": data["kwargs"]["dataset"], "kwargs": {"version": data["kwargs"]["version"]}}
+        data |= own  # two names of one set
+    return filled | {"data": data}
+
+
+def _fill(config: Mapping, components: Mapping[str, Mapping]) -> dict[str, Any]:
+    filled = dict(config)
+    for what, table in components.items():
+        component = filled.get(what, {})
+        if component.get("name") in table:
+            parameters = inspect.signature(table[component["name"]]).parameters.values()
+            # Of the data these are no facts, but what makes them.
+            told = ("parent", "name", *(() if what == "data" else FACTS))
+            defaults = {
+                p.name: p.default
+                for p in parameters
+                if p.default is not p.empty and p.name not in told
+            }
+            names = {p.name for p in parameters}  # others are left out, as `build` does
+            given = {k: v for k, v in dict(component["kwargs"]).items() if k in names}
+            filled[what] = {**component, "kwargs": defaults | given}
+    return filled
+
+
+_COMPONENTS = {
+    "schedule": SCHEDULES, "network": NETWORKS, "likelihood": LIKELIHOODS, "data": SOURCES,
+    "optim": OPTIMIZERS, "weighting": WEIGHTINGS,
+}  # fmt: skip
+
+
+def _flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat

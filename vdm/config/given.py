@@ -1,0 +1,117 @@
+"""Values that a user gave and that would have no effect: refused rather than ignored.
+
+A config lists the keyword arguments of every built-in component, and `vdm.config.registry.build`
+ignores those that the chosen one does not take, so that one name is enough for an ablation. A value
+that somebody chose must not be lost in the same way.
+"""
+
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vdm.config.files import built_in_configs
+from vdm.config.options import EvalOptions, complete
+from vdm.config.registry import OPTIMIZERS, TABLES, lookup
+from vdm.evaluation.estimators import Estimator, ProbabilityFlow
+from vdm.models.latent_variable import AnyModel
+from vdm.models.vdm import VDM
+
+_ABSENT = object()
+
+
+def check_given(
+    config: ConfigDict, given: Collection[str] | None = None, own_file: bool = False
+) -> None:
+    """Raises ValueError for a given kwarg that the chosen component does not take, and for a given
+    warm-up that is longer than the run.
+
+    given: the fields that were given, such as "optim.kwargs.clip"; None: those whose value is
+    neither a default of a built-in component nor that of a built-in config. own_file: beside the
+    fields in `given` those as well, as far as the file that they are in alone makes them useless:
+    where `given` chooses another component, or another length of the run, it is an ablation.
+    """
+    config = complete(config)
+
+    def is_given(group: str, key: str, value: Any, chosen: str) -> bool:
+        if given is not None and f"{group}.kwargs.{key}" in given:
+            return True
+        looked_at = given is None or (own_file and chosen not in given)
+        return looked_at and _plain(value) not in _usual_values(group, key)
+
+    for group, table in TABLES.items():
+        component = _field(config, group)
+        parameters = inspect.signature(lookup(group, component.name, table)).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            continue
+        for key in sorted(set(component.kwargs) - set(parameters)):
+            value = component.kwargs[key]
+            takers = [name for name, other in table.items() if _default(other, key) is not _ABSENT]
+            chosen = f"{group}.name"
+            if takers and is_given(group, key, value, chosen):  # `build` refuses what nothing takes
+                raise ValueError(
+                    f"{group}.kwargs.{key} = {value!r} would have no effect: {group}.name = "
+                    f"{component.name!r} does not take it; leave it out, or choose "
+                    f"{' or '.join(map(repr, takers))}"
+                )
+    optim, num_steps = config.optim, config.train.num_steps
+    warmup = optim.kwargs.get("warmup_steps", 0)
+    if (
+        optim.name in OPTIMIZERS
+        and warmup > num_steps
+        and is_given("optim", "warmup_steps", warmup, "train.num_steps")
+    ):
+        raise ValueError(
+            f"optim.kwargs.warmup_steps = {warmup} is longer than the run of train.num_steps = "
+            f"{num_steps}: the learning rate would never be reached; choose a shorter warm-up"
+        )
+
+
+def check_ode(
+    options: EvalOptions, estimator: Estimator, model: AnyModel, given: Collection[str]
+) -> None:
+    """Raises ValueError for a field of eval.ode among the given ones that the bound of an
+    evaluation does not depend on."""
+    for field in sorted(field for field in given if field.startswith("eval.ode.")):
+        name = field.removeprefix("eval.ode.")
+        if not isinstance(estimator, ProbabilityFlow):
+            why = f"eval.bound = {options.bound!r} solves no ODE"
+            steps = " and eval.num_steps = 0" if options.num_steps else ""
+            has_flow = isinstance(model, VDM) and not model.multivariate
+            remedy = f", or choose eval.bound = 'ode-decoder'{steps}" if has_flow else ""
+        elif name == "tolerance" and estimator.solver.num_steps:
+            why = f"the solver takes eval.ode.num_steps = {estimator.solver.num_steps} fixed steps"
+            remedy = ", or set eval.ode.num_steps = 0"
+        elif name == "probes" and estimator.solver.divergence == "exact":
+            why = f"the divergence is exact with eval.ode.divergence = {options.ode.divergence!r}"
+            remedy = ", or set eval.ode.divergence = 'hutchinson'"
+        else:
+            continue
+        value = getattr(options.ode, name)
+        raise ValueError(f"{field} = {value!r} would have no effect: {why}; leave it out{remedy}")
+
+
+def _field(config: ConfigDict, path: str) -> Any:
+    """config.a.b for "a.b"."""
+    value: Any = config
+    for part in path.split("."):
+        value = value[part]
+    return value
+
+
+def _default(constructor: Callable, key: str) -> Any:
+    """The default of that parameter; _ABSENT where the constructor has no such parameter."""
+    parameters = inspect.signature(constructor).parameters
+    return parameters[key].default if key in parameters else _ABSENT
+
+
+def _usual_values(group: str, key: str) -> list[Any]:
+    """The defaults of a kwarg in the built-in components and its values in the built-in configs."""
+    defaults = [_default(constructor, key) for constructor in TABLES[group].values()]
+    listed = [_field(c, f"{group}.kwargs").get(key, _ABSENT) for c in built_in_configs()]
+    return [_plain(value) for value in defaults + listed]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,212 @@
+"""Bits/dim of a whole split: every example once per draw, with two standard errors.
+
+A draw gives every example one estimate of the bound (`vdm.evaluation.estimators`). Draws are
+independent, so what an example differs by from draw to draw is the Monte-Carlo error, and where
+examples share noise, what the means of draws do, within the parts of [0, 1) that an estimator
+spreads their times over. The error over images contains what noise is left in
+the mean of each image. Noise depends on (seed, draw, example) alone, not on
+the batch size or the devices, and is the same for every checkpoint.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from vdm.data.pipeline import evaluation_batches
+from vdm.data.sources import Split
+from vdm.devices import sharding
+from vdm.devices.keys import root_key
+from vdm.devices.waiting import wait
+from vdm.evaluation.calls import call_size
+from vdm.evaluation.estimators import Estimator, Place
+from vdm.evaluation.statistics import Error, monte_carlo_error, standard_error
+from vdm.models.latent_variable import AnyModel
+from vdm.models.vdm import VDM
+from vdm.typing import Params
+
+KEY_STREAM = 1_000_001
+"""Keeps the noise of evaluation apart from that of a training run of the same seed."""
+
+TERMS = ("reconstruction", "prior_matching", "denoising_matching")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Every draw of every example, in the order of the split.
+
+    columns: what the estimator gives, numpy float64 [draws, examples]; the three terms of the
+    negative bound, or its "total", are nats. omega_0, omega_1: the ends of the schedule, if there
+    is one. strata: parts that the draws are spread over, draw k in part k mod strata.
+    independent: the noise of an example is independent of that of the others.
+    """
+
+    columns: dict[str, np.ndarray]
+    omega_0: float | None
+    omega_1: float | None
+    num_dims: int
+    strata: int = 1
+    independent: bool = False
+
+    @property
+    def total(self) -> np.ndarray:
+        """The negative bound, nats."""
+        parts = ("total",) if "total" in self.columns else TERMS
+        return np.sum([self.columns[name] for name in parts], axis=0)
+
+    def bpd(self, nats: np.ndarray) -> np.ndarray:
+        """Nats -> bits/dim."""
+        return nats / (self.num_dims * math.log(2))
+
+    def monte_carlo_error(self, nats: np.ndarray) -> Error:
+        """Of the mean of nats [draws, examples], such as `total` or what it differs by from that of
+        another evaluation with the same noise, bits/dim."""
+        return monte_carlo_error(self.bpd(nats), self.strata, self.independent)
+
+    def summary(self) -> dict[str, float | None]:
+        """bpd, its terms (None where the bound has none), and its standard errors over images
+        and over Monte-Carlo noise. stderr_degrees: degrees of freedom of the latter, None where it
+        is unknown. stderr_hutchinson: the share of it that random probes of a divergence have, if
+        there are any. denoising_variance: of a single draw."""
+        total = self.bpd(self.total)
+        draws, examples = total.shape
+        noise = self.monte_carlo_error(self.total)
+        summary = {
+            "bpd": float(total.mean()),
+            "bpd_reconstruction": self._mean_bpd("reconstruction"),
+            "bpd_prior": self._mean_bpd("prior_matching"),
+            "bpd_denoising": self._mean_bpd("denoising_matching"),
+            "stderr_images": standard_error(total.mean(axis=0)),
+            "stderr_monte_carlo": noise.stderr,
+            "stderr_degrees": noise.degrees or None,
+            "denoising_variance": self._denoising_variance(),
+            "num_examples": examples,
+            "draws_per_example": draws,
+        }
+        if "probe_variance" in self.columns:
+            variance = self.bpd(self.bpd(self.columns["probe_variance"]))
+            summary["stderr_hutchinson"] = math.sqrt(variance.sum()) / total.size
+        return summary
+
+    def _denoising_variance(self) -> float | None:
+        """Var of the estimate of the denoising term for one image, one t ~ U(0, 1) and one eps, in
+        bits/dim squared (the variance of VDM's table); None where the bound has none."""
+        nats = self.columns.get("denoising_matching")
+        return None if nats is None or nats.size < 2 else float(self.bpd(nats).var(ddof=1))
+
+    def _mean_bpd(self, term: str) -> float | None:
+        return float(self.bpd(self.columns[term]).mean()) if term in self.columns else None
+
+
+@functools.lru_cache(maxsize=8)  # compiled once for the evaluations of a run
+def make_evaluate_batch(
+    model: AnyModel, estimator: Estimator, num_examples: int, num_draws: int
+) -> Callable[[Params, dict, jax.Array, jax.Array], jax.Array]:
+    """A compiled (params, batch, key, index of the draw) -> [estimator.columns, batch], float32."""
+
+    def evaluate_batch(params: Params, batch: dict, key: jax.Array, draw: jax.Array) -> jax.Array:
+        place = Place(key, draw, num_draws, batch["index"], num_examples)
+        labels = batch["labels"] if getattr(model, "num_classes", 0) else None
+        columns = estimator.estimate(model, params, batch["examples"], labels, place)
+        return jnp.stack([columns[name].astype(jnp.float32) for name in estimator.columns])
+
+    return jax.jit(evaluate_batch)
+
+
+def examples_per_call(
+    model: AnyModel,
+    params: Params,
+    estimator: Estimator,
+    num_examples: int,
+    mesh: Mesh,
+    batch_size: int,
+) -> int:
+    """Examples that `evaluate` takes at a time: batch_size of them, or fewer where that would take
+    long (`vdm.evaluation.calls`)."""
+    passes = estimator.passes(math.prod(model.dims))
+    return call_size(model, params, min(batch_size, num_examples), passes, mesh)
+
+
+def evaluate(
+    model: AnyModel,
+    params: Params,
+    split: Split,
+    mesh: Mesh,
+    *,
+    estimator: Estimator,
+    draws: int = 20,
+    batch_size: int = 256,
+    seed: int = 0,
+    finished: Sequence[np.ndarray] = (),
+    on_part: Callable[[np.ndarray], None] = lambda part: None,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """The estimator's bound on every example of the split.
+
+    params live on the mesh. Any batch size works: the last batch is filled up and the filling
+    masked. on_part is called with each finished part, on_batch(done, total) with their number;
+    `finished` are the parts that on_part got from an evaluation with the same arguments, which
+    was cut off; they are not computed again. Abandoned (of `vdm.devices.waiting`) soon after
+    stop() is true.
+
+    ValueError where an estimate is not finite.
+    """
+    num_examples = len(split.examples)
+    if draws < 1 or num_examples < 1:
+        raise ValueError(f"{draws} draws of {num_examples} examples: both must be positive")
+    batch_size = examples_per_call(model, params, estimator, num_examples, mesh, batch_size)
+    evaluate_batch = make_evaluate_batch(model, estimator, num_examples, draws)
+    key = jax.random.fold_in(root_key(seed), KEY_STREAM)
+    parts = [part.reshape(len(estimator.columns), -1) for part in finished]
+    total = draws * math.ceil(num_examples / batch_size)
+    on_batch(len(parts), total)
+
+    def keep(result: jax.Array, mask: np.ndarray) -> None:
+        wait(result, stop)
+        # Contiguous, as parts from a file are: sums over an array depend on its layout.
+        parts.append(np.ascontiguousarray(sharding.fetch(result)[:, mask]))
+        on_part(parts[-1])
+        on_batch(len(parts), total)
+
+    running: tuple[jax.Array, np.ndarray] | None = None  # the device works while we write
+    for place, batch in enumerate(evaluation_batches(split, batch_size)):
+        first = len(finished) - place * draws
+        if first >= draws:
+            continue
+        mask = batch.pop("mask")
+        on_device = sharding.put_whole_batch(batch, mesh)
+        for k in range(max(0, first), draws):
+            result = evaluate_batch(params, on_device, key, jnp.int32(k))
+            if running is not None:
+                keep(*running)
+            running = result, mask
+    if running is not None:
+        keep(*running)
+
+    batches = [np.stack(parts[i : i + draws], axis=1) for i in range(0, total, draws)]
+    columns = np.concatenate(batches, axis=-1).astype(np.float64)  # [column, draw, example]
+    ends: Sequence[float | None] = (None, None)
+    if isinstance(model, VDM):
+        omega = model.schedule_fn(params)(jnp.array([0.0, 1.0]))
+        ends = [float(end.mean()) for end in omega]
+    evaluation = Evaluation(
+        dict(zip(estimator.columns, columns, strict=True)),
+        omega_0=ends[0],
+        omega_1=ends[1],
+        num_dims=math.prod(model.dims),
+        strata=estimator.strata(draws),
+        independent=estimator.independent,
+    )
+    bad = np.flatnonzero(~np.isfinite(evaluation.total).all(axis=0))
+    if bad.size:
+        raise ValueError(
+            f"{estimator.name} is not finite for {bad.size} of {num_examples} examples, the first "
+            f"of them example {bad[0]}: {estimator.remedy}"
+        )
+    return evaluation

@@ -1,0 +1,40 @@
+"""What is asked of the user's data, by a model."""
+
+import numpy as np
+
+from vdm.models.latent_variable import AnyModel
+
+
+def check_codes(model: AnyModel, images: np.ndarray) -> np.ndarray:
+    """Checks user data of shape [N, *dims]: integer codes of any width and byte order, or real
+    numbers, which become float32. ValueError for another shape, kind or range."""
+    if images.shape[1:] != model.dims or not images.ndim:
+        expected = ", ".join(map(str, model.dims))
+        raise ValueError(f"images of shape {images.shape}: expected [N, {expected}]")
+    num_codes = getattr(model.likelihood, "num_codes", 0)
+    if not num_codes:
+        if images.dtype.kind not in "iuf":
+            raise ValueError(f"images of dtype {images.dtype}: expected real numbers")
+        return images.astype(np.float32)
+    if not np.issubdtype(images.dtype, np.integer):
+        raise ValueError(f"images of dtype {images.dtype}: expected integer codes")
+    if images.size and not 0 <= images.min() <= images.max() < num_codes:
+        raise ValueError(
+            f"codes from {images.min()} to {images.max()}: expected 0 to {num_codes - 1}"
+        )
+    return images.astype(images.dtype.newbyteorder("="), copy=False)  # JAX takes no other
+
+
+def check_labels(labels: np.ndarray | None, count: int, num_classes: int) -> np.ndarray | None:
+    """Labels of the user's, [count], int32; None for a model that reads none (num_classes = 0)."""
+    if not num_classes:
+        return None  # an unconditional model reads none
+    if labels is None:
+        raise ValueError(f"this model is conditional on {num_classes} classes: give labels")
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels of shape {labels.shape}: expected {count} integers")
+    if count and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected 0 to "
+                         f"{num_classes - 1}")  # fmt: skip
+    return labels.astype(np.int32)

@@ -1,0 +1,1 @@
+"""What a config becomes, and what each mode of the program does with it."""

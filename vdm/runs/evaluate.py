@@ -1,0 +1,218 @@
+"""--mode=eval: what an evaluation leaves in a workdir."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdm.config.compatibility import computed_fields
+from vdm.data.sources import Split
+from vdm.devices import sharding
+from vdm.evaluation.bits_per_dim import TERMS, Evaluation, evaluate, examples_per_call
+from vdm.evaluation.diagnostics import Diagnosis, can_diagnose, diagnose
+from vdm.io import plots
+from vdm.io.atomic import read_json, remove, save_npz, write_json
+from vdm.io.checksums import params_digest
+from vdm.io.console import Progress, say
+from vdm.io.journal import Journal
+from vdm.models.vdm import VDM
+from vdm.runs import states
+from vdm.runs.partial import open_journal
+from vdm.runs.run import Run
+from vdm.typing import Params
+
+
+def evaluate_run(run: Run, init_from: str | None = None) -> None:
+    """--mode=eval: eval.json and its pictures from a checkpoint, of this run or of another."""
+    step, params = states.trained_params(run, init_from)
+    if init_from:
+        run.describe()
+    for note in run.source.load(run.source.evaluation_split).notes:
+        say(note)
+    report_evaluation(run, step, params, init_from)
+
+
+FEW = 10
+"""Degrees of freedom below which an error is too rough to be printed without them: a 95% interval
+is then more than 2.2 errors to each side, and 12.7 with one."""
+
+
+def run_evaluation(
+    run: Run,
+    params: Params,
+    draws: int,
+    journal: Journal | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """The run's bound on the split that it is evaluated on. With a journal, whose parts are not
+    computed again, it shows its progress. Abandoned soon after stop() is true."""
+    options = run.options.eval
+    split = run.source.load(run.source.evaluation_split)
+    with Progress("evaluate", 1, unit="batch", quiet=journal is None) as progress:
+        return evaluate(
+            run.model,
+            params,
+            split,
+            run.mesh,
+            estimator=run.estimator,
+            draws=draws,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            finished=tuple(journal.parts) if journal else (),
+            on_part=journal.append if journal else lambda part: None,
+            on_batch=progress.update,
+            stop=stop,
+        )
+
+
+def report_evaluation(
+    run: Run, step: int, params: Params, init_from: str | None = None
+) -> Evaluation:
+    """Evaluates and writes eval.json, eval_examples.npz, omega.png and loss_density.png.
+
+    init_from: where the parameters come from, if not from this run's training.
+    What is finished of it survives a kill in `eval.partial`, until all is written.
+    """
+    options, start = run.options.eval, time.monotonic()
+    split = run.source.load(run.source.evaluation_split)
+    identity = _identity(run, params, split)
+    with open_journal(run, "eval", "evaluating", identity) as journal:
+        if journal.dropped:
+            say(f"dropping {journal.dropped} finished parts of another evaluation")
+        if journal.parts:
+            say(f"going on with the evaluation in {journal.path}, {len(journal.parts)} parts done")
+        result = run_evaluation(run, params, options.draws, journal)
+        report = result.summary() | {
+            "bound": run.estimator.name,
+            "num_steps": run.estimator.num_steps,
+            **run.estimator.facts,
+            "strata": result.strata,
+            "split": split.name,
+            "dataset": run.source.name,
+            "data_fingerprint": split.fingerprint,
+            "params": options.params,
+            "step": step,
+            "omega_0": result.omega_0,
+            "omega_1": result.omega_1,
+            "train_secs": None if init_from else run.trained_secs(step),
+            "train_images": None if init_from else step * run.options.train.batch_size,
+            "eval_secs": time.monotonic() - start,
+            "seed": run.options.seed,
+            "eval_seed": options.seed,
+            "num_dims": result.num_dims,
+        }
+        if "num_evaluations" in result.columns:  # of the network, for each image and draw
+            report["network_evaluations"] = result.columns["num_evaluations"].mean()
+        if init_from:
+            report["init_from"] = str(init_from)
+        elif run.options.weighting != "bound":
+            report["trained_on"] = f"{run.options.weighting} weighting, not a bound"
+        save_npz(  # nats of each image, averaged over its draws, and the bound of every draw
+            run.workdir / "eval_examples.npz",
+            index=np.arange(len(split.examples)),
+            **{name: result.columns[name].mean(axis=0) for name in TERMS if name in result.columns},
+            total=result.total.mean(axis=0),
+            total_of_draws=result.total,
+        )
+        written = ["eval_examples.npz", *_pictures(run, params, result)]
+        write_json(run.workdir / "eval.json", report)  # last: it says that all of it is there
+        journal.remove()
+    say(describe_evaluation(report))
+    say(f"wrote eval.json, {', '.join(written)} in {run.workdir}")
+    return result
+
+
+def _identity(run: Run, params: Params, split: Split) -> dict[str, Any]:
+    """All that the parts of an evaluation depend on, to the last bit."""
+    options = run.options.eval
+    return {
+        "params": params_digest(params),
+        "model": computed_fields(run.resolved),
+        "estimator": repr(run.estimator),
+        "draws": options.draws,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "per_call": examples_per_call(
+            run.model, params, run.estimator, len(split.examples), run.mesh, options.batch_size
+        ),
+        "data": split.fingerprint,
+        "devices": sharding.name_devices(run.mesh),
+        "jax": jax.__version__,
+    }
+
+
+def _pictures(run: Run, params: Params, result: Evaluation) -> list[str]:
+    """Writes omega.png, if there is a schedule, and, where the bound has a loss density,
+    loss_density.png; their names."""
+    if not isinstance(run.model, VDM):
+        return []
+    t = jnp.linspace(0.0, 1.0, 513)
+    initial = run.model.init_schedule(run.init_key)
+    plots.plot_schedule(
+        run.workdir / "omega.png",
+        t,
+        run.model.schedule_fn(params)(t),
+        run.model.schedule_fn({"schedule": initial})(t),
+    )
+    diagnosis = _diagnosis(run, result)
+    if diagnosis is None:
+        remove(run.workdir / "loss_density.png")  # of another bound
+        return ["omega.png"]
+    omega = run.model.schedule_fn(params)(t).reshape(t.size, -1).mean(axis=1)
+    plots.plot_loss_density(run.workdir / "loss_density.png", diagnosis, t, omega)
+    return ["omega.png", "loss_density.png"]
+
+
+def _diagnosis(run: Run, result: Evaluation) -> Diagnosis | None:
+    """Of a bound in continuous time with enough draws; else nothing."""
+    columns = result.columns
+    if run.estimator.num_steps or not can_diagnose(columns.get("omega_t", ())):
+        return None
+    density, denoising = (result.bpd(columns[k]) for k in ("loss_density", "denoising_matching"))
+    return diagnose(columns["omega_t"], density, denoising)
+
+
+def eval_scalars(result: Evaluation) -> dict[str, float]:
+    """Its summary as metrics.jsonl names it, without what the bound does not have."""
+    summary = result.summary().items()
+    return {f"eval/{name}": value for name, value in summary if value is not None}
+
+
+def finished_report(run: Run) -> str:
+    """What eval.json says, if the run is trained to its last step, evaluated and sampled; else
+    nothing."""
+    steps = run.checkpoints.steps()
+    if not steps or steps[-1] < run.options.train.num_steps:
+        return ""
+    # Each is the last file of its kind, so the others are there, and of this step.
+    reports = [run.workdir / "samples.json", run.workdir / "eval.json"]
+    if not all(report.is_file() and read_json(report)["step"] == steps[-1] for report in reports):
+        return ""
+    return describe_evaluation(read_json(reports[1]))
+
+
+def describe_evaluation(report: dict[str, Any]) -> str:
+    """eval.json in a line: the number, its errors, and what kind of number it is."""
+    levels, num_steps = report.get("num_levels"), report["num_steps"]
+    steps = f"T = {num_steps}" if num_steps else "continuous time"
+    if levels:
+        steps = f"{levels} latent level{'s' * (levels > 1)}"
+    images, noise = (report[f"stderr_{kind}"] for kind in ("images", "monte_carlo"))
+    degrees = report.get("stderr_degrees") or FEW  # not recorded once
+    rough = f", {degrees} degree{'s' * (degrees > 1)} of freedom" if degrees < FEW else ""
+    divergence = f" ({report['divergence']} divergence)" if "divergence" in report else ""
+    trained_on = f"; trained on the {report['trained_on']}" if "trained_on" in report else ""
+    return (
+        f"{report['split']} bits/dim {report['bpd']:.4f} +- {_error(images)} (images) "
+        f"+- {_error(noise)} (Monte Carlo{rough}): {report['bound']}{divergence}, {steps}, "
+        f"{report['params']} parameters of step {report['step']}, {report['num_examples']} "
+        f"examples x {report['draws_per_example']} draws{trained_on}"
+    )
+
+
+def _error(value: float | None) -> str:
+    return "unknown" if value is None or math.isnan(value) else f"{value:.4f}"

@@ -1,0 +1,200 @@
+"""A run: a config made into objects, the folder that belongs to it, and its states."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vdm.config import build as configs
+from vdm.config import options as all_options
+from vdm.config.build import build_estimator
+from vdm.config.checks import check_options
+from vdm.config.compatibility import differing_fields
+from vdm.config.options import Options
+from vdm.data.sources import Source
+from vdm.data.transforms import Augmentation
+from vdm.devices import sharding
+from vdm.devices.keys import root_key
+from vdm.diffusion.grids import Grid
+from vdm.diffusion.samplers import Sampler
+from vdm.diffusion.weightings import Weighting
+from vdm.evaluation.estimators import Estimator
+from vdm.evaluation.features import check_features
+from vdm.evaluation.guided import Guidance
+from vdm.io.atomic import read_json, write_json
+from vdm.io.checkpoints import Checkpoints
+from vdm.io.environment import describe
+from vdm.io.metrics_log import MetricsHook, read_metrics
+from vdm.io.orbax_paths import check_shared
+from vdm.io.places import check_local
+from vdm.models.classifier import NoisyClassifier
+from vdm.models.latent_variable import AnyModel
+from vdm.models.vdm import VDM
+from vdm.runs.data import open_source
+from vdm.training.step import TrainStep, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a config becomes. `resolved` is the config itself, every field, as plain values."""
+
+    resolved: dict[str, Any]
+    options: Options
+    workdir: Path
+    source: Source
+    augmentation: Augmentation | None
+    model: AnyModel
+    weighting: Weighting
+    optimizer: optax.GradientTransformation
+    sampler: Sampler
+    grid: Grid
+    guidance: Guidance
+    classifier: NoisyClassifier | None
+    estimator: Estimator
+    open_metrics_hook: Callable[[], MetricsHook | None]
+    mesh: Mesh
+
+    @property
+    def vdm(self) -> VDM:
+        """The model, of what needs noise levels. ValueError for a model without a schedule."""
+        if not isinstance(self.model, VDM):
+            name = self.resolved["model"]["name"]
+            raise ValueError(f"model.name = {name!r} has no schedule of noise: choose 'vdm'")
+        return self.model
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints."""
+        return Checkpoints(self.workdir / "checkpoints", self.options.train.keep_checkpoints)
+
+    @property
+    def classifier_checkpoints(self) -> Checkpoints:
+        """Those of the noise-conditioned classifier."""
+        return Checkpoints(self.workdir / "classifier", self.options.train.keep_checkpoints)
+
+    @property
+    def init_key(self) -> jax.Array:
+        """For the initial parameters."""
+        return jax.random.split(root_key(self.options.seed))[0]
+
+    @property
+    def step_key(self) -> jax.Array:
+        """What the key of every step is folded from."""
+        # Not the root key itself: fold_in(key, 0) and split(key)[0] are one and the same.
+        return jax.random.split(root_key(self.options.seed, self.options.train.prng_impl))[1]
+
+    def train_step(self) -> TrainStep:
+        """The compiled step of this run."""
+        return make_train_step(
+            self.model,
+            self.optimizer,
+            self.step_key,
+            self.options.bound_steps,
+            self.options.ema_rate,
+            self.options.ema_warmup,
+            self.options.train_schedule,
+            self.weighting,
+            self.options.train.accumulate,
+            self.mesh,
+        )
+
+    def describe(self) -> None:
+        """Writes config.json and environment.json."""
+        write_json(self.workdir / "environment.json", describe(self.options.seed))
+        write_json(self.workdir / "config.json", self.resolved)
+
+    def trained_secs(self, step: int) -> float:
+        """Seconds of training up to `step`, by the workdir's log."""
+        times = [
+            line["time_secs"]
+            for line in read_metrics(self.workdir)
+            if line["step"] <= step and line.get("time_secs") is not None
+        ]
+        return float(times[-1]) if times else 0.0
+
+
+def open_run(config: ConfigDict, workdir: str | Path, init_from: str | None = None) -> Run:
+    """The run of a config in a workdir, which must be new or belong to that config; init_from is
+    where its parameters come from, if not from there.
+
+    Nothing is written. ValueError for a workdir of another config, with the keys that differ.
+    """
+    check_local("--workdir", workdir)
+    check_local("--init_from", init_from)
+    check_shared(Path(workdir).absolute())
+    network = Path(workdir) / "classifier" / "config.json"
+    if network.is_file():  # its checkpoints are of this one, whatever the config says
+        config = all_options.complete(config)
+        config.classifier.update(ConfigDict(read_json(network)))
+    trained = bool(Checkpoints(Path(workdir) / "checkpoints").steps())
+    run = build_run(
+        config, workdir, lambda config: open_source(config, Path(workdir), init_from, trained)
+    )
+    saved = run.workdir / "config.json"
+    if run.workdir.exists() and not run.workdir.is_dir():
+        raise ValueError(f"--workdir={run.workdir} is a file: name a folder")
+    # Without a checkpoint there is nothing that another config could harm.
+    if saved.is_file() and run.checkpoints.steps():
+        differing = differing_fields(run.resolved, read_json(saved))
+        if differing:
+            raise ValueError(
+                f"--workdir={run.workdir} belongs to another config ({'; '.join(differing)}): "
+                "choose another workdir, or go back to those values"
+            )
+    return run
+
+
+def build_run(
+    config: ConfigDict,
+    workdir: str | Path,
+    open_source: Callable[[ConfigDict], Source] = configs.build_source,
+) -> Run:
+    """Checks the config and builds everything that it names; of files, it reads at most a header of
+    the user's data."""
+    if jnp.result_type(float) == jnp.float64:
+        raise ValueError(
+            "JAX_ENABLE_X64 is set, and models here are float32: unset it, or call this in "
+            "`with jax.enable_x64(False):`"
+        )
+    config = all_options.complete(config)
+    options = all_options.read(config)
+    sharding.start()
+    source = open_source(config)
+    model = configs.build_model(config, source)
+    configs.check_shapes(config, model)
+    configs.check_own(config, source, model)
+    classifier = configs.build_classifier(config, source)
+    sampler, guidance = (
+        configs.build_sampler(config),
+        configs.build_guidance(config, model, classifier),
+    )
+    num_classes = getattr(model, "num_classes", 0) or guidance.num_classes
+    check_options(options.sample, sampler, num_classes)
+    if options.sample.features:
+        check_features(options.sample.features, source.shape, source.num_codes)
+    return Run(
+        resolved=config.to_dict(),
+        options=options,
+        workdir=Path(workdir).absolute(),
+        source=source,
+        augmentation=configs.build_augmentation(config, source),
+        model=model,
+        weighting=configs.build_weighting(config),
+        optimizer=configs.build_optimizer(config),
+        sampler=sampler,
+        grid=configs.build_grid(config),
+        guidance=guidance,
+        classifier=classifier,
+        estimator=build_estimator(options.eval, model),
+        open_metrics_hook=functools.partial(
+            configs.open_metrics_hook, config, Path(workdir).absolute()
+        ),
+        mesh=sharding.build_mesh(options.train.num_devices, options.train.fsdp),
+    )

@@ -1,0 +1,182 @@
+"""--mode=sample: what a set of samples leaves in a workdir."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from vdm.config.compatibility import computed_fields
+from vdm.data.records import resolve_data_dir
+from vdm.devices import sharding
+from vdm.evaluation import quality
+from vdm.evaluation.features import read_features
+from vdm.evaluation.kept_features import data_features, features_in_batches
+from vdm.evaluation.samples import Samples, draw_samples, sample_dtype, samples_per_call
+from vdm.io import images, plots
+from vdm.io.atomic import remove, save_npz, write_json
+from vdm.io.checksums import params_digest
+from vdm.io.console import Progress, say
+from vdm.io.journal import Journal
+from vdm.models.vdm import VDM
+from vdm.runs import states
+from vdm.runs.partial import open_journal
+from vdm.runs.run import Run
+from vdm.typing import Params
+
+
+def sample_run(run: Run, init_from: str | None = None) -> None:
+    """--mode=sample: samples.png and samples.npz from a checkpoint, of this run or of another."""
+    step, params = states.trained_params(run, init_from)
+    params = states.guided_params(run, params)
+    if init_from:
+        run.describe()
+    report_samples(run, step, params, init_from)
+
+
+_OF_ANY_MODEL = ("num_images", "batch_size", "seed", "features", "precision_recall")
+
+
+MAX_REAL = 50_000
+"""Images that samples are compared with: as many as published distances use."""
+
+
+def run_samples(
+    run: Run, params: Params, journal: Journal | None = None, **changes: Any
+) -> Samples:
+    """Samples as config.sample says, but for the changes; params: of `states.guided_params`. Those
+    in a journal are not drawn again."""
+    options = run.options.sample
+    num_samples = changes.get("num_samples", options.num_images)
+    labels = None if options.label < 0 else np.full(num_samples, options.label)
+    settings: dict[str, Any] = {
+        "num_samples": options.num_images,
+        "sampler": run.sampler,
+        "grid": run.grid,
+        "guidance": run.guidance,
+        "num_steps": options.num_steps,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "labels": labels,
+        "interpolate": options.interpolate,
+        "num_frames": options.num_frames,
+    } | changes
+    if journal:
+        settings |= {"finished": tuple(journal.parts), "on_part": journal.append}
+    with Progress("sample", settings["num_samples"], unit="image") as progress:
+        return draw_samples(run.model, params, mesh=run.mesh, on_batch=progress.update, **settings)
+
+
+def _samples_identity(run: Run, params: Params) -> dict[str, Any]:
+    """All that samples depend on, to the last bit."""
+    options = run.options.sample
+    compared_by = ("features", "precision_recall")
+    return {
+        "params": params_digest(params),
+        "computed": computed_fields(run.resolved),
+        "data": [run.source.shape, run.source.num_codes, run.source.num_classes],
+        "settings": {k: v for k, v in run.resolved["sample"].items() if k not in compared_by},
+        "per_call": samples_per_call(
+            run.model, params, options.num_images, run.mesh,
+            sampler=run.sampler, num_steps=options.num_steps, guidance=run.guidance,
+            batch_size=options.batch_size,
+        ),
+        "devices": sharding.name_devices(run.mesh),
+        "jax": jax.__version__,
+    }  # fmt: skip
+
+
+def sample_quality(run: Run, samples: np.ndarray) -> dict[str, Any]:
+    """How far samples are from the training split: of vectors the sliced Wasserstein distance, of
+    images the distances of the features in config.sample.features, if a file is named, to the
+    first 50,000 images ("num_real" says how many these were), whose features are kept in the data
+    folder. Nothing where the data are gone."""
+    source, options = run.source, run.options.sample
+    num_codes, are_vectors = source.num_codes, len(source.shape) == 1 and not source.num_codes
+    if not (are_vectors or options.features):
+        return {}
+    try:
+        split = source.load("train")
+    except (ValueError, OSError) as error:
+        say(f"the samples are not compared with the data: {error}")
+        return {}
+    if are_vectors:
+        return {"sliced_wasserstein": quality.sliced_wasserstein(samples, split.examples)}
+    features, real = read_features(options.features), split.examples[:MAX_REAL]
+    folder = resolve_data_dir(run.resolved["data"]["data_dir"]) / "features"
+    with Progress("features of the data", len(real), unit="image") as progress:
+        of_real = data_features(
+            folder, split.fingerprint, features, real, num_codes, progress.update
+        )
+    with Progress("features of the samples", len(samples), unit="image") as progress:
+        of_samples = features_in_batches(features, samples, num_codes, progress.update)
+    with Progress("compare", 1, unit="row") as progress:
+        compared = quality.compare(of_samples, of_real, options.precision_recall, progress.update)
+    return {"features": features.name, "num_real": len(real)} | compared
+
+
+def report_samples(run: Run, step: int, params: Params, init_from: str | None = None) -> None:
+    """Draws samples and writes samples.npz and samples.json; of images and points samples.png; of
+    images on the way from noise, if asked for, samples.gif.
+
+    What is drawn survives a kill in `samples.partial`, until all is written. The samples are there
+    before they are compared with anything.
+    """
+    options = run.options.sample
+    identity = _samples_identity(run, params)
+    kind = sample_dtype(run.model, options.num_steps, options.num_frames)
+    with open_journal(run, "samples", "sampling from", identity, kind) as journal:
+        if journal.dropped:
+            say(f"dropping {journal.dropped} finished parts of other samples")
+        if journal.parts:
+            done = sum(map(len, journal.parts))
+            say(f"going on with the samples in {journal.path}, {done} images done")
+        drawn = run_samples(run, params, journal)
+        remove(run.workdir / "samples.json")  # of other samples, from here on
+        written = _write_samples(run, drawn)
+        _write_report(run, step, drawn, sample_quality(run, drawn.data), init_from)
+        journal.remove()
+    say(
+        f"wrote {len(drawn.data)} samples in {run.workdir}: {', '.join(written)}, samples.json; "
+        f"{drawn.network_evaluations:.4g} network evaluations for each"
+    )
+
+
+def _write_samples(run: Run, drawn: Samples) -> list[str]:
+    """Writes samples.npz and what can be seen of it; their names."""
+    workdir, source, columns = run.workdir, run.source, run.options.sample.interpolate or None
+    save_npz(workdir / "samples.npz", samples=drawn.data, labels=drawn.labels, frames=drawn.frames)
+    written = ["samples.npz"]
+    are_images = len(source.shape) == 3 and source.shape[-1] in (1, 3) and source.num_codes
+    if source.shape == (2,):
+        try:
+            test = source.load(source.evaluation_split).examples
+        except (ValueError, OSError):  # the data are gone, which was said
+            test = drawn.data[:0]
+        plots.plot_points(workdir / "samples.png", drawn.data, test)
+        written.append("samples.png")
+    elif are_images:
+        images.save_grid(workdir / "samples.png", drawn.data, source.num_codes, columns)
+        written.append("samples.png")
+    remove(workdir / "samples.gif")  # of other samples
+    if are_images and len(drawn.frames):
+        images.save_animation(workdir / "samples.gif", drawn.frames, source.num_codes, columns)
+        written.append("samples.gif")
+    return written
+
+
+def _write_report(
+    run: Run, step: int, drawn: Samples, compared: dict[str, Any], init_from: str | None
+) -> None:
+    """Writes samples.json."""
+    settings = run.resolved["sample"]
+    if not isinstance(run.model, VDM):  # no step of these was taken
+        settings = {key: settings[key] for key in _OF_ANY_MODEL}
+    report = settings | {
+        "network_evaluations": drawn.network_evaluations,
+        "step": step,
+        "params": run.options.eval.params,
+        "quality": compared,
+    }
+    if init_from:
+        report["init_from"] = str(init_from)
+    write_json(run.workdir / "samples.json", report)
