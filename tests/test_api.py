@@ -178,7 +178,7 @@ def python(code, **environment):
 
 
 def test_modules_are_reachable_without_another_call():
-    names = "vdm.diffusion, vdm.nn, vdm.io.streams"
+    names = "vdm.diffusion, vdm.nn, vdm.arguments"
     assert python(f"import vdm; print(len([{names}]))") == "3\n"
 
 
