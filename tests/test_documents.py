@@ -1,6 +1,9 @@
-"""The numbers in the documents are those of the committed results, and their commands exist."""
+"""Numbers in the documents are those of the committed results; links lead somewhere."""
 
+import functools
+import itertools
 import json
+import pkgutil
 import re
 import tomllib
 from pathlib import Path
@@ -14,10 +17,26 @@ from vdm.evaluation.statistics import half_width, num_strata
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+GUIDES = (
+    "CONTRIBUTING.md", "configs/README.md", "tests/README.md", "vdm/README.md", "vdm/CHANGELOG.md",
+    "vdm/compression/README.md", "vdm/data/README.md", "vdm/devices/README.md",
+    "vdm/diffusion/README.md",
+)  # fmt: skip
+FOLDERS = ("configs", "experiments", "tests", "vdm")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for f in FOLDERS for page in (ROOT / f).rglob("*.md"))])
 DIGITS = ROOT / "experiments" / "digits"
 RESULTS = sorted((ROOT / "experiments").glob("*/results.json"))
 UNFINISHED = r"PLACEHOLDER|\b[A-Z]+(TEXT|ROWS|COST)\b|EXPECTED"
 ROWS = {row["name"]: row for row in json.loads((DIGITS / "results.json").read_text())}
+
+
+def rows_of(experiment):
+    return json.loads((ROOT / "experiments" / experiment / "results.json").read_text())
+
+
+def text_of(page):
+    """The text of a page, its lines joined."""
+    return " ".join((ROOT / page).read_text().split())
 
 
 def test_readme_quotes_the_committed_results():
@@ -25,7 +44,7 @@ def test_readme_quotes_the_committed_results():
     assert f"**{row['bpd']:.3f} ± {row['stderr_images']:.3f} bits/dim**" in README
     assert f"Monte-Carlo error {row['stderr']:.3f}" in README
     seeds = ", ".join(f"{bpd:.3f}" for bpd in row["bpd_of_seeds"])
-    assert f"({seeds})" in README
+    assert f"({seeds})" in text_of("README.md")
     assert f"\ntest bits/dim {row['bpd_of_seeds'][0]:.4f} +- " in README  # what `make demo` prints
     for name, text in [("uniform", "uniform codes {:.3f}"), ("histogram", "one histogram {:.3f}"),
                        ("pixel_histograms", "one per pixel {:.3f}")]:  # fmt: skip
@@ -191,43 +210,52 @@ def test_sampler_quality_page_holds_the_means_of_its_rows():
     assert read_mlp_features(folder / "features.npz").name == rows[0]["features"]
 
 
-def test_readme_quotes_the_variances_of_the_swapped_schedules():
-    rows = json.loads((ROOT / "experiments" / "schedule_swap" / "results.json").read_text())
-    variances = {row["name"]: f"{row['variance']:.3g}" for row in rows}
+def test_guide_and_readme_quote_the_variances_of_the_swapped_schedules():
+    variances = {row["name"]: f"{row['variance']:.3g}" for row in rows_of("schedule_swap")}
     order = ("variance", "linear", "bound", "cosine", "beta_linear")
-    assert " | ".join(variances[name] for name in order) in README
+    assert " | ".join(variances[name] for name in order) in text_of("vdm/diffusion/README.md")
+    headline = "learned schedule | {variance} (bits/dim)² | straight line {linear} |"
+    assert headline.format(**variances) in README
 
 
-def test_readme_quotes_the_rates_of_the_codec():
-    found = json.loads((ROOT / "experiments" / "compression" / "results.json").read_text())
+def test_guide_and_readme_quote_the_rates_of_the_codec():
+    found = rows_of("compression")
     rows = {row["name"]: row for row in found}
     assert all(row["exact"] for row in found if "net" in row)
     for name, text in [
         ("digits 297 T=1000", "{net:.3f} bits/dim with 1,000 steps, where the bound is {bpd:.3f} ± "
-                              "{stderr:.3f};\ntheir file has {gross:.3f}"),
-        ("fashion_mnist 1000 T=50", "net {net:.3f}, bound {bpd:.3f} ± {stderr:.3f},\n"
+                              "{stderr:.3f}; their file has {gross:.3f}"),
+        ("fashion_mnist 1000 T=50", "net {net:.3f}, bound {bpd:.3f} ± {stderr:.3f}, "
                                     "file {gross:.3f}"),
         ("digits JPEG-XL", "JPEG-XL {bpd_mosaic:.3f} in one mosaic"),
         ("fashion_mnist JPEG-XL", "JPEG-XL {bpd_mosaic:.3f} ("),
     ]:  # fmt: skip
-        assert text.format(**rows[name]) in README
+        assert text.format(**rows[name]) in text_of("vdm/compression/README.md")
+    gross = rows["digits 297 T=1000"]["gross"]
+    jpeg_xl = rows["digits JPEG-XL"]["bpd_mosaic"]
+    assert f"compressed digits | {gross:.3f} bits/dim | JPEG-XL {jpeg_xl:.3f} |" in README
 
 
-def rows_of(experiment):
-    return json.loads((ROOT / "experiments" / experiment / "results.json").read_text())
-
-
-def test_readme_quotes_the_speed_against_the_published_choices():
+def test_guide_and_readme_quote_the_speed_against_the_published_choices():
     ours = {row["name"]: row for row in rows_of("throughput") if row.get("variant") == "ours"}
     speeds = [f"{ours[name]['speed_ratio']:.2f}" for name in "ABC"]
     memory = [f"{ours[name]['temp_ratio']:.2f}" for name in "ABC"]
-    text = " ".join(README.split())
+    text = text_of("vdm/devices/README.md")
     assert "{}, {} and {} times the images a second".format(*speeds) in text
     assert "with {}, {} and {} of the temporaries".format(*memory) in text
+    assert f"three networks | {', '.join(speeds)} times |" in README
 
 
-def test_readme_quotes_how_far_swapped_schedules_and_learned_ones_are_off():
-    text = " ".join(README.split())
+def test_readme_quotes_the_trainings_on_larger_images():
+    fashion = next(row for row in rows_of("fashion_mnist") if row["name"] == "cpu")
+    cifar = next(row for row in rows_of("data_sets") if row["name"] == "cifar10")
+    for name, row in [("Fashion-MNIST", fashion), ("CIFAR-10 (`:cpu`)", cifar)]:
+        number = f"{row['bpd']:.3f} ± {row['stderr_images']:.3f} bits/dim"
+        assert f"| {name}, two CPU cores | {number} |" in README
+
+
+def test_guides_quote_how_far_swapped_schedules_and_learned_ones_are_off_and_the_kills():
+    text = text_of("vdm/diffusion/README.md")
     largest = max(row["largest_difference_in_stderrs"] for row in rows_of("schedule_swap"))
     assert f"within {largest:.1f} Monte-Carlo errors" in text
     rows = {row["name"]: row for row in rows_of("snr_oracle")}
@@ -235,7 +263,7 @@ def test_readme_quotes_how_far_swapped_schedules_and_learned_ones_are_off():
     assert rows["variance"]["worst_variance_to_optimal"] < 1.02
     assert "reaches it within 1% total variation and 2% variance" in text
     kills = json.loads((ROOT / "tests" / "faults" / "kills.json").read_text())
-    assert f"{kills['kills']} kills so far" in text
+    assert f"{kills['kills']} kills so far" in text_of("tests/README.md")
 
 
 def test_results_page_is_made_of_the_committed_results():
@@ -284,10 +312,57 @@ def test_config_headers_expect_the_committed_results():
         assert text.format(**row) in header
 
 
-def test_readme_is_finished():
-    assert not re.search(UNFINISHED, README)
+@pytest.mark.parametrize("page", ["README.md", *GUIDES])
+def test_page_exists_and_is_finished(page):
+    assert not re.search(UNFINISHED, (ROOT / page).read_text())
 
 
-def test_every_file_that_the_readme_links_exists():
-    for target in re.findall(r"\]\(([^)#:]+)\)|src=\"([^\"]+)\"", README):
-        assert (ROOT / "".join(target)).exists(), target
+def test_readme_is_short_and_links_every_guide():
+    assert len(README.splitlines()) <= 180
+    for guide in GUIDES:
+        assert f"]({guide})" in README
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted({*GUIDES} - {"vdm/CHANGELOG.md"})])
+def test_names_in_backticks_exist(page):
+    for name in re.findall(r"`(vdm(?:\.\w+)+)`", (ROOT / page).read_text()):
+        pkgutil.resolve_name(name)
+
+
+def without_code(text):
+    """A page without what is in fences and between backticks."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
+
+
+@functools.cache
+def anchors(page):
+    """What can follow # in a link to the page: its headings, as GitHub writes them, and ids."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    found = set(re.findall(r"<a (?:id|name)=\"([^\"]+)\"", text))
+    for title in re.findall(r"^#+ +(.+?)\s*$", text, re.M):
+        shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title)
+        anchor = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        copies = (f"{anchor}-{n}" for n in itertools.count(1))
+        found.add(anchor if anchor not in found else next(a for a in copies if a not in found))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page):
+    text = without_code(page.read_text())
+    for target in re.findall(r"\]\(\s*<?([^)>\s]+)[^)]*\)|(?:src|href)=\"([^\"]+)\"", text):
+        path, _, anchor = "".join(target).partition("#")
+        if re.match(r"[a-z]+:", path):
+            continue
+        file = (page.parent / path).resolve() if path else page
+        assert file.is_relative_to(ROOT), target
+        assert file.exists(), target
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(file), target
+
+
+def test_code_is_not_taken_for_a_link_and_a_wrong_anchor_is_noticed(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# What `a_b` is, [twice](x)\n## Same\n## Same\n```\n# no title\n```\n")
+    assert anchors(page) == {"what-a_b-is-twice", "same", "same-1"}
+    assert without_code("see `[a](b)`\n```\n[c](d)\n```\nend") == "see \n\nend"

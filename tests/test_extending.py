@@ -4,7 +4,6 @@ import ast
 import importlib
 import json
 import os
-import pkgutil
 import re
 import subprocess
 import sys
@@ -16,14 +15,13 @@ import numpy as np
 import pytest
 
 import vdm
-from vdm.config.registry import SCHEDULES, lookup
+from vdm.config.registry import TABLES, lookup
 from vdm.io.metrics_log import read_metrics
 from vdm.runs import evaluate, train
 from vdm.runs.run import open_run
 
 ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "vdm" / "README.md").read_text()
-README = (ROOT / "README.md").read_text()
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
 FILES = {
     re.match(r"# (\w+\.py)\n", code)[1]: code for language, code in FENCED if language == "python"
@@ -123,16 +121,12 @@ def test_the_blocks_are_formatted_and_clean(folder):
         assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_links_and_names_of_the_guide_exist():
-    for target in re.findall(r"\]\((#?[^):]+)\)", GUIDE):
-        if target.startswith("#"):
-            titles = re.findall(r"^#+ (.*)$", GUIDE, re.MULTILINE)
-            anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
-            assert target[1:] in anchors, target
-        else:
-            assert (ROOT / "vdm" / target).exists(), target
-    for name in re.findall(r"`(vdm(?:\.\w+)+)`", GUIDE):
-        pkgutil.resolve_name(name)
+def test_the_list_of_components_has_every_built_in_name():
+    section = GUIDE[GUIDE.index("## Built-in components") : GUIDE.index("## A config of your own")]
+    samplers = (ROOT / "vdm" / "diffusion" / "README.md").read_text()
+    for group, table in TABLES.items():
+        text = samplers if group == "sample" else section
+        assert all(f"`{name}`" in text for name in table), group
 
 
 @pytest.mark.parametrize(("name", "function"), CHECKS)
@@ -255,14 +249,3 @@ def test_metrics_go_to_weights_and_biases(folder, wandb_calls):
     for (_, scalars), (_, row) in zip(logged, written, strict=True):
         assert scalars == pytest.approx(row)
     assert "eval/bpd" in logged[-1][1]  # the number of the end arrives too
-
-
-def test_the_readme_points_to_the_guide_and_its_example_is_a_schedule(folder):
-    section = README[README.index("## Change one thing") : README.index("## Resume, and")]
-    assert "](vdm/README.md)" in section
-    (code,) = re.findall(r"```python\n# (\w+)\.py, anywhere on PYTHONPATH\n(.*?)```", section, re.S)
-    (folder / f"{code[0]}.py").write_text(code[1])
-    (path,) = re.findall(r"--config\.schedule\.name=(\S+)", section[section.index(code[1]) :])
-    module = lookup("schedule", path, SCHEDULES)()
-    omega, _ = module.init_with_output(jax.random.key(0), np.linspace(0.0, 1.0, 101))
-    assert (np.diff(omega) > 0).all()
