@@ -26,6 +26,8 @@ from vdm.nn.unet import UNet
 from vdm.runs import states, train
 from vdm.runs.run import open_run
 from vdm.training import optim
+from vdm.training.gradient import Objective
+from vdm.training.optim import Averaging
 from vdm.training.state import init_state
 from vdm.training.step import make_train_step
 
@@ -77,8 +79,8 @@ def after_steps(model, platform, accumulate=1, num_steps=3):
     state = start(model, mesh, optimizer)
     before = jax.device_get(state.params)
     step = make_train_step(
-        model, optimizer, jax.random.key(5), 0, 0.99, True, "variance",
-        accumulate=accumulate, mesh=mesh,
+        model, optimizer, jax.random.key(5), Objective(0, "variance"), Averaging(0.99, True),
+        accumulate, mesh,
     )  # fmt: skip
     batch = sharding.put_batch({"examples": CODES}, mesh)
     with jax.transfer_guard("disallow"):

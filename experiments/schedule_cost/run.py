@@ -15,6 +15,8 @@ from vdm.devices import sharding
 from vdm.io.plots import BLUE, COLUMN, make_figure, save_figure
 from vdm.runs import states
 from vdm.runs.run import build_run
+from vdm.training.gradient import Objective
+from vdm.training.optim import Averaging
 from vdm.training.step import make_train_step
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "cifar10.py"
@@ -37,9 +39,13 @@ class Step:
         run = build_run(config, Path("unused"))
         options = run.options
         step: Any = make_train_step(
-            run.model, run.optimizer, run.step_key, 0, options.ema_rate, options.ema_warmup,
-            options.train_schedule, mesh=run.mesh,
-        )  # fmt: skip
+            run.model,
+            run.optimizer,
+            run.step_key,
+            Objective(0, options.train_schedule),
+            Averaging(options.ema_rate, options.ema_warmup),
+            mesh=run.mesh,
+        )
         codes = np.random.default_rng(0).integers(0, 256, (options.train.batch_size, 32, 32, 3))
         self.batch = sharding.put_batch({"examples": codes.astype(np.uint8)}, run.mesh)
         self.state = states.initial_state(run)

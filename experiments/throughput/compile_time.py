@@ -16,7 +16,7 @@ from vdm.api import load_config
 from vdm.devices import sharding
 from vdm.runs import states
 from vdm.runs.run import build_run
-from vdm.training.step import make_gradient
+from vdm.training.gradient import Objective, make_gradient
 
 BATCH_SIZE = 4
 
@@ -38,7 +38,8 @@ def compile_secs(scan: str, num_blocks: int = 32) -> dict[str, Any]:
     )
     batch, key = {"examples": examples}, jax.random.key(0)
     options = run.options
-    gradient = jax.jit(make_gradient(run.vdm, options.bound_steps, options.train_schedule))
+    objective = Objective(options.bound_steps, options.train_schedule)
+    gradient = jax.jit(make_gradient(run.vdm, objective))
     step: Any = run.train_step()
     settings: Any = jax.config
     cached = settings.jax_enable_compilation_cache

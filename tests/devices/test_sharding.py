@@ -16,6 +16,8 @@ from vdm.nn.schedules import Monotone
 from vdm.runs import states, train
 from vdm.runs.run import open_run
 from vdm.training import optim
+from vdm.training.gradient import Objective
+from vdm.training.optim import Averaging
 from vdm.training.state import init_state
 from vdm.training.step import make_train_step
 
@@ -102,8 +104,8 @@ def after_a_step(num_devices, fsdp, accumulate=1, optimizer=None):
     # Copies: of an array that NumPy looks at the step could not take the memory.
     start = jax.tree.map(np.array, state)
     step = make_train_step(
-        MODEL, optimizer, jax.random.key(5), 0, 0.9, True, "variance",
-        accumulate=accumulate, mesh=mesh,
+        MODEL, optimizer, jax.random.key(5), Objective(0, "variance"), Averaging(0.9, True),
+        accumulate, mesh,
     )  # fmt: skip
     compiled = step.lower(state, sharding.put_batch(BATCH, mesh)).compile()
     before = state

@@ -15,7 +15,7 @@ from vdm.diffusion.schedule_algebra import next_omega
 from vdm.models.vdm import VDM, count_parameters
 from vdm.nn.mlp import MLP
 from vdm.nn.schedules import Cosine, Linear, Monotone, Polynomial
-from vdm.training.step import make_gradient
+from vdm.training.gradient import Objective, make_gradient
 
 MODEL = VDM(
     schedule=Monotone(-8.0, 5.0, hidden_features=8),
@@ -224,7 +224,7 @@ def test_training_tells_the_network_what_is_augmented_and_evaluation_does_not(ma
         model.init(jax.random.key(0)),
     )
     codes = jnp.zeros((4, *source.shape), jnp.uint8)
-    gradient = jax.jit(make_gradient(model, 0))
+    gradient = jax.jit(make_gradient(model, Objective()))
     key = jax.random.key(1)
 
     def bpd(flag):

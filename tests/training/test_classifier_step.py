@@ -1,5 +1,6 @@
 """The classifier of noisy examples: its loss, its noise levels, its state."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -121,3 +122,16 @@ def test_convnet_reads_image_and_noise_level():
     assert here.shape == (2, 10)
     assert np.abs(here - elsewhere).max() > 1e-3
     assert np.abs(here - noisier).max() > 1e-3
+
+
+def test_the_step_is_traced_once():
+    chex.clear_trace_counter()
+    classifier, optimizer = NoisyClassifier(Linear(), (2,), 3), optax.sgd(0.1)
+    ends = jnp.float32(-4.0), jnp.float32(2.0)
+    step = make_classifier_step(classifier, Gaussian(), ends, optimizer, jax.random.key(1))
+    once = jax.jit(chex.assert_max_traces(step.function.__wrapped__, n=1), donate_argnums=0)
+    state = init_state(classifier, optimizer, jax.random.key(0))
+    batch = {"examples": np.zeros((4, 2), np.float32), "labels": np.zeros(4, np.int32)}
+    for _ in range(3):
+        state, _ = once(state, batch, *step.arrays)
+    assert int(state.step) == 3

@@ -15,8 +15,8 @@ from vdm.diffusion.likelihood import Gaussian
 from vdm.models.vdm import VDM
 from vdm.nn.schedules import Polynomial
 from vdm.training import microbatches
+from vdm.training.gradient import Objective, make_gradient, make_plain_gradient
 from vdm.training.microbatches import Microbatches
-from vdm.training.step import make_gradient, make_plain_gradient
 
 
 class Small(nn.Module):
@@ -51,7 +51,7 @@ def params_of(model):
 
 
 def gradient(model, parts, *args):
-    compiled = jax.jit(make_gradient(model, *args, in_microbatches=parts))
+    compiled = jax.jit(make_gradient(model, Objective(*args), parts))
     return compiled(params_of(model), BATCH, KEY)
 
 
@@ -109,7 +109,7 @@ def test_microbatches_on_several_devices():
     mesh = sharding.build_mesh(4, 2)
     with jax.default_device(jax.devices()[0]):
         want = gradient(MODEL, Microbatches(), 0, "variance")
-    compiled = jax.jit(make_gradient(MODEL, 0, "variance", in_microbatches=Microbatches(4, mesh)))
+    compiled = jax.jit(make_gradient(MODEL, Objective(0, "variance"), Microbatches(4, mesh)))
     got = compiled(params_of(MODEL), sharding.put_batch(jax.device_get(BATCH), mesh), KEY)
     assert_close(jax.device_get(got), want)
 

@@ -16,8 +16,10 @@ from vdm.nn.schedules import Monotone, Polynomial, Tabulated
 from vdm.nn.unet import UNet
 from vdm.training import optim
 from vdm.training import schedule_objectives as training
+from vdm.training.gradient import Objective, make_gradient
+from vdm.training.optim import Averaging
 from vdm.training.state import init_state
-from vdm.training.step import make_gradient, make_train_step
+from vdm.training.step import make_train_step
 
 MODEL = VDM(
     schedule=Monotone(-8.0, 5.0, hidden_features=8),
@@ -41,6 +43,10 @@ def parameters(model):
     return jax.tree.unflatten(
         tree, [x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
     )
+
+
+def gradient(params, train, num_steps=0, model=MODEL):
+    return make_gradient(model, Objective(num_steps, train))(params, {"examples": CODES}, KEY)
 
 
 def denoising_of(model, params, interior, ends):
@@ -68,7 +74,7 @@ def test_one_pass_gives_the_gradients_of_bound_and_second_moment(name):
     model = MODELS[name]
     params = parameters(model)
     start = params["schedule"]
-    grads, _, _ = make_gradient(model, 0, "variance")(params, {"examples": CODES}, KEY)
+    grads, _, _ = gradient(params, "variance", model=model)
 
     def relative_moment(schedule):
         _, terms, _ = denoising_of(model, params, schedule, start)
@@ -79,16 +85,16 @@ def test_one_pass_gives_the_gradients_of_bound_and_second_moment(name):
 
     want = jax.tree.map(jnp.add, jax.grad(relative_moment)(start), jax.grad(bound_of_ends)(start))
     close(grads["schedule"], want)
-    by_network = jax.grad(
+    grad_network = jax.grad(
         lambda network: denoising_of(model, params | {"network": network}, start, start)[2]
     )(params["network"])
-    close(grads["network"], by_network)
+    close(grads["network"], grad_network)
 
 
 def test_stratified_objective_is_the_spread_of_neighbours_in_time():
     params = parameters(MODEL)
     start = params["schedule"]
-    grads, _, _ = make_gradient(MODEL, 0, "variance_stratified")(params, {"examples": CODES}, KEY)
+    grads, _, _ = gradient(params, "variance_stratified")
 
     def spread(schedule):
         t, terms, _ = denoising_of(MODEL, params, schedule, start)
@@ -104,12 +110,12 @@ def test_stratified_objective_is_the_spread_of_neighbours_in_time():
 def test_ends_follow_the_bound_whatever_the_interior_does():
     params = parameters(MODEL)
     ends = [
-        make_gradient(MODEL, 0, train)(params, {"examples": CODES}, KEY)[0]["schedule"]["ends"]
+        gradient(params, train)[0]["schedule"]["ends"]
         for train in ("bound", "variance", "variance_stratified", "adaptive")
     ]
     for other in ends[1:]:
         close(other, ends[0])
-    zero = make_gradient(MODEL, 0, "fixed")(params, {"examples": CODES}, KEY)[0]["schedule"]
+    zero = gradient(params, "fixed")[0]["schedule"]
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(zero))
 
 
@@ -121,10 +127,7 @@ def test_recombining_a_schedule_with_itself_changes_nothing():
 
 def test_with_finite_steps_all_of_it_follows_the_bound():
     params = parameters(MODEL)
-    grads = [
-        make_gradient(MODEL, 10, train)(params, {"examples": CODES}, KEY)[0]["schedule"]
-        for train in ("bound", "variance")
-    ]
+    grads = [gradient(params, train, 10)[0]["schedule"] for train in ("bound", "variance")]
     jax.tree.map(np.testing.assert_array_equal, *grads)
     assert training.objective("variance", 0, multivariate=True) == "bound"
     assert training.objective("adaptive", 0) == "adaptive"
@@ -134,7 +137,7 @@ def train_step(model, train, optimizer, steps=1):
     params = parameters(model)
     before = jax.device_get(params)  # the step donates its state
     state = init_state(model, optimizer, KEY, params)
-    step = make_train_step(model, optimizer, KEY, 0, 0.9, True, train)
+    step = make_train_step(model, optimizer, KEY, Objective(0, train), Averaging(0.9, True))
     for _ in range(steps):
         state, _ = step(state, {"examples": CODES})
     return before["schedule"], jax.device_get(state.params["schedule"])
@@ -178,7 +181,7 @@ def test_adaptive_training_moves_the_table_and_the_ends():
     model = dataclasses.replace(MODEL, schedule=Tabulated(-8.0, 5.0, num_bins=4))
     optimizer = optim.adamw(10, 0.01, 0, weight_decay=0.5, decay_mask="not_bias")
     before, after = train_step(model, "adaptive", optimizer)
-    _, _, estimate = make_gradient(model, 0, "adaptive")(
+    _, _, estimate = make_gradient(model, Objective(0, "adaptive"))(
         parameters(model), {"examples": CODES}, jax.random.fold_in(KEY, 0)
     )
     for name, new in (("counts", 16), ("squares", np.sum(np.square(estimate.loss_density)))):
@@ -211,7 +214,7 @@ def test_variance_training_adds_no_second_pass_through_the_network():
     batch = {"examples": jax.ShapeDtypeStruct((8, 8, 8, 1), jnp.uint8)}
 
     def flops(train):
-        step = make_train_step(model, optimizer, KEY, 0, 0.9, True, train)
+        step = make_train_step(model, optimizer, KEY, Objective(0, train), Averaging(0.9, True))
         return step.lower(state, batch).compile().cost_analysis()["flops"]
 
     counts = {train: flops(train) for train in ("fixed", "bound", "variance")}
@@ -222,7 +225,7 @@ def test_variance_training_adds_no_second_pass_through_the_network():
 @pytest.mark.slow
 def test_a_batch_of_one_has_finite_metrics_and_gradients():
     for train in ("variance", "variance_stratified"):
-        grads, metrics, _ = make_gradient(MODEL, 0, train)(
+        grads, metrics, _ = make_gradient(MODEL, Objective(0, train))(
             parameters(MODEL), {"examples": CODES[:1]}, KEY
         )
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((grads, metrics)))

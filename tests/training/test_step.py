@@ -14,11 +14,13 @@ from vdm.diffusion import noise, timesteps, weightings
 from vdm.diffusion.elbo import draw, noise_levels, to_bpd
 from vdm.diffusion.likelihood import Discretised, Gaussian
 from vdm.models.vdm import VDM
-from vdm.nn.schedules import Linear, Monotone, Polynomial
+from vdm.nn.schedules import Linear, Monotone, Polynomial, Tabulated
 from vdm.nn.unet import UNet
 from vdm.training import optim
+from vdm.training.gradient import Objective, make_gradient
+from vdm.training.optim import Averaging
 from vdm.training.state import init_state
-from vdm.training.step import make_gradient, make_train_step
+from vdm.training.step import make_train_step
 from vdm.typing import NO_LABEL
 
 MODEL = VDM(
@@ -30,11 +32,12 @@ MODEL = VDM(
 CODES = np.asarray(jax.random.randint(jax.random.key(0), (16, 4, 4, 1), 0, 17), np.uint8)
 KEY = jax.random.key(5)
 SGD = optim.sgd(10, learning_rate=1e-2)
+AVERAGING = Averaging(0.99, warmup=True)
 
 
 @functools.cache  # a step of one optimizer is compiled once, whichever test asks first
 def step_of(optimizer):
-    return make_train_step(MODEL, optimizer, KEY, 0, 0.99, True)
+    return make_train_step(MODEL, optimizer, KEY, Objective(), AVERAGING)
 
 
 def start(optimizer, mesh):
@@ -63,7 +66,7 @@ def test_one_device_and_eight_agree():
     for name in m_1:
         np.testing.assert_allclose(m_8[name], m_1[name], rtol=1e-5)
     mesh_1, mesh_8 = sharding.build_mesh(1), sharding.build_mesh(8)
-    loss = jax.jit(make_gradient(MODEL, 0, "variance"))
+    loss = jax.jit(make_gradient(MODEL, Objective(0, "variance")))
     grads = [
         jax.device_get(
             loss(
@@ -86,7 +89,7 @@ def test_step_is_traced_once_and_donates_its_state():
     optimizer = optim.adamw(10, clip=1.0)
     mesh = sharding.build_mesh(2)
     state = start(optimizer, mesh)
-    step = make_train_step(MODEL, optimizer, KEY, 0, 0.99, True)
+    step = make_train_step(MODEL, optimizer, KEY, Objective(), AVERAGING)
     once = jax.jit(chex.assert_max_traces(step.function.__wrapped__, n=1), donate_argnums=0)
     # One executable, compiled for the first state, refuses a state that is placed otherwise.
     arrays = sharding.put_everywhere(step.arrays, mesh)
@@ -126,9 +129,8 @@ def test_loss_is_the_sum_of_its_terms_and_falls():
 
 def loss_of(model, num_steps, key=KEY):
     params = start(optim.sgd(10), sharding.build_mesh(1)).params
-    return jax.jit(make_gradient(model, num_steps))(params, {"examples": jnp.asarray(CODES)}, key)[
-        1
-    ]
+    gradient = jax.jit(make_gradient(model, Objective(num_steps)))
+    return gradient(params, {"examples": jnp.asarray(CODES)}, key)[1]
 
 
 @pytest.mark.slow
@@ -153,7 +155,7 @@ def test_times_of_a_batch_are_low_discrepancy_and_noises_differ():
 
     spy = Spy(**{f.name: getattr(MODEL, f.name) for f in dataclasses.fields(MODEL)})
     with pytest.raises(Seen):
-        make_gradient(spy, 0)(MODEL.init(KEY), {"examples": jnp.asarray(CODES)}, KEY)
+        make_gradient(spy, Objective())(MODEL.init(KEY), {"examples": jnp.asarray(CODES)}, KEY)
     np.testing.assert_allclose(np.diff(np.sort(seen[0].t)), 1 / 16, atol=1e-6)
     assert abs(np.corrcoef(seen[0].eps.ravel(), seen[0].eps_0.ravel())[0, 1]) < 0.3
 
@@ -260,7 +262,7 @@ def vector_params(model=VECTORS):
 
 @functools.cache
 def gradient_of(weighting, num_steps=0, train="bound", model=VECTORS):
-    gradient = jax.jit(make_gradient(model, num_steps, train, weighting))
+    gradient = jax.jit(make_gradient(model, Objective(num_steps, train, weighting)))
     grads, metrics, _ = gradient(vector_params(model), BATCH, KEY)
     return grads, metrics
 
@@ -351,8 +353,8 @@ def test_without_a_weighting_the_gradient_is_that_of_the_bound_to_the_bit():
 
     levels = noise_levels(model.schedule_fn(params), draws.t, 10)
     bpd, want = jax.value_and_grad(bound, (0, 1))(params["network"], levels)
-    grads, metrics, seen = make_gradient(model, 10)(params, BATCH, KEY)
-    jax.tree.map(np.testing.assert_array_equal, (grads["network"], seen.by_levels), want)
+    grads, metrics, seen = make_gradient(model, Objective(10))(params, BATCH, KEY)
+    jax.tree.map(np.testing.assert_array_equal, (grads["network"], seen.grad_levels), want)
     np.testing.assert_allclose(metrics["bpd"], bpd, rtol=1e-6)
     assert "weighted_loss" not in metrics
 
@@ -365,7 +367,7 @@ def test_a_weighting_is_of_the_mean_level_where_each_dimension_has_its_own():
     of_bound, metrics_of_bound = gradient_of(weightings.bound, model=model)
     assert_close(grads["schedule"], of_bound["schedule"], 2e-5)
     assert metrics["bpd"] == metrics_of_bound["bpd"]
-    seen = jax.jit(make_gradient(model, 0))(vector_params(model), BATCH, KEY)[2]
+    seen = jax.jit(make_gradient(model, Objective()))(vector_params(model), BATCH, KEY)[2]
     density = to_bpd(jnp.mean(seen.loss_density), 6)
     np.testing.assert_allclose(metrics["weighted_loss"], density, rtol=1e-6)
 
@@ -407,7 +409,7 @@ class Labelled(nn.Module):
 def test_labels_are_withheld_at_random():
     model = VDM(Linear(-8.0, 5.0), Labelled(), Gaussian(), (2,), num_classes=10, label_dropout=0.25)
     batch = {"examples": jnp.zeros((4000, 2)), "labels": jnp.arange(4000) % 10}
-    gradient = jax.jit(make_gradient(model, 0))
+    gradient = jax.jit(make_gradient(model, Objective()))
     params = model.init(jax.random.key(0))
     LABELS_SEEN.clear()
     for key in (KEY, jax.random.key(6)):
@@ -445,7 +447,7 @@ def test_every_draw_of_a_step_has_a_key_of_its_own(monkeypatch):
 
     model = Spy(Linear(-8.0, 5.0), Small(), Gaussian(), (6,), num_classes=5, label_dropout=0.5)
     params = VECTORS.init(KEY) | {"schedule": model.init_schedule(KEY)}
-    gradient = make_gradient(model, 0)
+    gradient = make_gradient(model, Objective())
     for name in used:
         monkeypatch.setattr(jax.random, name, noted(name))
     with pytest.raises(Seen):
@@ -475,6 +477,48 @@ def test_labels_are_withheld_whatever_the_time():
     batch = {"examples": jnp.zeros((1, 6)), "labels": jnp.zeros(1, jnp.int32)}
     for i in range(200):
         with pytest.raises(Seen):
-            make_gradient(model, 0)(params, batch, jax.random.fold_in(KEY, i))
+            make_gradient(model, Objective())(params, batch, jax.random.fold_in(KEY, i))
     t, withheld = np.array(seen, float).reshape(200, 2).T
     assert abs(np.corrcoef(t, withheld)[0, 1]) < 0.28  # 4 standard errors of 200 pairs
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"examples": jnp.zeros((32, 7))},  # not of the model's shape
+        {"labels": jnp.arange(31) % 5},  # not one for each example
+        {"labels": jnp.zeros(32)},  # not integers
+    ],
+)
+def test_a_batch_that_does_not_fit_the_model_is_refused_when_traced(changes):
+    model = dataclasses.replace(VECTORS, num_classes=5)
+    gradient = make_gradient(model, Objective())
+    batch = BATCH | {"labels": jnp.arange(32) % 5}
+    jax.eval_shape(gradient, vector_params(), batch, KEY)
+    with pytest.raises(AssertionError):
+        jax.eval_shape(gradient, vector_params(), batch | changes, KEY)
+
+
+def test_a_network_whose_examples_have_several_terms_is_refused():
+    class PerDimension(VDM):
+        def elbo_at(self, *args):
+            estimate = super().elbo_at(*args)
+            return estimate._replace(loss_density=estimate.loss_density[:, None])
+
+    model = PerDimension(Linear(-8.0, 5.0), Small(), Gaussian(), (6,))
+    with pytest.raises(AssertionError, match=r"\(32, 1\)"):
+        jax.eval_shape(make_gradient(model, Objective()), model.init(KEY), BATCH, KEY)
+
+
+def test_a_schedule_that_changes_its_parameters_shape_is_refused():
+    # The next step would be compiled anew, and its checkpoint could not be restored.
+    class Growing(Tabulated):
+        def adapt(self, params, position, density):
+            new = super().adapt(params, position, density)
+            return {name: jnp.append(array, 0.0) for name, array in new.items()}
+
+    model = dataclasses.replace(VECTORS, schedule=Growing(-8.0, 5.0, num_bins=4))
+    state = jax.eval_shape(lambda: init_state(model, SGD, KEY))
+    step = make_train_step(model, SGD, KEY, Objective(0, "adaptive"), AVERAGING)
+    with pytest.raises(AssertionError, match=r"shape"):
+        step.lower(state, BATCH)

@@ -38,6 +38,8 @@ from vdm.models.classifier import NoisyClassifier
 from vdm.models.latent_variable import AnyModel
 from vdm.models.vdm import VDM
 from vdm.runs.data import open_source
+from vdm.training.gradient import Objective
+from vdm.training.optim import Averaging
 from vdm.training.step import TrainStep, make_train_step
 
 
@@ -92,16 +94,14 @@ class Run:
 
     def train_step(self) -> TrainStep:
         """The compiled step of this run."""
+        options = self.options
         return make_train_step(
             self.model,
             self.optimizer,
             self.step_key,
-            self.options.bound_steps,
-            self.options.ema_rate,
-            self.options.ema_warmup,
-            self.options.train_schedule,
-            self.weighting,
-            self.options.train.accumulate,
+            Objective(options.bound_steps, options.train_schedule, self.weighting),
+            Averaging(options.ema_rate, options.ema_warmup),
+            options.train.accumulate,
             self.mesh,
         )
 

@@ -10,9 +10,10 @@ from jaxtyping import Array
 from vdm.devices import sharding
 from vdm.diffusion.noise import diffuse, expand
 from vdm.models.classifier import NoisyClassifier
+from vdm.training.gradient import Batch, Metrics, check_batch
 from vdm.training.optim import ema_update
 from vdm.training.state import TrainState
-from vdm.training.step import Batch, Metrics, TrainStep
+from vdm.training.step import TrainStep
 from vdm.typing import EndPoint, Likelihood, Params, PRNGKey
 
 EMA_RATE = 0.999
@@ -37,6 +38,7 @@ def make_classifier_step(
     def train_step(
         state: TrainState, batch: Batch, run_key: PRNGKey, omega_0: EndPoint, omega_1: EndPoint
     ) -> tuple[TrainState, Metrics]:
+        check_batch(batch, classifier.dims)
         keys = jax.random.split(jax.random.fold_in(run_key, state.step), 3)
         x = likelihood.encode(batch["examples"])
         eps = jax.random.normal(keys[0], x.shape, x.dtype)

@@ -1,5 +1,6 @@
 """Optimisers: functions of (num_steps, **kwargs) that return an optax transformation."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -129,6 +130,14 @@ def sgd(
 ) -> optax.GradientTransformation:
     """Plain gradient descent: linear in the gradients, so comparisons across devices are sharp."""
     return optax.sgd(learning_rate_schedule(num_steps, learning_rate, warmup_steps, decay))
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging:
+    """Exponential moving average of the parameters, as in `ema_update`."""
+
+    rate: float
+    warmup: bool
 
 
 def ema_update(

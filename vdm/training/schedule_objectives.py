@@ -23,16 +23,17 @@ from vdm.typing import Params
 
 
 class BatchEstimate(NamedTuple):
-    """What one pass through the network tells of a batch.
+    """What one pass through the network measures on a batch.
 
-    t, levels: where. by_levels: derivatives of the mean bound of the batch, bits/dim, in the
-    levels: of example i, 1/batch of its own. denoising: the estimates l, bits/dim.
+    t, levels: the drawn times and the noise levels there. grad_levels: the gradient of the mean
+    bound of the batch, bits/dim, with respect to the levels; example i adds 1/batch of its own
+    derivative. denoising: the estimates l, bits/dim.
     loss_density: 1/2 ||eps - eps_hat||^2, nats per nat of omega.
     """
 
     t: Float[Array, " batch"]
     levels: NoiseLevels
-    by_levels: NoiseLevels
+    grad_levels: NoiseLevels
     denoising: Float[Array, " batch"]
     loss_density: Float[Array, " batch"]
 
@@ -59,19 +60,20 @@ def recombine(ends: NoiseLevels, interior: NoiseLevels) -> NoiseLevels:
 def split_gradient(estimate: BatchEstimate, scale: Float[Array, " batch"]) -> NoiseLevels:
     """For the ends the bound's gradient, for the interior that of sum_i scale_i l_i / batch."""
     _, pull_back = jax.vjp(recombine, estimate.levels, estimate.levels)
-    by_ends, _ = pull_back(estimate.by_levels)
-    by_omega, by_weight = estimate.by_levels.omega_t, estimate.by_levels.weight
+    grad_ends, _ = pull_back(estimate.grad_levels)
+    grad_omega, grad_weight = estimate.grad_levels.omega_t, estimate.grad_levels.weight
     none = jax.tree.map(jnp.zeros_like, estimate.levels)
     scaled = none._replace(
-        omega_t=expand(scale, by_omega) * by_omega, weight=expand(scale, by_weight) * by_weight
+        omega_t=expand(scale, grad_omega) * grad_omega,
+        weight=expand(scale, grad_weight) * grad_weight,
     )
-    _, by_interior = pull_back(scaled)
-    return jax.tree.map(jnp.add, by_ends, by_interior)
+    _, grad_interior = pull_back(scaled)
+    return jax.tree.map(jnp.add, grad_ends, grad_interior)
 
 
 def bound(estimate: BatchEstimate) -> NoiseLevels:
     """The bound's gradient for all of it: needed for T steps, where the interior matters."""
-    return estimate.by_levels
+    return estimate.grad_levels
 
 
 def variance(estimate: BatchEstimate) -> NoiseLevels:
