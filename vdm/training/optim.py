@@ -1,8 +1,10 @@
 """Optimisers: functions of (num_steps, **kwargs) that return an optax transformation."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
+from typing import ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -61,54 +63,81 @@ def all_but_biases(params: Params) -> PyTree:
     return jax.tree_util.tree_map_with_path(is_no_bias, params)
 
 
+Settings = ParamSpec("Settings")
+
 DECAY_MASKS = {"kernels": kernels_of_network, "not_bias": all_but_biases}
 
 
-def adamw(
-    num_steps: int,
-    learning_rate: float = 2e-4,
-    warmup_steps: int = 100,
-    decay: str = "none",
-    b1: float = 0.9,
-    b2: float = 0.99,
-    eps: float = 1e-8,
-    weight_decay: float = 0.01,
-    clip: float | None = 0.0,
-    decay_mask: str = "kernels",
-    schedule_rate: float = 1.0,
-) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up.
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up: config.optim.kwargs.
 
     clip > 0 bounds the norm of the network's gradient, and that of the schedule's, which is of
     another quantity; 0, None and infinity do not. The schedule learns schedule_rate times as fast.
 
-    Defaults: VDM's CIFAR-10, but for the arrays that decay: decay_mask = "not_bias" is the
+    Defaults: VDM's CIFAR-10, except for the arrays that decay: decay_mask = "not_bias" is the
     published choice.
     """
-    if decay_mask not in DECAY_MASKS:
-        raise ValueError(
-            f"optim.kwargs.decay_mask is {' or '.join(map(repr, DECAY_MASKS))}, not {decay_mask!r}"
+
+    num_steps: int
+    learning_rate: float = 2e-4
+    warmup_steps: int = 100
+    decay: str = "none"
+    b1: float = 0.9
+    b2: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip: float | None = 0.0
+    decay_mask: str = "kernels"
+    schedule_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming a field that is not a number or is out of range."""
+        if self.decay_mask not in DECAY_MASKS:
+            raise ValueError(
+                f"optim.kwargs.decay_mask is {' or '.join(map(repr, DECAY_MASKS))}, "
+                f"not {self.decay_mask!r}"
+            )
+        check_rate("optim.kwargs.schedule_rate", self.schedule_rate)
+        for name, most in (("b1", 1.0), ("b2", 1.0), ("eps", math.inf), ("weight_decay", math.inf)):
+            value = getattr(self, name)
+            if not 0 <= check_number(f"optim.kwargs.{name}", value) < most:
+                raise ValueError(f"optim.kwargs.{name} = {value}: it must be in [0, {most:g})")
+        if self.clip is not None and not check_number("optim.kwargs.clip", self.clip) >= 0:
+            raise ValueError(f"optim.kwargs.clip = {self.clip}: it must be 0 or more")
+
+    def transformation(self) -> optax.GradientTransformation:
+        """The optax transformation of these settings."""
+        clip = self.clip or 0.0
+        rate = learning_rate_schedule(
+            self.num_steps, self.learning_rate, self.warmup_steps, self.decay
         )
-    check_rate("optim.kwargs.schedule_rate", schedule_rate)
-    for name, value, most in (
-        ("b1", b1, 1.0), ("b2", b2, 1.0), ("eps", eps, math.inf),
-        ("weight_decay", weight_decay, math.inf),
-    ):  # fmt: skip
-        if not 0 <= check_number(f"optim.kwargs.{name}", value) < most:
-            raise ValueError(f"optim.kwargs.{name} = {value}: it must be in [0, {most:g})")
-    clip = 0.0 if clip is None else check_number("optim.kwargs.clip", clip)
-    if not clip >= 0:
-        raise ValueError(f"optim.kwargs.clip = {clip}: it must be 0 or more")
-    mask = DECAY_MASKS[decay_mask]
-    rate = learning_rate_schedule(num_steps, learning_rate, warmup_steps, decay)
-    clipped = [optax.masked(optax.clip_by_global_norm(clip), entry(e)) for e in ENTRIES]
-    scaled = optax.masked(optax.scale(schedule_rate), entry("schedule"))
-    # Adam's arrays stay in second place, where the checkpoints of other settings have them.
-    return optax.chain(
-        optax.chain(*clipped) if 0 < clip < math.inf else optax.identity(),
-        optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=mask),
-        scaled,
-    )
+        clipped = [optax.masked(optax.clip_by_global_norm(clip), entry(e)) for e in ENTRIES]
+        mask = DECAY_MASKS[self.decay_mask]
+        # Adam's arrays stay in second place, where the checkpoints of other settings have them.
+        return optax.chain(
+            optax.chain(*clipped) if 0 < clip < math.inf else optax.identity(),
+            optax.adamw(
+                rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay, mask=mask
+            ),
+            optax.masked(optax.scale(self.schedule_rate), entry("schedule")),
+        )
+
+
+def _constructor(
+    settings: Callable[Settings, AdamW],
+) -> Callable[Settings, optax.GradientTransformation]:
+    """A function of the fields of the settings that returns their transformation."""
+
+    # `inspect.signature` sees the fields and their defaults, which the registry reads.
+    @functools.wraps(settings, updated=())
+    def construct(*args: Settings.args, **kwargs: Settings.kwargs) -> optax.GradientTransformation:
+        return settings(*args, **kwargs).transformation()
+
+    return construct
+
+
+adamw = _constructor(AdamW)
 
 
 ENTRIES = ("network", "schedule")
