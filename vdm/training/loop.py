@@ -10,9 +10,10 @@ from vdm.io.checkpoints import Checkpoints
 from vdm.io.console import Progress
 from vdm.io.signals import any_signal, stop_signals
 from vdm.io.watchdog import Watchdog
+from vdm.training.gradient import Batch, Metrics
 from vdm.training.metrics import Stopwatch, check_finite, summarise
 from vdm.training.state import TrainState
-from vdm.training.step import Batch, Metrics, StepFn
+from vdm.training.step import StepFn
 
 
 class Interrupted(Exception):
@@ -101,68 +102,16 @@ def take_steps(
     owed: whether the evaluation of the first state is to be made up for. Interrupted where a signal
     came, once the state is saved; NonFiniteError where a metric or a parameter is not finite.
     """
-    first, batch_size, watch = int(state.step), plan.batch_size, Stopwatch(plan.secs)
+    first = int(state.step)
     processes = jax.process_index(), jax.process_count()
-    pending: list[Metrics] = []  # of the steps since the last log line, still on the devices
     with (
         Progress(plan.name, plan.num_steps, first, "step", leave=True) as progress,
         stop_signals() as signals,
         Watchdog(plan.watchdog_secs, processes) as watchdog,
     ):
-
-        def save_state(step: int, state: TrainState) -> None:
-            watchdog.enter(f"saving step {step}", long=True)
-            check_finite(state, step)
-            plan.save(step, state)
-
-        def evaluate(step: int, state: TrainState) -> bool:
-            """Whether it was not abandoned because a signal came."""
-            watchdog.enter(f"evaluating step {step}", long=True)
-            alone = jax.process_count() == 1  # else the others would wait for this one
-            try:
-                progress.report(plan.evaluate(step, state, lambda: alone and bool(signals)))
-            except Abandoned:
-                return False
-            return True
-
-        done = not owed or evaluate(first, state)
-        watch.start()
-        last = plan.num_steps if done else first
-        for step in range(first + 1, last + 1):
-            watchdog.enter(f"waiting for the data of step {step}")
-            batch = next(batches)
-            watchdog.enter(_on_devices(step, first), long=step == first + 1)
-            # The first call lowers the step, and a component of the user's own may close over an
-            # array, which is read back from the device then.
-            with jax.transfer_guard("allow" if step == first + 1 else "disallow"):
-                state, metrics = plan.step(state, batch)
-            pending.append(metrics)
-            limit_run_ahead(pending)
-            if step == first + 1:  # its compilation counts as time, not as speed
-                jax.block_until_ready(metrics)
-                watch.leave_out(batch_size)
-
-            stop = _stop_signal(signals, step)
-            save, evaluates = bool(stop) or plan.saves(step), plan.evaluates(step)
-            progress.update(step)
-            if not (save or evaluates or plan.logs(step)):
-                continue
-
-            means = summarise(jax.device_get(pending), step)
-            scalars = means | watch.stop(len(pending) * batch_size)
-            pending = []
-            # Logged before the save: a kill in between repeats the line and loses none.
-            progress.report(plan.log(step, scalars))
-            if save:
-                save_state(step, state)
-                stop = any_signal(signals)  # again: what came meanwhile stops here
-            if stop:  # an evaluation of this step is made up for by the next start
-                break
-            if evaluates and not evaluate(step, state):  # made up for, if the state is there
-                if not save:
-                    save_state(step, state)
-                break
-            watch.start()
+        loop = _Loop(plan, progress, signals, watchdog)
+        if not owed or loop.evaluate(first, state):
+            state = loop.steps(first, state, batches)
     stop = any_signal(signals)  # also one that came after the last step: nobody else would look
     if stop:
         path = plan.checkpoints.path(int(state.step))
@@ -170,3 +119,81 @@ def take_steps(
             f"stopped at step {int(state.step)}, saved in {path}; the same command goes on", stop
         )
     return state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loop:
+    """A plan being carried out, with what watches over it.
+
+    signals: the stop signals that came so far, appended to as they arrive.
+    """
+
+    plan: Plan
+    progress: Progress
+    signals: list[int]
+    watchdog: Watchdog
+
+    def steps(self, first: int, state: TrainState, batches: Iterator[Batch]) -> TrainState:
+        """Takes the steps after `first`, with their logs, saves and evaluations, until the last one
+        or a stop signal."""
+        plan, watch = self.plan, Stopwatch(self.plan.secs)
+        pending: list[Metrics] = []  # of the steps since the last log line, still on the devices
+        for step in range(first + 1, plan.num_steps + 1):
+            state, metrics = self.take(step, first, state, batches)
+            pending.append(metrics)
+            limit_run_ahead(pending)
+            if step == first + 1:  # its compilation counts as time, not as speed
+                jax.block_until_ready(metrics)
+                watch.leave_out(plan.batch_size)
+
+            stop = _stop_signal(self.signals, step)
+            save, evaluates = bool(stop) or plan.saves(step), plan.evaluates(step)
+            self.progress.update(step)
+            if not (save or evaluates or plan.logs(step)):
+                continue
+
+            means = summarise(jax.device_get(pending), step)
+            scalars = means | watch.stop(len(pending) * plan.batch_size)
+            pending = []
+            # Logged before the save: a kill in between repeats the line and loses none.
+            self.progress.report(plan.log(step, scalars))
+            if save:
+                self.save(step, state)
+                stop = any_signal(self.signals)  # again: what came meanwhile stops here
+            if stop:  # an evaluation of this step is made up for by the next start
+                break
+            if evaluates and not self.evaluate(step, state):  # made up for, if the state is there
+                if not save:
+                    self.save(step, state)
+                break
+            watch.start()
+        return state
+
+    def take(
+        self, step: int, first: int, state: TrainState, batches: Iterator[Batch]
+    ) -> tuple[TrainState, Metrics]:
+        """Takes one step on the next batch; `first` is the state that this start began with."""
+        self.watchdog.enter(f"waiting for the data of step {step}")
+        batch = next(batches)
+        self.watchdog.enter(_on_devices(step, first), long=step == first + 1)
+        # The first call lowers the step, and a component of the user's own may close over an
+        # array, which is read back from the device then.
+        with jax.transfer_guard("allow" if step == first + 1 else "disallow"):
+            return self.plan.step(state, batch)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves the state after `step`; NonFiniteError where a parameter is not finite."""
+        self.watchdog.enter(f"saving step {step}", long=True)
+        check_finite(state, step)
+        self.plan.save(step, state)
+
+    def evaluate(self, step: int, state: TrainState) -> bool:
+        """Evaluates the state and reports the result; False if a stop signal cut that short."""
+        self.watchdog.enter(f"evaluating step {step}", long=True)
+        alone = jax.process_count() == 1  # else the others would wait for this one
+        try:
+            line = self.plan.evaluate(step, state, lambda: alone and bool(self.signals))
+        except Abandoned:
+            return False
+        self.progress.report(line)
+        return True
