@@ -7,10 +7,7 @@ are files of the user's; nothing is downloaded.
 
 import dataclasses
 import functools
-import hashlib
-import io
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from vdm.data.arrays import UNREADABLE
+from vdm.evaluation.feature_files import read_arrays, read_num_codes, read_shapes
 from vdm.io.atomic import save_npz
 from vdm.nn.inception import InceptionV3, check_pytorch, from_pytorch
 from vdm.typing import Params
@@ -79,8 +76,8 @@ def read_mlp_features(path: str | Path) -> MLPFeatures:
     Raises:
         ValueError: no such file, no .npz, or not the layers of a network with a hidden one.
     """
-    arrays, digest = _read_npz(path)
-    num_codes = _num_codes(path, arrays.pop("num_codes", np.int64(0)))
+    arrays, digest = read_arrays(path)
+    num_codes = read_num_codes(path, arrays.pop("num_codes", np.int64(0)))
     depth = _check_layers(path, {name: array.shape for name, array in arrays.items()})
     layers = tuple(
         (arrays[f"weight_{i}"].astype(np.float64), arrays[f"bias_{i}"].astype(np.float64))
@@ -218,7 +215,7 @@ def read_inception_features(path: str | Path, batch_size: int = 32) -> Inception
     Raises:
         ValueError: no such file, no .npz, or arrays that are missing, unexpected or misshapen.
     """
-    arrays, digest = _read_npz(path)
+    arrays, digest = read_arrays(path)
     try:
         variables = from_pytorch(arrays)
     except ValueError as error:
@@ -228,7 +225,7 @@ def read_inception_features(path: str | Path, batch_size: int = 32) -> Inception
 
 def read_features(path: str | Path) -> FeatureFunction:
     """The features of either kind of file, told apart by their arrays."""
-    arrays, _ = _read_npz(path)
+    arrays, _ = read_arrays(path)
     return read_mlp_features(path) if "weight_0" in arrays else read_inception_features(path)
 
 
@@ -241,7 +238,7 @@ def check_features(path: str | Path, shape: Sequence[int], num_codes: int) -> No
             f"sample.features = {str(path)!r} compares images of codes, and the data are "
             f"{kind} of shape {tuple(shape)}: set it to ''"
         )
-    shapes, trained_codes = _npz_shapes(path)
+    shapes, trained_codes = read_shapes(path)
     try:
         if "weight_0" in shapes:
             _check_layers(path, shapes)
@@ -259,31 +256,6 @@ def check_features(path: str | Path, shape: Sequence[int], num_codes: int) -> No
 def _check_channels(shape: Sequence[int]) -> None:
     if shape[-1] not in (1, 3):
         raise ValueError(f"images of {shape[-1]} channels; Inception takes 1 or 3")
-
-
-def _npz_shapes(path: str | Path) -> tuple[dict[str, tuple[int, ...]], int]:
-    """The shape of each array of a file but "num_codes", which is the second."""
-    shapes, num_codes = {}, np.int64(0)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                name = member.removesuffix(".npy")
-                with archive.open(member) as file:
-                    if name == "num_codes":
-                        num_codes = np.lib.format.read_array(file, allow_pickle=False)
-                        continue
-                    version = np.lib.format.read_magic(file)
-                    header = (
-                        np.lib.format.read_array_header_1_0
-                        if version == (1, 0)
-                        else np.lib.format.read_array_header_2_0
-                    )
-                    shapes[name] = header(file)[0]
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except UNREADABLE as error:
-        raise _damaged(path, error) from error
-    return shapes, _num_codes(path, num_codes)
 
 
 def inception_images(codes: Int[Array, "n h w c"], num_codes: int) -> Float[Array, "n 299 299 3"]:
@@ -316,39 +288,3 @@ def _check_codes(codes: ArrayLike, num_codes: int) -> np.ndarray:
             f"{num_codes - 1}"
         )
     return codes.astype(codes.dtype.newbyteorder("="), copy=False)  # JAX takes no other
-
-
-def _read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays of a file and the first 16 digits of its SHA-256."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):  # bytes, of what is no .npy
-                raise ValueError(f"{name} is no array")
-    except (OSError, AttributeError, *UNREADABLE) as error:
-        raise _damaged(path, error) from error
-    return arrays, hashlib.sha256(content).hexdigest()[:16]
-
-
-def _num_codes(path: str | Path, found: np.ndarray | np.generic) -> int:
-    """The number in a file's "num_codes"."""
-    if found.size != 1 or not np.issubdtype(found.dtype, np.integer):
-        raise ValueError(
-            f"{path}: num_codes is {found.dtype} of shape {found.shape}; must be one integer"
-        )
-    return int(found.item())
-
-
-def _unreadable(path: str | Path, error: OSError) -> ValueError:
-    return ValueError(
-        f"{path} cannot be read: {error.strerror}; give the .npz with the features' weights"
-    )
-
-
-def _damaged(path: str | Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is no .npz of numbers, or is damaged ({error})")
