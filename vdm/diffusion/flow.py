@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from vdm.diffusion.interning import interned
 from vdm.diffusion.noise import expand, sigma
 from vdm.diffusion.ode import EVALUATIONS_PER_STEP, MAX_STEPS
 from vdm.diffusion.samplers import Interval, Sampler
@@ -17,6 +18,7 @@ from vdm.typing import Denoiser, PyTree
 _FIRST_STEP = 0.05  # of the interval; a step too long is tried again shorter
 
 
+@interned
 def flow(tolerance: float = 1e-3) -> Sampler:
     """Tsitouras' 5(4) method between the points of the grid; one step is the whole way.
 

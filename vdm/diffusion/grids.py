@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from vdm.diffusion.interning import interned
 from vdm.typing import OmegaGrid, ScheduleFn
 
 Grid = Callable[[ScheduleFn, int], OmegaGrid]
@@ -26,6 +27,7 @@ def equal_omegas(schedule: ScheduleFn, num_steps: int) -> OmegaGrid:
     return between(omega_0, omega_1, num_steps)
 
 
+@interned
 def karras(rho: float = 7.0) -> Grid:
     """Equal steps of r^(1/rho), r = sigma / alpha = exp(omega / 2) (Karras et al. 2022,
     arXiv:2206.00364, Eq. 5): shorter in omega at the noisy end."""

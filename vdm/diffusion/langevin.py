@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vdm.diffusion.interning import interned
 from vdm.diffusion.noise import NoiseFn, alpha, sigma
 from vdm.diffusion.samplers import Interval, Sampler, ancestral, evaluate
 from vdm.typing import Denoiser, EndPoint, PyTree
@@ -36,6 +37,7 @@ def langevin_steps(
     return jax.lax.fori_loop(0, num_steps, body, z)
 
 
+@interned
 def annealed_langevin(corrections: int = 5, step_size: float = 0.1) -> Sampler:
     """Langevin dynamics at each level of the grid in turn (Song & Ermon 2019, arXiv:1907.05600,
     algorithm 1): between levels z / alpha stays, as their x does.
@@ -51,6 +53,7 @@ def annealed_langevin(corrections: int = 5, step_size: float = 0.1) -> Sampler:
     return Sampler(step, evaluations=corrections)
 
 
+@interned
 def predictor_corrector(corrections: int = 1, snr: float = 0.16) -> Sampler:
     """An ancestral step, then Langevin steps at its end (Song et al. 2021, arXiv:2011.13456,
     algorithm 1 and appendix G).

@@ -1,10 +1,11 @@
 """From noise to data: samplers, and the scan over their steps.
 
-A sampler is a tuple of pure functions (`Sampler`); each constructor here returns one. A step goes
-from omega_t down to omega_s < omega_t with any denoiser, guided or not, so every sampler runs on
-any grid and under any guidance. Deterministic ones solve the probability-flow ODE, random ones the
-reverse SDE or Langevin dynamics; Langevin's are in `vdm.diffusion.langevin`, the adaptive solver
-in `vdm.diffusion.flow`.
+A sampler is a tuple of pure functions (`Sampler`); each constructor here returns one, the same one
+for the same arguments, so that what is compiled for it is found again. A step goes from omega_t
+down to omega_s < omega_t with any denoiser, guided or not, so every sampler runs on any grid and
+under any guidance. Deterministic ones solve the probability-flow ODE, random ones the reverse SDE
+or Langevin dynamics; Langevin's are in `vdm.diffusion.langevin`, the adaptive solver in
+`vdm.diffusion.flow`.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from vdm.diffusion.interning import interned
 from vdm.diffusion.noise import NoiseFn, alpha, fresh_noise, level, posterior, sigma, transition
 from vdm.typing import Denoiser, EndPoint, OmegaGrid, PyTree
 
@@ -46,7 +48,7 @@ class Sampler(NamedTuple):
     deterministic: bool = False
 
 
-class Chain(NamedTuple):
+class Trajectory(NamedTuple):
     """z_0; how often the denoiser was called for each example; and what was seen of the way,
     evenly spaced latents that end with z_0 (none unless asked for)."""
 
@@ -62,7 +64,7 @@ def run_chain(
     denoiser: Denoiser,
     sampler: Sampler,
     num_frames: int = 0,
-) -> Chain:
+) -> Trajectory:
     """Down the increasing grid `omegas`: T + 1 values, or T + 1 for each dimension.
 
     Step T ... 1 takes the noise of the indices i + k (T + 1), i the step, k = 0, 1, ...
@@ -87,7 +89,7 @@ def run_chain(
     steps = jnp.arange(num_steps, 0, -1)
     (z_0, memory, frames), _ = jax.lax.scan(body, (z_1, sampler.init(z_1), frames), steps)
     fixed = jnp.full(z_1.shape[:1], num_steps * sampler.evaluations, jnp.int32)
-    return Chain(z_0, fixed if sampler.evaluations else memory, frames)
+    return Trajectory(z_0, fixed if sampler.evaluations else memory, frames)
 
 
 def sample(
@@ -126,6 +128,7 @@ def without_last(noise: Array, last: Bool[Array, ""], last_noise: bool) -> Array
 VARIANCES = ("posterior", "forward")
 
 
+@interned
 def ancestral(variance: str = "posterior", last_noise: bool = True) -> Sampler:
     """A draw of p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat), variance) (VDM Eq. 33).
 
@@ -146,6 +149,7 @@ def ancestral(variance: str = "posterior", last_noise: bool = True) -> Sampler:
     return Sampler(step)
 
 
+@interned
 def ddim(eta: float = 0.0) -> Sampler:
     """z_s = alpha_s x_hat + sqrt(sigma_s^2 - var) eps_hat + sqrt(var) noise, var = eta^2 times the
     posterior's (DDIM Eq. 12 and 16): 0 is deterministic, 1 the ancestral sampler."""
@@ -165,6 +169,7 @@ def ddim(eta: float = 0.0) -> Sampler:
     return Sampler(step, deterministic=eta == 0)
 
 
+@interned
 def euler_maruyama(last_noise: bool = True) -> Sampler:
     """The reverse SDE by Euler and Maruyama's method in omega.
 
@@ -182,6 +187,7 @@ def euler_maruyama(last_noise: bool = True) -> Sampler:
     return Sampler(step)
 
 
+@interned
 def heun() -> Sampler:
     """The probability-flow ODE by Heun's method, second order, in the variables of Karras et al.
     2022 (arXiv:2206.00364, algorithm 1): with u = z / alpha and r = sigma / alpha it is du/dr =
@@ -197,6 +203,7 @@ def heun() -> Sampler:
     return Sampler(step, evaluations=2, deterministic=True)
 
 
+@interned
 def dpm_solver(stochastic: bool = False) -> Sampler:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): second order with one
     evaluation a step, x_hat being extrapolated from this step and the one before.

@@ -1,0 +1,31 @@
+"""Constructors that give the same object for the same arguments.
+
+What is compiled for a sampler or a grid is kept by it (`vdm.evaluation.samples`), and functions
+that a constructor defines anew at each call are equal to none that it defined before.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def interned(constructor: Callable[P, T]) -> Callable[P, T]:
+    """The constructor, made to return the object that it returned before for these arguments,
+    whether they were given by position, by name or by default."""
+    signature = inspect.signature(constructor)
+    kept = functools.lru_cache(typed=True)(constructor)
+
+    @functools.wraps(constructor)
+    def construct(*args: P.args, **kwargs: P.kwargs) -> T:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        try:
+            return kept(*given.args, **given.kwargs)
+        except TypeError:  # an argument that has no hash, such as an array, or a wrong one
+            return constructor(*args, **kwargs)
+
+    return construct
