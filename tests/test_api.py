@@ -14,6 +14,9 @@ import pytest
 
 import vdm
 from vdm.api import BitsPerDim
+from vdm.diffusion.grids import karras
+from vdm.diffusion.samplers import ddim, dpm_solver
+from vdm.evaluation.guided import Unguided
 
 ROOT = Path(__file__).parent.parent
 
@@ -280,7 +283,6 @@ def test_integers_of_numpy_are_integers(trained):
 def test_samplers_grids_and_guidances_are_known_by_name(trained):
     from vdm.diffusion.grids import equal_omegas
     from vdm.diffusion.samplers import heun
-    from vdm.evaluation.guided import Unguided
 
     by_name = trained.sample(2, num_steps=3, sampler="heun", grid="equal_omegas", guidance="none")
     given = trained.sample(2, num_steps=3, sampler=heun(), grid=equal_omegas, guidance=Unguided())
@@ -315,3 +317,60 @@ def test_a_platform_that_is_not_there_is_named(platform):
 def test_uncompiled_functions_are_refused(make_tiny_config):
     with jax.disable_jit(), pytest.raises(ValueError, match=r"JAX_DISABLE_JIT is set.*unset it"):
         vdm.build(make_tiny_config())
+
+
+@pytest.fixture
+def compilations():
+    """The number of compilations since it was last emptied: its length. Programs that come from
+    the cache on disk count too."""
+    found = []
+
+    def listener(event, seconds, **details):
+        del seconds, details
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listener)
+
+
+def given_samplers():
+    return {"sampler": dpm_solver(), "grid": karras(5.0), "guidance": Unguided()}
+
+
+@pytest.mark.parametrize(("method", "make_arguments"), [
+    ("sample", dict),
+    ("sample", lambda: {"sampler": "heun", "grid": "karras", "guidance": "none"}),
+    ("sample", given_samplers),
+    ("bpd", dict),
+    ("bpd", lambda: {"bound": "iw-2", "num_steps": 3}),
+    ("bpd", lambda: {"bound": "ode-decoder"}),
+], ids=["sample", "sample by name", "sample by object", "bpd", "bpd iw", "bpd ode"])  # fmt: skip
+def test_a_call_with_another_seed_or_of_a_model_loaded_again_compiles_nothing(
+    trained, finished_run, compilations, method, make_arguments
+):
+    def call(model, seed):
+        given = {"num_steps": 7} if method == "sample" else {"draws": 3}  # as nowhere else
+        what = 3 if method == "sample" else np.full((3, 8, 8, 1), 3)
+        result = getattr(model, method)(what, seed=seed, **given | make_arguments())
+        return result if method == "sample" else result.per_image
+
+    first = call(trained, 11)
+    assert compilations, "the first call compiles, which is counted"
+    compilations.clear()
+    np.testing.assert_array_equal(call(trained, 11), first)
+    assert (call(trained, 2**40) != first).any()
+    assert not compilations
+    again = vdm.load(finished_run)
+    compilations.clear()
+    np.testing.assert_array_equal(call(again, 11), first)
+    assert not compilations
+
+
+def test_a_sampler_given_by_name_and_as_an_object_is_compiled_once(trained, compilations):
+    by_name = trained.sample(3, num_steps=5, sampler="ddim", grid="karras")
+    compilations.clear()
+    given = trained.sample(3, num_steps=5, sampler=ddim(eta=0.0), grid=karras())
+    np.testing.assert_array_equal(given, by_name)
+    assert not compilations

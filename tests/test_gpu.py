@@ -19,7 +19,7 @@ from vdm.diffusion.likelihood import Discretised
 from vdm.diffusion.samplers import ancestral
 from vdm.evaluation.bits_per_dim import evaluate
 from vdm.evaluation.estimators import Elbo
-from vdm.evaluation.samples import draw_samples
+from vdm.evaluation.samples import Sampling, draw_samples
 from vdm.models.vdm import VDM
 from vdm.nn.schedules import Monotone
 from vdm.nn.unet import UNet
@@ -130,7 +130,7 @@ def test_bound_and_samples_are_those_of_the_cpu(precision, make_tiny_config, tmp
         mesh = mesh_of(platform)
         on_device = jax.device_put(params, sharding.replicated(mesh))
         bound = evaluate(model, on_device, split, mesh, estimator=Elbo(), draws=2)
-        drawn = draw_samples(model, on_device, 32, mesh, sampler=ancestral(), num_steps=10)
+        drawn = draw_samples(model, on_device, 32, mesh, Sampling(ancestral(), 10))
         found[platform] = bound.total, drawn.data
     (bound, samples), (expected, others) = found[BACKEND], found["cpu"]
     np.testing.assert_allclose(bound, expected, rtol=precision)
@@ -143,7 +143,7 @@ def test_long_chains_compile(num_steps):
     # The times of a grid, fused with a schedule, once compiled at some lengths and not at others.
     model, mesh = make_model(), mesh_of(BACKEND)
     params = start(model, mesh, optim.sgd(10)).params
-    drawn = draw_samples(model, params, 2, mesh, sampler=ancestral(), num_steps=num_steps)
+    drawn = draw_samples(model, params, 2, mesh, Sampling(ancestral(), num_steps))
     assert drawn.data.shape == (2, 8, 8, 1)
 
 

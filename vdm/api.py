@@ -28,8 +28,9 @@ from vdm.data.sources import Split
 from vdm.diffusion.grids import Grid
 from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.bits_per_dim import evaluate
+from vdm.evaluation.calls import Parts
 from vdm.evaluation.guided import Guidance
-from vdm.evaluation.samples import draw_samples
+from vdm.evaluation.samples import Sampling, draw_samples
 from vdm.io.atomic import read_json
 from vdm.io.places import check_local
 from vdm.models.inputs import check_codes, check_labels
@@ -132,7 +133,7 @@ class Model:
         result = evaluate(
             self.model, self.params, split, self.run.mesh,
             estimator=build_estimator(options, self.model),
-            draws=draws, batch_size=batch_size, seed=seed,
+            draws=draws, seed=seed, parts=Parts(batch_size),
         )  # fmt: skip
         summary, per_image = result.summary(), result.bpd(result.total).mean(axis=0)
         numbers = (
@@ -173,13 +174,11 @@ class Model:
         classes = self.num_classes or run.guidance.num_classes
         if labels is not None and not classes:
             raise ValueError("labels: this model has no classes to draw from; leave them out")
+        num_steps = check_count("num_steps", num_steps, 1)
         drawn = draw_samples(
             self.model, states.guided_params(run, self.params), num_samples, run.mesh,
-            sampler=run.sampler,
-            grid=run.grid,
-            num_steps=check_count("num_steps", num_steps, 1),
-            guidance=run.guidance,
-            batch_size=check_count("batch_size", batch_size, 1),
+            Sampling(run.sampler, num_steps, run.grid, run.guidance),
+            parts=Parts(check_count("batch_size", batch_size, 1)),
             seed=check_count("seed", seed, 0),
             labels=None if labels is None else check_labels(labels, num_samples, classes),
         ).data  # fmt: skip

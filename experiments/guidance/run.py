@@ -14,6 +14,7 @@ from vdm.compare import Result
 from vdm.data.sources import Split
 from vdm.diffusion.samplers import dpm_solver
 from vdm.evaluation.bits_per_dim import Evaluation, evaluate
+from vdm.evaluation.calls import Parts
 from vdm.evaluation.guided import Classified, ClassifierFree, Guidance, Unguided
 from vdm.evaluation.statistics import Error, mean_error, standard_error
 from vdm.io.images import save_grid
@@ -22,7 +23,7 @@ from vdm.models.classifier import NoisyClassifier
 from vdm.runs import states
 from vdm.runs.classifier import train_classifier
 from vdm.runs.run import Run
-from vdm.runs.sample import run_samples
+from vdm.runs.sample import run_samples, sampling_of
 from vdm.typing import NO_LABEL
 
 CONFIG = CONFIGS / "digits.py"
@@ -65,8 +66,11 @@ def samples_of_seed(run: Run, svm: SVC, per_class: int, outdir: Path | None) -> 
         start = time.monotonic()
         guided = dataclasses.replace(run, guidance=guidance)
         drawn = run_samples(
-            guided, states.guided_params(guided, params), guidance=guidance, sampler=dpm_solver(),
-            num_steps=NUM_STEPS, num_samples=10 * per_class, seed=run.options.seed,
+            guided, states.guided_params(guided, params),
+            sampling=dataclasses.replace(
+                sampling_of(guided), sampler=dpm_solver(), num_steps=NUM_STEPS
+            ),
+            num_samples=10 * per_class, seed=run.options.seed,
         )  # fmt: skip
         judged = svm.predict(drawn.data.reshape(len(drawn.data), -1) / 16)
         hits = judged == drawn.labels
@@ -111,8 +115,8 @@ def without_labels(run: Run) -> Evaluation:
     options = run.options.eval
     return evaluate(
         run.model, params, dataclasses.replace(test, labels=np.full_like(test.labels, NO_LABEL)),
-        run.mesh, estimator=run.estimator, draws=options.draws, batch_size=options.batch_size,
-        seed=options.seed,
+        run.mesh, estimator=run.estimator, draws=options.draws, seed=options.seed,
+        parts=Parts(options.batch_size),
     )  # fmt: skip
 
 

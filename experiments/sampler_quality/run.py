@@ -1,5 +1,6 @@
 """How many network evaluations does each sampler need for samples of a given quality?"""
 
+import dataclasses
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,7 @@ from vdm.evaluation.statistics import standard_error
 from vdm.io.plots import PAGE, make_figure, save_figure
 from vdm.runs import states
 from vdm.runs.run import Run
-from vdm.runs.sample import run_samples
+from vdm.runs.sample import run_samples, sampling_of
 from vdm.typing import Params
 
 CONFIG = CONFIGS / "digits.py"
@@ -85,11 +86,13 @@ def rows_of_seed(
                   "evaluations": 0, "seconds": 0.0, "num_samples": len(test)}
         | quality(test),
     ]  # fmt: skip
+    own = sampling_of(run)
     for name, sampler, num_steps in plans():
         start = time.monotonic()
         drawn = run_samples(
-            run, params, sampler=sampler, num_steps=num_steps, num_samples=num_samples, seed=seed
-        )
+            run, params, sampling=dataclasses.replace(own, sampler=sampler, num_steps=num_steps),
+            num_samples=num_samples, seed=seed,
+        )  # fmt: skip
         evaluations = round(drawn.network_evaluations, 1)
         row = shared | {"sampler": name, "evaluations": evaluations, "num_steps": num_steps}
         row |= quality(drawn.data)

@@ -12,8 +12,9 @@ from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.likelihood import Gaussian
 from vdm.diffusion.samplers import ancestral
 from vdm.evaluation.bits_per_dim import Evaluation, evaluate
+from vdm.evaluation.calls import Parts
 from vdm.evaluation.estimators import Elbo
-from vdm.evaluation.samples import draw_samples
+from vdm.evaluation.samples import Sampling, draw_samples
 from vdm.evaluation.statistics import (
     Error,
     difference_error,
@@ -46,10 +47,13 @@ X = np.asarray(STD * jax.random.normal(jax.random.key(0), (101, DIM)), np.float3
 SPLIT = Split("test", X, None)
 
 
-def run(batch_size=40, devices=1, num_steps=0, **kwargs) -> Evaluation:
+def run(
+    batch_size=40, devices=1, num_steps=0, finished=(), on_part=lambda part: None, **kwargs
+) -> Evaluation:
     mesh = sharding.build_mesh(devices)
     kwargs.setdefault("estimator", Elbo(num_steps))
-    return evaluate(MODEL, PARAMS, SPLIT, mesh, batch_size=batch_size, **kwargs)
+    parts = Parts(batch_size, finished, on_part)
+    return evaluate(MODEL, PARAMS, SPLIT, mesh, parts=parts, **kwargs)
 
 
 def test_batch_size_and_devices_do_not_change_the_number():
@@ -200,7 +204,7 @@ def test_samples_do_not_depend_on_batch_size():
     def draw(batch_size, devices):
         mesh = sharding.build_mesh(devices)
         return draw_samples(
-            MODEL, PARAMS, 10, mesh, sampler=ancestral(), num_steps=30, batch_size=batch_size
+            MODEL, PARAMS, 10, mesh, Sampling(ancestral(), 30), parts=Parts(batch_size)
         ).data
 
     reference = draw(10, 1)

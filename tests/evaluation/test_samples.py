@@ -1,5 +1,7 @@
 """What is drawn: labels, guidance, rows between two latents, frames."""
 
+from dataclasses import fields
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,9 @@ from vdm.devices import sharding
 from vdm.diffusion.grids import equal_omegas
 from vdm.diffusion.likelihood import Discretised, Gaussian
 from vdm.diffusion.samplers import ancestral, ddim, heun
+from vdm.evaluation.calls import Parts
 from vdm.evaluation.guided import Classified, ClassifierFree, Unguided
-from vdm.evaluation.samples import draw_samples, sample_dtype
+from vdm.evaluation.samples import Sampling, draw_samples, sample_dtype
 from vdm.models.classifier import NoisyClassifier
 from vdm.models.vdm import VDM
 from vdm.nn.schedules import Linear
@@ -47,7 +50,13 @@ def model(**changes):
 
 def draw(num_samples, vdm=None, params=PARAMS, **settings):
     settings = {"sampler": ddim(), "num_steps": 20} | settings
-    return draw_samples(vdm or model(), params, num_samples, MESH, **settings)
+    sampling, parts = (
+        record(**{f.name: settings.pop(f.name) for f in fields(record) if f.name in settings})
+        for record in (Sampling, Parts)
+    )
+    return draw_samples(
+        vdm or model(), params, num_samples, MESH, sampling, parts=parts, **settings
+    )
 
 
 def test_conditional_samples_are_of_their_labels():
@@ -182,6 +191,6 @@ def test_codes_that_the_likelihood_does_not_have_are_refused():
             return super().decode(z_0, omega_0) + 250
 
     vdm = VDM(Linear(-10.0, 8.0, learn_ends=False), Shift(), TooLarge(17), (2,))
-    assert sample_dtype(vdm, 20, 0)["data"].base == np.uint8
+    assert sample_dtype(vdm, Sampling(ddim(), 20))["data"].base == np.uint8
     with pytest.raises(ValueError, match="codes are 0 to num_codes - 1"):
         draw(2, vdm)

@@ -15,7 +15,7 @@ from flax import serialization
 
 from vdm.data.pipeline import train_batches
 from vdm.data.sources import Split
-from vdm.devices import sharding
+from vdm.devices import sharding, waiting
 from vdm.evaluation import bits_per_dim, calls
 from vdm.evaluation.estimators import Elbo
 from vdm.io import interop
@@ -157,8 +157,9 @@ def test_a_published_checkpoint_is_evaluated_and_trained_on(make_tiny_config, tm
     report = json.loads((tmp_path / "evaluated" / "eval.json").read_text())
     split = run.source.load("test")
     expected = bits_per_dim.evaluate(
-        run.model, params["ema_params"], split, run.mesh, estimator=Elbo(), draws=2, batch_size=300
-    ).summary()
+        run.model, params["ema_params"], split, run.mesh, estimator=Elbo(), draws=2,
+        parts=calls.Parts(300),
+    ).summary()  # fmt: skip
     assert report["bpd"] == pytest.approx(expected["bpd"], rel=1e-6)
     assert (report["step"], report["params"]) == (700, "ema")
     assert (tmp_path / "evaluated" / "config.json").is_file()
@@ -303,7 +304,7 @@ def test_a_signal_in_an_evaluation_ends_it_and_it_is_made_up_for(
     def signalled(tree, stop=lambda: False):
         if not stop():
             signal.raise_signal(signal.SIGTERM)
-        raise calls.Abandoned if stop() else AssertionError
+        raise waiting.Abandoned if stop() else AssertionError
 
     with monkeypatch.context() as patch:
         patch.setattr(bits_per_dim, "wait", signalled)

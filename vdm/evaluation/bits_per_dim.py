@@ -23,7 +23,7 @@ from vdm.data.sources import Split
 from vdm.devices import sharding
 from vdm.devices.keys import root_key
 from vdm.devices.waiting import wait
-from vdm.evaluation.calls import call_size
+from vdm.evaluation.calls import Parts, call_size
 from vdm.evaluation.estimators import Estimator, Place
 from vdm.evaluation.statistics import Error, monte_carlo_error, standard_error
 from vdm.models.latent_variable import AnyModel
@@ -140,43 +140,38 @@ def evaluate(
     *,
     estimator: Estimator,
     draws: int = 20,
-    batch_size: int = 256,
     seed: int = 0,
-    finished: Sequence[np.ndarray] = (),
-    on_part: Callable[[np.ndarray], None] = lambda part: None,
-    on_batch: Callable[[int, int], None] = lambda done, total: None,
-    stop: Callable[[], bool] = lambda: False,
+    parts: Parts = Parts(),  # noqa: B008, it is frozen
 ) -> Evaluation:
-    """The estimator's bound on every example of the split.
+    """Evaluates the estimator's bound on every example of the split.
 
     params live on the mesh. Any batch size works: the last batch is filled up and the filling
-    masked. on_part is called with each finished part, on_batch(done, total) with their number;
-    `finished` are the parts that on_part got from an evaluation with the same arguments, which
-    was cut off; they are not computed again. Abandoned (of `vdm.devices.waiting`) soon after
-    stop() is true.
+    masked. A part (of `vdm.evaluation.calls`) is one draw of a batch, [estimator.columns, batch];
+    on_batch counts them. Another seed, or other params, with the same shapes compile nothing new.
 
-    ValueError where an estimate is not finite.
+    Raises:
+        ValueError: an estimate is not finite.
     """
     num_examples = len(split.examples)
     if draws < 1 or num_examples < 1:
         raise ValueError(f"{draws} draws of {num_examples} examples: both must be positive")
-    batch_size = examples_per_call(model, params, estimator, num_examples, mesh, batch_size)
+    batch_size = examples_per_call(model, params, estimator, num_examples, mesh, parts.batch_size)
     evaluate_batch = make_evaluate_batch(model, estimator, num_examples, draws)
     key = jax.random.fold_in(root_key(seed), KEY_STREAM)
-    parts = [part.reshape(len(estimator.columns), -1) for part in finished]
+    found = [part.reshape(len(estimator.columns), -1) for part in parts.finished]
     total = draws * math.ceil(num_examples / batch_size)
-    on_batch(len(parts), total)
+    parts.on_batch(len(found), total)
 
     def keep(result: jax.Array, mask: np.ndarray) -> None:
-        wait(result, stop)
+        wait(result, parts.stop)
         # Contiguous, as parts from a file are: sums over an array depend on its layout.
-        parts.append(np.ascontiguousarray(sharding.fetch(result)[:, mask]))
-        on_part(parts[-1])
-        on_batch(len(parts), total)
+        found.append(np.ascontiguousarray(sharding.fetch(result)[:, mask]))
+        parts.on_part(found[-1])
+        parts.on_batch(len(found), total)
 
     running: tuple[jax.Array, np.ndarray] | None = None  # the device works while we write
     for place, batch in enumerate(evaluation_batches(split, batch_size)):
-        first = len(finished) - place * draws
+        first = len(parts.finished) - place * draws
         if first >= draws:
             continue
         mask = batch.pop("mask")
@@ -188,9 +183,17 @@ def evaluate(
             running = result, mask
     if running is not None:
         keep(*running)
-
-    batches = [np.stack(parts[i : i + draws], axis=1) for i in range(0, total, draws)]
+    batches = [np.stack(found[i : i + draws], axis=1) for i in range(0, total, draws)]
     columns = np.concatenate(batches, axis=-1).astype(np.float64)  # [column, draw, example]
+    return _to_evaluation(model, params, estimator, columns)
+
+
+def _to_evaluation(
+    model: AnyModel, params: Params, estimator: Estimator, columns: np.ndarray
+) -> Evaluation:
+    """What columns [estimator.columns, draws, examples] are. ValueError where a bound is not
+    finite."""
+    _, draws, num_examples = columns.shape
     ends: Sequence[float | None] = (None, None)
     if isinstance(model, VDM):
         omega = model.schedule_fn(params)(jnp.array([0.0, 1.0]))

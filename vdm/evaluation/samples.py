@@ -1,7 +1,8 @@
 """Samples from trained parameters."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +14,41 @@ from vdm.devices.keys import root_key
 from vdm.devices.waiting import wait
 from vdm.diffusion.grids import Grid, equal_times
 from vdm.diffusion.samplers import Sampler, first_latent
-from vdm.evaluation.calls import call_size
+from vdm.evaluation.calls import Parts, call_size
 from vdm.evaluation.guided import Guidance, Unguided
 from vdm.models.latent_variable import AnyModel
 from vdm.models.vdm import VDM, Drawn
-from vdm.typing import Params
+from vdm.typing import Params, PRNGKey
 
 UNGUIDED = Unguided()
 
 KEY_STREAM = 1_000_002
 """Keeps the noise of samples apart from that of training and evaluation of the same seed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn: all that the compiled function depends on but the model; hashable.
+
+    A model without a schedule takes one step, and no heed of any of this.
+
+    Attributes:
+        sampler: goes from each point of the grid to the one below it.
+        num_steps: T, the number of steps.
+        grid: where in omega the steps begin and end.
+        guidance: makes the denoiser, of the model's parameters and of labels.
+        interpolate: K > 0 for rows of K samples, each of which leads from one latent z_1 to another
+            over a quarter of a circle, so that each is a draw of N(0, I); for deterministic
+            samplers.
+        num_frames: latents on the way from noise that are decoded too.
+    """
+
+    sampler: Sampler
+    num_steps: int
+    grid: Grid = equal_times
+    guidance: Guidance = UNGUIDED
+    interpolate: int = 0
+    num_frames: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +83,11 @@ def check_samples(sampler: Sampler, num_samples: int, num_steps: int, interpolat
         )
 
 
-def sample_dtype(model: AnyModel, num_steps: int, num_frames: int) -> np.dtype:
+def sample_dtype(model: AnyModel, sampling: Sampling) -> np.dtype:
     """One sample as a record: data, evaluations of the denoiser, frames."""
     num_codes = getattr(model.likelihood, "num_codes", 0)
     value = np.min_scalar_type(num_codes - 1) if num_codes else np.dtype(np.float32)
-    frames = min(num_frames, num_steps) if isinstance(model, VDM) else 0
+    frames = min(sampling.num_frames, sampling.num_steps) if isinstance(model, VDM) else 0
     return np.dtype(
         [
             ("data", value, model.dims),
@@ -76,63 +102,26 @@ def samples_per_call(
     params: Params,
     num_samples: int,
     mesh: Mesh,
-    *,
-    sampler: Sampler,
-    num_steps: int,
-    guidance: Guidance,
+    sampling: Sampling,
     batch_size: int,
 ) -> int:
     """Samples that `draw_samples` draws at a time: batch_size of them, or fewer where that would
     take long (`vdm.evaluation.calls`)."""
     passes = 1
     if isinstance(model, VDM):  # an adaptive sampler finds out on the way: say 100
-        passes = num_steps * (sampler.evaluations or 100) * guidance.passes
+        evaluations = sampling.sampler.evaluations or 100
+        passes = sampling.num_steps * evaluations * sampling.guidance.passes
     return call_size(model, params, min(batch_size, num_samples), passes, mesh)
 
 
-def draw_samples(
-    model: AnyModel,
-    params: Params,
-    num_samples: int,
-    mesh: Mesh,
-    *,
-    sampler: Sampler,
-    num_steps: int,
-    grid: Grid = equal_times,
-    guidance: Guidance = UNGUIDED,
-    batch_size: int = 256,
-    seed: int = 0,
-    labels: np.ndarray | None = None,
-    interpolate: int = 0,
-    num_frames: int = 0,
-    finished: Sequence[np.ndarray] = (),
-    on_part: Callable[[np.ndarray], None] = lambda part: None,
-    on_batch: Callable[[int, int], None] = lambda done, total: None,
-) -> Samples:
-    """Samples of the model, in num_steps steps.
+@functools.lru_cache(maxsize=8)  # compiled once for all samples of a model
+def make_draw(
+    model: AnyModel, sampling: Sampling
+) -> Callable[[Params, PRNGKey, jax.Array, jax.Array], Drawn]:
+    """Compiles (params, key, index [batch], labels [batch]) -> the samples with these indices,
+    each from its own key fold_in(key, index)."""
 
-    Sample i depends on (seed, i) alone, not on the batch size but for rounding. on_part is called
-    with each finished part, records of `sample_dtype`; `finished` are the parts that on_part got
-    from a call with the same arguments that was cut off, and are not drawn again. labels
-    [num_samples] are for a conditional or guided model; None takes the classes in turn. params live
-    on the mesh, with an entry for the guidance if it has parameters.
-
-    A model without a schedule takes one step, and no heed of sampler, grid and guidance.
-
-    interpolate = K > 0: each row of K samples leads from one latent z_1 to another, over a quarter
-    of a circle, so that each is a draw of N(0, I); for deterministic samplers.
-    """
-    check_samples(sampler, num_samples, num_steps, interpolate)
-    row = np.arange(num_samples) // max(1, interpolate)
-    if labels is None:
-        classes = getattr(model, "num_classes", 0) or guidance.num_classes
-        labels = row % max(1, classes)
-    labels = np.asarray(labels, np.int32)
-
-    @jax.jit
-    def draw(params: Params, index: jax.Array, labels: jax.Array) -> Drawn:
-        key = jax.random.fold_in(root_key(seed), KEY_STREAM)
-
+    def draw(params: Params, key: PRNGKey, index: jax.Array, labels: jax.Array) -> Drawn:
         def keys_of(index: jax.Array) -> jax.Array:
             return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
@@ -140,55 +129,86 @@ def draw_samples(
             data, is_finite = model.sample(params, keys_of(index))
             frames = jnp.zeros((0, *data.shape), data.dtype)
             return Drawn(data, is_finite, jnp.ones_like(index), frames)
-        z_1, dims = None, model.latent_dims
+        z_1, dims, interpolate = None, model.latent_dims, sampling.interpolate
         if interpolate:
             row, place = index // interpolate, index % interpolate
             angle = 0.5 * jnp.pi * place / (interpolate - 1)
             angle = angle.reshape(-1, *(1,) * len(dims))
             first, last = (first_latent(keys_of(2 * row + end), dims) for end in (0, 1))
             z_1 = jnp.cos(angle) * first + jnp.sin(angle) * last
-        omegas = grid(model.schedule_fn(params), num_steps)
-        denoiser = guidance(model, params, labels)
-        return model.sample(params, keys_of(index), omegas, sampler, denoiser, z_1, num_frames)
+        omegas = sampling.grid(model.schedule_fn(params), sampling.num_steps)
+        denoiser = sampling.guidance(model, params, labels)
+        return model.sample(
+            params, keys_of(index), omegas, sampling.sampler, denoiser, z_1, sampling.num_frames
+        )
 
-    size = samples_per_call(
-        model, params, num_samples, mesh,
-        sampler=sampler, num_steps=num_steps, guidance=guidance, batch_size=batch_size,
-    )  # fmt: skip
-    kind, parts = sample_dtype(model, num_steps, num_frames), list(finished)
-    first = min(size * len(parts), num_samples)
-    on_batch(first, num_samples)
+    return jax.jit(draw)
+
+
+def draw_samples(
+    model: AnyModel,
+    params: Params,
+    num_samples: int,
+    mesh: Mesh,
+    sampling: Sampling,
+    *,
+    seed: int = 0,
+    labels: np.ndarray | None = None,
+    parts: Parts = Parts(),  # noqa: B008, it is frozen
+) -> Samples:
+    """Draws samples of the model.
+
+    Sample i depends on (seed, i) alone, not on the batch size but for rounding. A part (of
+    `vdm.evaluation.calls`) is an array of records of `sample_dtype`. labels [num_samples] are for a
+    conditional or guided model; None takes the classes in turn. params live on the mesh, with an
+    entry for the guidance if it has parameters. Another seed, or other params, with the same shapes
+    compile nothing new.
+
+    Raises:
+        ValueError: the settings do not go together, or the samples are not finite.
+    """
+    check_samples(sampling.sampler, num_samples, sampling.num_steps, sampling.interpolate)
+    if labels is None:
+        classes = getattr(model, "num_classes", 0) or sampling.guidance.num_classes
+        labels = np.arange(num_samples) // max(1, sampling.interpolate) % max(1, classes)
+    labels = np.asarray(labels, np.int32)
+    draw = make_draw(model, sampling)
+    key = jax.random.fold_in(root_key(seed), KEY_STREAM)
+    size = samples_per_call(model, params, num_samples, mesh, sampling, parts.batch_size)
+    kind, drawn = sample_dtype(model, sampling), list(parts.finished)
+    first = min(size * len(drawn), num_samples)
+    parts.on_batch(first, num_samples)
     for start in range(first, num_samples, size):
         index = np.minimum(np.arange(start, start + size), num_samples - 1)
         columns = {"index": index.astype(np.int32), "labels": labels[index]}
         batch = sharding.put_whole_batch(columns, mesh)
-        result = draw(params, batch["index"], batch["labels"])
-        wait(result)
-        drawn = sharding.fetch(result)
-        if not drawn.finite.all():
-            remedy = (
-                "with sample.name = 'flow' raise sample.kwargs.tolerance, else take more "
-                "steps or less guidance"
-                if isinstance(model, VDM)
-                else "the parameters are not, or the decoder overflows: try an earlier "
-                "checkpoint (eval.step)"
-            )
-            raise ValueError(f"samples are not finite: {remedy}")
+        result = draw(params, key, batch["index"], batch["labels"])
+        wait(result, parts.stop)
         end = min(start + size, num_samples)
-        parts.append(_records(drawn, kind)[: end - start])
-        on_part(parts[-1])
-        on_batch(end, num_samples)
-    records = np.concatenate(parts)
+        drawn.append(_records(model, sharding.fetch(result), kind)[: end - start])
+        parts.on_part(drawn[-1])
+        parts.on_batch(end, num_samples)
+    records = np.concatenate(drawn)
     return Samples(
         data=records["data"],
         labels=labels,
-        network_evaluations=float(records["evaluations"].mean()) * guidance.passes,
+        network_evaluations=float(records["evaluations"].mean()) * sampling.guidance.passes,
         frames=np.moveaxis(records["frames"], 1, 0),
     )
 
 
-def _records(drawn: Drawn, kind: np.dtype) -> np.ndarray:
-    """A batch as records. ValueError for codes that the likelihood cannot have given."""
+def _records(model: AnyModel, drawn: Drawn, kind: np.dtype) -> np.ndarray:
+    """A batch as records. ValueError for samples that are not finite, or codes that the likelihood
+    cannot have given."""
+    if not drawn.finite.all():
+        remedy = (
+            "with sample.name = 'flow' raise sample.kwargs.tolerance, else take more "
+            "steps or less guidance"
+            if isinstance(model, VDM)
+            else "the parameters are not, or the decoder overflows: try an earlier "
+            "checkpoint (eval.step)"
+        )
+        raise ValueError(f"samples are not finite: {remedy}")
     records = np.zeros(len(drawn.data), kind)
     records["evaluations"] = drawn.evaluations
     for name, values in (

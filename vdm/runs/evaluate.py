@@ -21,7 +21,7 @@ from vdm.io.console import Progress, say
 from vdm.io.journal import Journal
 from vdm.models.vdm import VDM
 from vdm.runs import states
-from vdm.runs.partial import open_journal
+from vdm.runs.partial import open_journal, parts_in
 from vdm.runs.run import Run
 from vdm.typing import Params
 
@@ -53,6 +53,9 @@ def run_evaluation(
     options = run.options.eval
     split = run.source.load(run.source.evaluation_split)
     with Progress("evaluate", 1, unit="batch", quiet=journal is None) as progress:
+        parts = parts_in(
+            journal, batch_size=options.batch_size, on_batch=progress.update, stop=stop
+        )
         return evaluate(
             run.model,
             params,
@@ -60,12 +63,8 @@ def run_evaluation(
             run.mesh,
             estimator=run.estimator,
             draws=draws,
-            batch_size=options.batch_size,
             seed=options.seed,
-            finished=tuple(journal.parts) if journal else (),
-            on_part=journal.append if journal else lambda part: None,
-            on_batch=progress.update,
-            stop=stop,
+            parts=parts,
         )
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from numpy.typing import DTypeLike
 
+from vdm.evaluation.calls import Parts
 from vdm.io.journal import Journal
 from vdm.runs.run import Run
 
@@ -31,3 +32,11 @@ def open_journal(
                 f"another process is {doing} {run.workdir}: wait for it, or stop it"
             ) from None
         yield stack.enter_context(journal)
+
+
+def parts_in(journal: Journal | None, **settings: Any) -> Parts:
+    """The parts of a computation: those in the journal are finished, and new ones are kept in it;
+    settings: the other fields of `Parts`."""
+    if journal is None:
+        return Parts(**settings)
+    return Parts(finished=tuple(journal.parts), on_part=journal.append, **settings)

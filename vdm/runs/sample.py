@@ -11,7 +11,13 @@ from vdm.devices import sharding
 from vdm.evaluation import quality
 from vdm.evaluation.features import read_features
 from vdm.evaluation.kept_features import data_features, features_in_batches
-from vdm.evaluation.samples import Samples, draw_samples, sample_dtype, samples_per_call
+from vdm.evaluation.samples import (
+    Samples,
+    Sampling,
+    draw_samples,
+    sample_dtype,
+    samples_per_call,
+)
 from vdm.io import images, plots
 from vdm.io.atomic import remove, save_npz, write_json
 from vdm.io.checksums import params_digest
@@ -19,7 +25,7 @@ from vdm.io.console import Progress, say
 from vdm.io.journal import Journal
 from vdm.models.vdm import VDM
 from vdm.runs import states
-from vdm.runs.partial import open_journal
+from vdm.runs.partial import open_journal, parts_in
 from vdm.runs.run import Run
 from vdm.typing import Params
 
@@ -40,30 +46,39 @@ MAX_REAL = 50_000
 """Images that samples are compared with: as many as published distances use."""
 
 
-def run_samples(
-    run: Run, params: Params, journal: Journal | None = None, **changes: Any
-) -> Samples:
-    """Samples as config.sample says, but for the changes; params: of `states.guided_params`. Those
-    in a journal are not drawn again."""
+def sampling_of(run: Run) -> Sampling:
+    """How config.sample says that samples are drawn."""
     options = run.options.sample
-    num_samples = changes.get("num_samples", options.num_images)
-    labels = None if options.label < 0 else np.full(num_samples, options.label)
-    settings: dict[str, Any] = {
-        "num_samples": options.num_images,
-        "sampler": run.sampler,
-        "grid": run.grid,
-        "guidance": run.guidance,
-        "num_steps": options.num_steps,
-        "batch_size": options.batch_size,
-        "seed": options.seed,
-        "labels": labels,
-        "interpolate": options.interpolate,
-        "num_frames": options.num_frames,
-    } | changes
-    if journal:
-        settings |= {"finished": tuple(journal.parts), "on_part": journal.append}
-    with Progress("sample", settings["num_samples"], unit="image") as progress:
-        return draw_samples(run.model, params, mesh=run.mesh, on_batch=progress.update, **settings)
+    return Sampling(
+        run.sampler,
+        options.num_steps,
+        run.grid,
+        run.guidance,
+        options.interpolate,
+        options.num_frames,
+    )
+
+
+def run_samples(
+    run: Run,
+    params: Params,
+    journal: Journal | None = None,
+    *,
+    sampling: Sampling | None = None,
+    num_samples: int | None = None,
+    seed: int | None = None,
+) -> Samples:
+    """Draws samples as config.sample says, but for what is given; params: of
+    `states.guided_params`. Those in a journal are not drawn again."""
+    options = run.options.sample
+    num_samples = options.num_images if num_samples is None else num_samples
+    with Progress("sample", num_samples, unit="image") as progress:
+        return draw_samples(
+            run.model, params, num_samples, run.mesh, sampling or sampling_of(run),
+            seed=options.seed if seed is None else seed,
+            labels=None if options.label < 0 else np.full(num_samples, options.label),
+            parts=parts_in(journal, batch_size=options.batch_size, on_batch=progress.update),
+        )  # fmt: skip
 
 
 def _samples_identity(run: Run, params: Params) -> dict[str, Any]:
@@ -76,9 +91,7 @@ def _samples_identity(run: Run, params: Params) -> dict[str, Any]:
         "data": [run.source.shape, run.source.num_codes, run.source.num_classes],
         "settings": {k: v for k, v in run.resolved["sample"].items() if k not in compared_by},
         "per_call": samples_per_call(
-            run.model, params, options.num_images, run.mesh,
-            sampler=run.sampler, num_steps=options.num_steps, guidance=run.guidance,
-            batch_size=options.batch_size,
+            run.model, params, options.num_images, run.mesh, sampling_of(run), options.batch_size
         ),
         "devices": sharding.name_devices(run.mesh),
         "jax": jax.__version__,
@@ -121,9 +134,8 @@ def report_samples(run: Run, step: int, params: Params, init_from: str | None = 
     What is drawn survives a kill in `samples.partial`, until all is written. The samples are there
     before they are compared with anything.
     """
-    options = run.options.sample
     identity = _samples_identity(run, params)
-    kind = sample_dtype(run.model, options.num_steps, options.num_frames)
+    kind = sample_dtype(run.model, sampling_of(run))
     with open_journal(run, "samples", "sampling from", identity, kind) as journal:
         if journal.dropped:
             say(f"dropping {journal.dropped} finished parts of other samples")
