@@ -13,213 +13,45 @@ Expected  3.036 bits/dim on the 10,000 test images, +- 0.010 over images
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("cpu", "peer", "gpu1h")
+from vdm.config import defaults
 
-
-def get_config(variant: str = "cpu") -> ConfigDict:
-    """The preset of that name."""
-    if variant not in VARIANTS:
-        known = ", ".join(f":{name}" for name in VARIANTS)
-        raise ValueError(f"configs/fashion_mnist.py takes {known}, not {variant!r}")
-    config = cpu()
-    if variant == "peer":
-        config.schedule.name, config.schedule.train = "linear", "fixed"
-        config.network.kwargs.film = False
-        config.network.kwargs.omega_scale = 1000.0
-        config.network.kwargs.dropout = 0.1
-        config.optim.kwargs.update(
-            learning_rate=2e-4, decay="none", weight_decay=0.01, clip=0.0, decay_mask="not_bias"
-        )
-        config.optim.update(ema_rate=0.9999, ema_warmup=False)
+PRESETS = {
+    "cpu": {},
+    "peer": {
+        "schedule.name": "linear", "schedule.train": "fixed",
+        "network.kwargs.film": False, "network.kwargs.omega_scale": 1000.0,
+        "network.kwargs.dropout": 0.1,
+        "optim.kwargs.learning_rate": 2e-4, "optim.kwargs.decay": "none", "optim.kwargs.clip": 0.0,
+        "optim.kwargs.decay_mask": "not_bias",
+        "optim.ema_rate": 0.9999, "optim.ema_warmup": False,
         # 0.9999^2500: 78% of that average would still be the initial network.
-        config.eval.params = "raw"
-    if variant == "gpu1h":
-        config.network.kwargs.update(width=128, num_blocks=8, dtype="bfloat16", remat="dots")
-        config.network.kwargs.dropout = 0.1
-        config.optim.kwargs.update(learning_rate=4e-4)
-        config.train.update(num_steps=20_000, batch_size=256, log_every=200, save_every=2000)
-        config.eval.draws = 20
-        config.sample.num_steps = 250
-    return config
+        "eval.params": "raw",
+    },
+    "gpu1h": {
+        "network.kwargs.width": 128, "network.kwargs.num_blocks": 8,
+        "network.kwargs.dtype": "bfloat16", "network.kwargs.remat": "dots",
+        "network.kwargs.dropout": 0.1, "optim.kwargs.learning_rate": 4e-4,
+        "train.num_steps": 20_000, "train.batch_size": 256,
+        "train.log_every": 200, "train.save_every": 2000, "eval.draws": 20,
+    },
+}  # fmt: skip
 
 
-def cpu() -> ConfigDict:
-    """Two CPU cores."""
-    return ConfigDict(
-        {
-            "seed": 0,
-            "data": {
-                "name": "fashion_mnist",
-                "kwargs": {
-                    "path": "",  # folder, npy: where the data are
-                    "train": "",  # npy: this file and the next three, instead of those in path
-                    "test": "",
-                    "train_labels": "",
-                    "test_labels": "",
-                    "shape": (),  # of an example; folder, npy: (): that of the first one
-                    "size": 0,  # folder: n > 0 cuts and resizes pictures to n x n
-                    "num_test": 0,  # folder without train/ and test/: how many are for testing
-                    "num_codes": 256,  # folder, npy: codes are 0 ... num_codes - 1
-                    "labels": False,  # folder: whether the folders in it are classes
-                    "duplicates": "keep",  # folder: or drop, all but one of equal pictures
-                    "num_classes": 0,  # npy: labels are 0 ... num_classes - 1; 0: none
-                    "dataset": "",  # tfds: needs shape, num_classes where not known
-                    "version": "",  # tfds: such as 3.0.2; "": the newest that is prepared
-                },
-                "data_dir": "",  # "": $VDM_DATA_DIR or ~/.cache/vdm/data
-                "holdout": 0,  # h > 0: train without the last h examples, evaluate on them
-                "augmentation": {
-                    "name": "none",  # or images: of training images only
-                    "kwargs": {
-                        "flips": True,  # from left to right
-                        "rotations": False,  # by quarter turns; square images only
-                        "permutations": False,  # of the channels
-                        "share": 1.0,  # of the images that are augmented at all
-                    },
-                },
-            },
-            "model": {
-                "name": "vdm",
-                "kwargs": {},
-                "num_steps": 0,  # T of the bound that is trained; 0 is continuous time
-                "prediction": "eps",  # eps, x, v, score, codes; next_mean if num_steps > 0
-                "class_conditional": False,
-                "label_dropout": 0.0,  # share of labels withheld, for sample.guidance
-                "augmented_flag": False,  # whether the network is told which images are augmented
-            },
-            "schedule": {
-                "name": "monotone",
-                "kwargs": {
-                    "omega_0": -13.3,
-                    "omega_1": 5.0,
-                    "learn_ends": True,
-                    "hidden_features": 1024,
-                    "per_dimension": False,  # polynomial: a schedule for each dimension
-                    "num_bins": 64,  # tabulated: parts of [omega_0, omega_1]
-                    "memory": 1000,  # tabulated: steps that its table remembers
-                },
-                "train": "variance",  # or variance_stratified, adaptive, bound, fixed
-            },
-            "network": {
-                "name": "unet",
-                "kwargs": {
-                    "width": 32,
-                    "num_blocks": 1,
-                    "dropout": 0.0,
-                    "fourier": True,
-                    "omega_scale": 100.0,
-                    "attention": "none",
-                    "film": True,
-                    "num_groups": 0,  # of every GroupNorm; 0: as many as hold 4 channels each
-                    "frequencies": (),  # of the Fourier features; (): V/4 and V/2
-                    "omega_low": -13.3,  # the network reads (omega - omega_low) / omega_range
-                    "omega_range": 18.3,
-                    "label_as_scalar": False,  # a label is a number beside omega's features
-                    "dtype": "float32",  # or bfloat16: what the blocks are computed in
-                    "remat": "none",  # computed again backward: blocks; dots: but convolutions
-                    "scan": "auto",  # a loop over the blocks: on, off; auto: on accelerators
-                },
-            },
-            "likelihood": {"name": "discretised", "kwargs": {}},
-            "weighting": {
-                "name": "bound",  # or simple, min_snr, sigmoid: what the network learns is no bound
-                "kwargs": {
-                    "gamma": 5.0,  # min_snr: the largest weight of an error of x
-                    "shift": 2.0,  # sigmoid: half of the bound's weight at omega = -shift
-                },
-            },
-            "optim": {
-                "name": "adamw",
-                "kwargs": {
-                    "learning_rate": 3e-3,
-                    "warmup_steps": 100,
-                    "decay": "cosine",
-                    "b1": 0.9,
-                    "b2": 0.99,
-                    "eps": 1e-8,
-                    "weight_decay": 0.01,
-                    "clip": 1.0,
-                    "decay_mask": "kernels",  # or "not_bias": norms and schedule decay too
-                    "schedule_rate": 1.0,  # times the learning rate, for the schedule
-                },
-                "ema_rate": 0.999,
-                "ema_warmup": True,
-            },
-            "train": {
-                "num_steps": 2500,
-                "batch_size": 32,
-                "num_devices": 0,  # 0: all; on the CPU one per core
-                "fsdp": 1,  # devices that share each array of parameters, EMA and optimiser
-                "accumulate": 1,  # microbatches that a batch is gone through in
-                "log_every": 50,
-                "save_every": 500,
-                "eval_every": 0,  # n > 0: evaluate every n steps too; then set data.holdout
-                "eval_draws": 4,
-                "keep_checkpoints": 3,
-                "watchdog_secs": 900,  # without a step until the stacks are printed; 0: never
-                "prng_impl": "threefry2x32",  # noise of training; "rbg" is faster on TPUs
-            },
-            "metrics": {"name": "none", "kwargs": {}},  # or your own, to W&B and the like
-            "eval": {
-                "bound": "elbo",  # or iw-64, ode-decoder, ode-uniform, ode-truncated-normal
-                "num_steps": 0,  # T of the bound that is evaluated; 0 is continuous time
-                "draws": 2,
-                "batch_size": 300,
-                "seed": 0,
-                "params": "ema",  # or "raw"
-                "step": -1,  # of the checkpoint; -1 is the newest
-                "ode": {
-                    "num_steps": 50,  # of the solver; 0: as many as the tolerance asks for
-                    "tolerance": 1e-5,
-                    "divergence": "auto",  # exact up to 16 dimensions, else hutchinson
-                    "probes": 2,  # random directions of hutchinson; two give its error
-                },
-            },
-            "sample": {
-                "name": "ancestral",
-                "kwargs": {
-                    "variance": "posterior",  # ancestral: or "forward", DDPM's beta
-                    "last_noise": True,  # ancestral, euler_maruyama: noise in the last step too
-                    "stochastic": False,  # dpm_solver: of the reverse SDE
-                    "eta": 0.0,  # ddim: from 0, deterministic, to 1, ancestral
-                    "corrections": 1,  # predictor_corrector, annealed_langevin: steps at a level
-                    "snr": 0.16,  # predictor_corrector: of its Langevin steps
-                    "step_size": 0.1,  # annealed_langevin: over sigma^2
-                    "tolerance": 1e-3,  # flow: of its adaptive steps, between points of the grid
-                },
-                "grid": {
-                    "name": "equal_times",  # or equal_omegas, karras
-                    "kwargs": {"rho": 7.0},  # karras
-                },
-                "guidance": {
-                    "name": "none",  # or classifier_free, classifier (see --mode=classifier)
-                    "kwargs": {"strength": 2.0},
-                },
-                "label": -1,  # of every image; -1: the classes in turn
-                "interpolate": 0,  # n > 0: rows of n images between two latents
-                "num_frames": 0,  # n > 0: samples.gif, the way from noise
-                "features": "",  # an .npz: distances to the training images, in samples.json
-                "precision_recall": True,  # part of that comparison; slow for many images
-                "num_steps": 250,
-                "num_images": 64,
-                "batch_size": 64,
-                "seed": 0,
-            },
-            "classifier": {  # of noisy examples, for sample.guidance
-                "name": "convnet",  # perceptron for vectors
-                "kwargs": {"width": 32, "stages": 2, "dropout": 0.1},
-                "num_steps": 500,
-                "batch_size": 128,
-                "learning_rate": 2e-3,
-            },
-            "compress": {  # --mode=compress: lossless, to a file
-                "num_steps": 500,  # T of the chain: more are fewer bits, and more time
-                "lanes": 64,  # images coded at once, at most
-                "cells": 1,  # of the latents' grid, per standard deviation of a step
-                "order": "bit_swap",  # or top_down, which needs initial bits for all T latents
-                "seed": 0,  # of the initial bits
-                "initial_bits": "",  # a file to take them from; to give them back, a new one
-                "labels": "",  # of a conditional model: an .npy of one for each image; likewise
-            },
-        }
+def get_config(preset: str = "cpu") -> ConfigDict:
+    """The preset of that name: two CPU cores, and what the others change of that."""
+    if preset not in PRESETS:
+        known = ", ".join(f":{name}" for name in PRESETS)
+        raise ValueError(f"configs/fashion_mnist.py takes {known}, not {preset!r}")
+    config = defaults.get_config()
+    config.data.name = "fashion_mnist"
+    config.network.kwargs.update(
+        width=32, num_blocks=1, dropout=0.0, omega_scale=100.0, attention="none", film=True
     )
+    config.optim.kwargs.update(learning_rate=3e-3, decay="cosine", clip=1.0)
+    config.optim.ema_rate = 0.999
+    config.train.update(num_steps=2500, batch_size=32, log_every=50, save_every=500, eval_every=0)
+    config.train.eval_draws = 4
+    config.eval.draws = 2
+    config.sample.num_steps = 250
+    config.update_from_flattened_dict(PRESETS[preset])
+    return config

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vdm.api import load_config
 from vdm.config import build as configs
-from vdm.config import options, registry
+from vdm.config import defaults, options, registry
 from vdm.config.build import build_estimator
 from vdm.config.checks import check_options
 from vdm.config.compatibility import differing_fields
@@ -35,12 +35,29 @@ def test_every_config_has_every_field():
         options.read(load(name))
 
 
-@pytest.mark.parametrize("field", ["seed", "train.eval_draws", "network.kwargs"])
+@pytest.mark.parametrize("field", ["seed", "train.eval_draws", "network.kwargs", "optim"])
 def test_a_missing_field_is_named(field):
     config = load("digits")
     group, _, name = field.rpartition(".")
     del (config[group] if group else config)[name]
-    with pytest.raises(ValueError, match=f"the config has no {field}"):
+    with pytest.raises(ValueError, match=rf"the config has no {field}\b.*defaults.get_config"):
+        options.read(config)
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value", "message"),
+    [
+        ("train", "num_step", 5, "has train.num_step, which is not a field; did you mean 'num_st"),
+        ("sample", "gird", {"name": "karras"}, "has sample.gird, which .* did you mean 'grid'"),
+        ("eval", "ode", 5, "eval.ode = 5: it must be a group with divergence, num_steps"),
+        ("network", "width", 5, "has network.width, which is not a field; .*into its kwargs"),
+    ],
+)
+def test_a_field_that_no_config_has_is_refused(group, key, value, message):
+    config = defaults.get_config()
+    with config[group].ignore_type():
+        config[group][key] = value
+    with pytest.raises(ValueError, match=message):
         options.read(config)
 
 
@@ -169,7 +186,7 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ({"weighting.name": "json:JSONDecoder", "weighting.kwargs": {}}, "gives no function"),
         ({"weighting.name": "min_snr", "weighting.kwargs.gamma": 0.0}, "gamma = 0.0 must be"),
         ({"weighting.kwargs": {"gama": 1.0}}, "gama is no parameter of 'bound'"),
-        ({"weighting": {"name": "bound"}}, "the config has no weighting.kwargs"),
+        ({"schedule": {"name": "linear"}}, "the config has no schedule.kwargs"),
         ({"model.prediction": "next_mean"}, "model.num_steps = 0 there is none: set it to T"),
         (
             {"model.prediction": "next_mean", "model.num_steps": 10},

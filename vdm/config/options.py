@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from vdm.arguments import check_choice, check_count, check_number, check_share
+from vdm.arguments import check_choice, check_count, check_number, check_share, suggest
 from vdm.compression.limits import MOST_CELLS, MOST_LANES, MOST_STEPS, ORDERS
+from vdm.config import defaults
 from vdm.io.places import check_local
 
 PREDICTIONS = ("eps", "x", "v", "score", "next_mean", "codes")
@@ -139,67 +140,72 @@ T = TypeVar(
     TrainOptions, EvalOptions, OdeOptions, SampleOptions, ClassifierOptions, CompressOptions,
 )  # fmt: skip
 
-# The fields that every config has beside those of the options.
-REQUIRED_FIELDS = (
-    "data.name", "data.kwargs", "data.data_dir", "data.holdout", "data.augmentation.name",
-    "data.augmentation.kwargs", "model.name", "model.kwargs", "model.prediction",
-    "model.class_conditional", "schedule.name", "schedule.kwargs", "schedule.train", "network.name",
-    "network.kwargs", "likelihood.name", "likelihood.kwargs", "weighting.name", "weighting.kwargs",
-    "optim.name", "optim.kwargs", "metrics.name", "metrics.kwargs", "sample.name", "sample.kwargs",
+# Fields that the first version had. Every config must state them: for what a run computes, another
+# run's value is not a default. The list never grows: what a later version adds has the default of
+# `vdm.config.defaults`, which says what was done before.
+ORIGINAL_FIELDS = (
+    "seed", "data.name", "data.kwargs", "data.data_dir", "data.holdout", "model.num_steps",
+    "model.prediction", "model.class_conditional", "schedule.name", "schedule.kwargs",
+    "schedule.train", "network.name", "network.kwargs", "likelihood.name", "likelihood.kwargs",
+    "optim.name", "optim.kwargs", "optim.ema_rate", "optim.ema_warmup", "train.num_steps",
+    "train.batch_size", "train.num_devices", "train.log_every", "train.save_every",
+    "train.eval_every", "train.eval_draws", "train.keep_checkpoints", "eval.bound",
+    "eval.num_steps", "eval.draws", "eval.batch_size", "eval.seed", "eval.params", "eval.step",
+    "sample.name", "sample.kwargs", "sample.num_steps", "sample.num_images", "sample.batch_size",
+    "sample.seed",
 )  # fmt: skip
 
 # Folders and files.
 PLACES = ("data.data_dir", "sample.features", "compress.labels", "compress.initial_bits")
 
-# Fields that workdirs of earlier versions lack, and what was done then.
-ADDED_FIELDS = {
-    "data.augmentation": {"name": "none", "kwargs": {}},
-    "model.name": "vdm",
-    "model.kwargs": {},
-    "model.label_dropout": 0.0,
-    "model.augmented_flag": False,
-    "train.watchdog_secs": 900,
-    "weighting": {"name": "bound", "kwargs": {}},
-    "eval.ode": {"num_steps": 50, "tolerance": 1e-5, "divergence": "auto", "probes": 2},
-    "sample.grid": {"name": "equal_times", "kwargs": {}},
-    "sample.guidance": {"name": "none", "kwargs": {}},
-    "sample.label": -1,
-    "sample.interpolate": 0,
-    "sample.num_frames": 0,
-    "sample.features": "",
-    "sample.precision_recall": True,
-    "train.fsdp": 1,
-    "train.accumulate": 1,
-    "train.prng_impl": "threefry2x32",
-    "metrics": {"name": "none", "kwargs": {}},
-    "classifier": {
-        "name": "convnet", "kwargs": {}, "num_steps": 500, "batch_size": 128, "learning_rate": 2e-3
-    },
-    "compress": {
-        "num_steps": 500, "lanes": 64, "cells": 1, "order": "bit_swap", "seed": 0,
-        "initial_bits": "", "labels": "",
-    },
-}  # fmt: skip
-
 
 def complete(config: Mapping | ConfigDict) -> ConfigDict:
-    """A copy of a config with the fields that an earlier version had not."""
+    """A copy of a config with the defaults of the fields that an earlier version did not have.
+
+    A kwarg that is missing stays so: it means the default of its component.
+    """
     copy = ConfigDict(config.to_dict() if isinstance(config, ConfigDict) else config)
-    for name, value in ADDED_FIELDS.items():
-        *groups, field = name.split(".")
-        group: Any = copy
-        for part in groups:
-            group = group.get(part)
-        if group is not None and field not in group:
-            group[field] = ConfigDict(value) if isinstance(value, dict) else value
+    _fill(copy, defaults.get_config(), "")
     return copy
+
+
+def _fill(group: ConfigDict, default: ConfigDict, prefix: str) -> None:
+    for key, value in default.items():
+        field = prefix + key
+        if key not in group and not any(f"{f}.".startswith(f"{field}.") for f in ORIGINAL_FIELDS):
+            group[key] = ConfigDict() if isinstance(value, ConfigDict) else value
+        inside = isinstance(value, ConfigDict) and isinstance(group.get(key), ConfigDict)
+        if inside and key != "kwargs":
+            _fill(group[key], value, f"{field}.")
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raises ValueError for a field that is missing, or that no config has, such as a misspelt one,
+    which would leave the default in force without a word."""
+    for field in ORIGINAL_FIELDS:
+        _field(config, field)
+    _check_known(config, defaults.get_config(), "")
+
+
+def _check_known(group: ConfigDict, default: ConfigDict, prefix: str) -> None:
+    for key, value in group.items():
+        if key not in default:
+            raise ValueError(
+                f"the config has {prefix}{key}, which is not a field; {suggest(key, default)} "
+                "(what a component of your own takes goes into its kwargs)"
+            )
+        if isinstance(default[key], ConfigDict) and key != "kwargs":
+            if not isinstance(value, ConfigDict):
+                raise ValueError(
+                    f"{prefix}{key} = {value!r}: it must be a group with {', '.join(default[key])}"
+                )
+            _check_known(value, default[key], f"{prefix}{key}.")
 
 
 def read(config: ConfigDict) -> Options:
     """The options of a config. ValueError for a missing field or a value of no use."""
     config = complete(config)
-    for field in REQUIRED_FIELDS:
-        _field(config, field)
+    check_fields(config)
     for place in PLACES:
         check_local(place, _field(config, place))
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
@@ -247,7 +253,10 @@ def _field(config: ConfigDict, field: str) -> Any:
     value: Any = config
     for part in field.split("."):
         if part not in value:
-            raise ValueError(f"the config has no {field}; configs/digits.py shows every field")
+            raise ValueError(
+                f"the config has no {field}: begin with `config = "
+                "vdm.config.defaults.get_config()`, which has every field, and change that"
+            )
         value = value[part]
     return value
 
