@@ -32,8 +32,9 @@ test-all: $(VENV)/test.installed  ## every test that needs no GPU
 test-gpu: $(VENV)/test.installed $(VENV)/cuda.installed  ## the tests that need an NVIDIA GPU
 	VDM_TEST_PLATFORM=cuda $(BIN)/python -m pytest -m gpu
 
-results: $(VENV)/core.installed  ## experiments/README.md from the results.json files
+results: $(VENV)/core.installed  ## experiments/README.md from results.json, configs/README.md
 	$(BIN)/python -m experiments.page
+	$(BIN)/python -m experiments.config_page
 
 faults: $(VENV)/test.installed  ## 200 kills at random, of all that takes long, which must cost no bit
 	$(BIN)/python -m tests.faults.kills --kills=200 --json=tests/faults/kills.json

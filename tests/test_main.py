@@ -72,7 +72,7 @@ def _at_home(monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)
 
 
-@pytest.mark.parametrize("flag", ["--help", "--print_config"])
+@pytest.mark.parametrize("flag", ["--help", "--print_config", "--print_config=changes"])
 def test_help_and_print_config_import_nothing_heavy(flag):
     code = (
         "import sys; from vdm.main import main; "
@@ -85,15 +85,25 @@ def test_help_and_print_config_import_nothing_heavy(flag):
 
 
 def test_print_config_shows_overrides(capsys):
-    arguments = ["--config=configs/digits.py", "--config.seed=7", "--print_config"]
-    status, out, _ = call(arguments, capsys)
-    assert status == 0
-    assert json.loads(out)["seed"] == 7
+    arguments = ["--config=configs/digits.py", "--config.seed=7"]
+    status, out, _ = call([*arguments, "--print_config=json"], capsys)
+    assert (status, json.loads(out)["seed"]) == (0, 7)
+    for flag in ("--print_config", "--print_config=true"):
+        status, out, _ = call([*arguments, flag], capsys)
+        assert status == 0
+        assert re.match("config.seed = 7 +# of the initial parameters", out)
+        assert "\nconfig.network.kwargs.width = 32 " in out
+    status, out, _ = call([*arguments, "--print_config=changes"], capsys)
+    assert out.startswith("config.seed = 7\nconfig.data.name = 'digits'\n")
+    assert "holdout" not in out
+    status, _, err = call([*arguments, "--print_config=jsn"], capsys)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "<fields|changes|json>" in err
 
 
 def test_a_config_beside_the_package_is_found_from_any_folder(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    status, out, _ = call(["--config=configs/cifar10.py", "--print_config"], capsys)
+    status, out, _ = call(["--config=configs/cifar10.py", "--print_config=json"], capsys)
     assert status == 0
     assert json.loads(out)["data"]["kwargs"]["dataset"] == "cifar10"
 
@@ -103,7 +113,7 @@ def test_a_config_takes_an_argument(capsys, tmp_path):
         "from ml_collections import ConfigDict\n"
         "def get_config(name='none'):\n    return ConfigDict({'name': name})\n"
     )
-    _, out, _ = call([f"--config={tmp_path / 'c.py'}:aug", "--print_config"], capsys)
+    _, out, _ = call([f"--config={tmp_path / 'c.py'}:aug", "--print_config=json"], capsys)
     assert json.loads(out) == {"name": "aug"}
 
 
@@ -195,9 +205,8 @@ def test_a_config_file_may_define_dataclasses(tmp_path, capsys):
         "@dataclasses.dataclass\nclass A:\n    seed: int = 3\n"
         "def get_config():\n    return ml_collections.ConfigDict(dataclasses.asdict(A()))\n"
     )
-    assert call([f"--config={tmp_path / 'json.py'}", "--print_config"], capsys)[1] == (
-        '{\n  "seed": 3\n}\n'
-    )
+    status, out, _ = call([f"--config={tmp_path / 'json.py'}", "--print_config=json"], capsys)
+    assert (status, out) == (0, '{\n  "seed": 3\n}\n')
 
 
 def test_the_config_json_of_a_workdir_is_a_config(finished_run, tmp_path, capsys):
@@ -206,7 +215,7 @@ def test_the_config_json_of_a_workdir_is_a_config(finished_run, tmp_path, capsys
     folder = tmp_path / "a:b"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(old))
-    flags = ["--config.seed=7", "--config.train.fsdp=2", "--print_config"]
+    flags = ["--config.seed=7", "--config.train.fsdp=2", "--print_config=json"]
     status, out, _ = call([f"--config={folder / 'config.json'}", *flags], capsys)
     assert status == 0
     found, want = json.loads(out), json.loads((finished_run / "config.json").read_text())
@@ -229,7 +238,7 @@ def test_another_json_is_one_line(content, tmp_path, capsys):
 
 
 def test_kwargs_of_a_component_of_ones_own_are_given_on_the_command_line(capsys):
-    flags = ["--config=configs/digits.py", "--print_config"]
+    flags = ["--config=configs/digits.py", "--print_config=json"]
     own = ["--config.sample.grid.kwargs.power=0.5", "--config.schedule.kwargs.knots=(1, 2)",
            "--config.schedule.kwargs.kind=late", "--config.schedule.kwargs.free=true"]  # fmt: skip
     names = ["--config.sample.grid.name=my:Grid", "--config.schedule.name=my:Schedule"]
@@ -247,6 +256,25 @@ def test_kwargs_of_a_component_of_ones_own_are_given_on_the_command_line(capsys)
     )
     status, _, err = call([*flags, "--config.schedule.kwargs.hidden_feature=3", names[0]], capsys)
     assert "did you mean --config.schedule.kwargs.hidden_features?" in err
+
+
+def test_kwargs_of_a_component_that_the_file_names_are_given_on_the_command_line(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "from vdm.config import defaults\n"
+        "def get_config():\n"
+        "    config = defaults.get_config()\n"
+        "    config.schedule.name = 'my:Schedule'\n"
+        "    config.schedule.kwargs = {'mixed': True}\n"
+        "    return config\n"
+    )
+    flags = [f"--config={tmp_path / 'mine.py'}", "--print_config=json"]
+    given = ["--config.schedule.kwargs.init_mix=1", "--config.schedule.kwargs.mixed=false"]
+    _, out, _ = call([*flags, *given], capsys)
+    assert json.loads(out)["schedule"]["kwargs"] == {"init_mix": 1, "mixed": False}
+    other = [*flags, "--config.schedule.name=monotone", given[0]]  # which has no such kwarg
+    status, _, err = call(other, capsys)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "--config.schedule.kwargs.init_mix=VALUE beside --config.schedule.name=package" in err
 
 
 NETWORK = """

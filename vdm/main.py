@@ -19,13 +19,13 @@ python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=compr
 --init_from=PATH       the parameters of another workdir or checkpoint, or of a checkpoint of the
                        published VDM: where training starts, or what is evaluated or sampled
 --accept_new_data      train, classifier: resume although the training data have changed since
---print_config         print the resolved config and exit
+--print_config[=FORM]  print the config and exit: every field with its meaning; FORM changes: what
+                       differs from the defaults, for a config file; FORM json: as config.json
 --debug                a traceback instead of one line for a mistake
 """
 
 # Nothing heavy is imported at the top: --help and --print_config answer at once.
 import contextlib
-import json
 import os
 import re
 import signal
@@ -38,6 +38,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from vdm.config.flags import Given, check, parse, read_given
+from vdm.config.listing import FORMS
 from vdm.io.deadline import deadline
 from vdm.io.errors import Terminated, describe, is_own_message, own_frame
 from vdm.io.streams import forgiving, quiet_orbax
@@ -131,7 +132,7 @@ def run(options: flags.FlagValues, given: Given) -> int:
     """Does what the flags say; given: what of the config was given, and where."""
     config: ConfigDict = options.config
     if options.print_config:
-        print(json.dumps(config.to_dict(), indent=2))
+        print(FORMS[options.print_config](config))
         return 0
     check(options)
 

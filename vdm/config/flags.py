@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vdm.config.files import load_config
+from vdm.config.listing import FORMS
 from vdm.config.options import complete
 from vdm.io.places import check_local
 
@@ -36,7 +37,7 @@ def define_flags(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_string("input", None, "what is compressed", flag_values=defined)
     flags.DEFINE_string("output", None, "where it is written", flag_values=defined)
     flags.DEFINE_bool("accept_new_data", False, "resume with other data", flag_values=defined)
-    flags.DEFINE_bool("print_config", False, "print the config and exit", flag_values=defined)
+    flags.DEFINE_enum("print_config", None, list(FORMS), "print the config", flag_values=defined)
     flags.DEFINE_bool("debug", False, "tracebacks", flag_values=defined)
     return defined
 
@@ -48,7 +49,8 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     if not files:
         raise UsageError("--config is missing: --config=configs/digits.py is the usual start")
     config = read_config(files[-1])
-    argv = take_own_kwargs(config, [a for a in argv if not a.startswith(CONFIG_FLAGS)])
+    argv = [_with_form(a) for a in argv if not a.startswith(CONFIG_FLAGS)]
+    argv = take_own_kwargs(config, argv)
     before = ConfigDict(config.to_dict())
     try:
         options = define_flags(config, argv)
@@ -62,6 +64,13 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     if rest:
         raise UsageError(f"{rest[0]!r} is no flag: values are given as --flag=value")
     return options
+
+
+def _with_form(argument: str) -> str:
+    """`--print_config` alone names the first form of `vdm.config.listing`."""
+    if re.fullmatch(r"--?print_config(=(true|1|yes))?", argument, re.IGNORECASE):
+        return f"--print_config={next(iter(FORMS))}"
+    return argument
 
 
 def config_places(argv: Sequence[str]) -> list[str]:
@@ -166,13 +175,14 @@ def unknown_field(config: ConfigDict, argv: Sequence[str], error: Exception) -> 
         match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
         if match and match[1] not in known:
             near = difflib.get_close_matches(match[1], known, n=1, cutoff=0.5)
-            hint = f"did you mean --config.{near[0]}?" if near else "see --print_config"
             group, inside, key = match[1].partition(".kwargs.")
-            if inside and group in known and (not near or near[0] in group + inside):
-                hint = (
+            hint = f"did you mean --config.{near[0]}?" if near else "see --print_config"
+            if inside and group in known:
+                own = (
                     f"a component of your own takes it as --config.{group}.kwargs.{key}=VALUE "
                     f"beside --config.{group}.name=package.module:Thing"
                 )
+                hint = f"{hint} Or {own}" if near and near[0] not in group + inside else own
             return f"the config has no field {match[1]!r}; {hint}"
     return f"the command line cannot be understood: {type(error).__name__}: {error}"
 
