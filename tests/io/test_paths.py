@@ -15,7 +15,8 @@ from orbax.checkpoint import v1 as ocp
 from vdm.devices import processes
 from vdm.io import checkpoints, checksums, orbax_paths
 from vdm.io.atomic import write_json
-from vdm.io.checkpoints import CheckpointError, Checkpoints, restore_params, saved_step
+from vdm.io.checkpoints import CheckpointError, Checkpoints, restore_params
+from vdm.io.step_folder import saved_step
 
 STATE = {"step": jnp.int32(3), "params": {"kernel": jnp.arange(6.0).reshape(2, 3)}}
 NAMES = ["lr[0.1]", "a]b[", "lr*", "what?", "back\\slash", "gs:", "{a,b}", "$HOME", "a%20b", "é",
@@ -64,7 +65,7 @@ def test_a_pattern_does_not_take_the_parts_of_a_neighbour(tmp_path):
 def saved_by_orbax_alone(folder):
     """As checkpoints were saved when orbax was given every path as it is."""
     ocp.save(str(folder), STATE)
-    write_json(folder / checkpoints.LEAVES, checkpoints._describe(STATE))
+    write_json(folder / checkpoints.LEAVES, checkpoints.describe(STATE))
     checksums.seal(folder)
     return folder
 

@@ -10,8 +10,6 @@ rename to `STEP.removed` first. So a folder named by a bare number was complete 
 process was killed. With several processes, they must share the folder.
 """
 
-import errno
-import json
 import os
 import re
 import shutil
@@ -19,32 +17,30 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 from absl import logging as absl_logging
 from orbax.checkpoint import v1 as ocp
 
 from vdm.devices import processes
 from vdm.io.atomic import sync, write_json
 from vdm.io.checksums import CHECKSUMS, damage, seal
-from vdm.io.orbax_paths import plain, readable
+from vdm.io.orbax_paths import plain
+from vdm.io.step_folder import (
+    LEAVES,
+    CheckpointError,
+    UnreadableError,
+    delete,
+    describe,
+    load,
+    read_back,
+    reason_of,
+)
 from vdm.io.streams import quiet_orbax
 from vdm.typing import PyTree
 
-LEAVES = "leaves.json"
-
 _ABSENT = 0.5  # seconds for which what a failed save left has to stay away
 _PATIENCE = 10.0  # seconds; the next save removes what comes later
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be written or read; the message is one line with the remedy."""
-
-
-class _UnreadableError(CheckpointError):
-    """A STEP folder is damaged, so an older one is worth a try."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class Checkpoints:
         if _is_first_process():
             # A step beyond this one was damaged, and we went back behind it: it does not count.
             for old in [s for s in self.steps() if s <= step][: -self.keep]:
-                _delete(self.path(old))
+                delete(self.path(old))
             self._remove_leftovers()
 
     def restore(
@@ -120,11 +116,11 @@ class Checkpoints:
             partial.rmdir()
 
         def complete() -> None:
-            write_json(partial / LEAVES, _describe(state))
+            write_json(partial / LEAVES, describe(state))
             seal(partial)
-            _read_back(partial, state)
+            read_back(partial, state)
             if final.exists():
-                _delete(final)
+                delete(final)
             partial.rename(final)
             sync(final.parent)
 
@@ -158,8 +154,8 @@ class Checkpoints:
         if _is_first_process():
             self._remove_what_still_comes()
         if not Path(self.folder).parent.exists():
-            return _save_error(final, _reason(error), "the workdir is gone: bring it back")
-        return _save_error(final, _reason(error))
+            return _save_error(final, reason_of(error), "the workdir is gone: bring it back")
+        return _save_error(final, reason_of(error))
 
     def _restore(
         self,
@@ -177,11 +173,11 @@ class Checkpoints:
             if step not in present:
                 there = ", ".join(map(str, present))
                 raise CheckpointError(f"no checkpoint of step {step} in {self.folder}: has {there}")
-            return step, _load(self.path(step), like, partial=partial)
+            return step, load(self.path(step), like, partial=partial)
         for candidate in reversed(present):
             try:
-                return candidate, _load(self.path(candidate), like, partial=partial)
-            except _UnreadableError as error:
+                return candidate, load(self.path(candidate), like, partial=partial)
+            except UnreadableError as error:
                 on_unreadable(f"{error}; going back to the one before it")
         raise CheckpointError(
             f"none of the {len(present)} checkpoints in {self.folder} is readable: "
@@ -236,7 +232,7 @@ def restore_params(
             "STEP folder"
         )
     if (path / CHECKSUMS).is_file() or (path / LEAVES).is_file():
-        return path, _load(path, dict(like), partial=True)
+        return path, load(path, dict(like), partial=True)
     inner = path / "checkpoints"
     run = Checkpoints(inner if inner.is_dir() else path)
     if not run.steps():
@@ -248,111 +244,6 @@ def restore_params(
     return run.path(step), subtrees
 
 
-def saved_step(folder: Path) -> int:
-    """The step of the state in a readable STEP folder, which may be a copy under another name.
-    CheckpointError where neither the state nor the name says it."""
-    leaf = json.loads((folder / LEAVES).read_text()).get("step")
-    if leaf is not None:
-        step = _abstract(jax.ShapeDtypeStruct((), leaf.partition("[")[0]))
-        return int(_open(folder, {"step": step}, partial=True)["step"])
-    if not folder.name.isdecimal():
-        raise CheckpointError(f"the state in {folder} has no step: name the folder by its step")
-    return int(folder.name)
-
-
-def _load(folder: Path, like: PyTree, *, partial: bool) -> PyTree:
-    reason = damage(folder)
-    if processes.any_of(bool(reason)):  # then none of the processes takes it
-        reason = reason or "another process finds it damaged"
-        raise _UnreadableError(f"checkpoint {folder} is unreadable ({reason})")
-    try:
-        saved = json.loads((folder / LEAVES).read_text())
-        if partial:
-            saved = {leaf: what for leaf, what in saved.items() if leaf.split("/")[0] in like}
-        _require_same(folder, saved, _describe(like))
-        return _open(folder, jax.tree.map(_abstract, like), partial=partial)
-    except CheckpointError:
-        raise
-    except (OSError, ValueError) as error:  # deleted meanwhile, say
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of the temporary folder
-            raise CheckpointError(f"cannot read {folder}: {_reason(error)}: make room") from error
-        raise _UnreadableError(f"checkpoint {folder} is unreadable ({_reason(error)})") from error
-
-
-def _open(folder: Path, like: PyTree, *, partial: bool = False) -> PyTree:
-    """The arrays in a STEP folder, whatever characters its path has."""
-    context = ocp.Context()
-    context.pytree.loading.partial_load = partial
-    with readable(folder) as path, context, quiet_orbax():
-        return ocp.load(str(path), like)
-
-
-def _read_back(folder: Path, state: PyTree) -> None:
-    """ValueError where a folder that was just written does not give `state` back, bit for bit. Of
-    several processes none holds all of it: then only that the arrays can be opened."""
-    if jax.process_count() > 1:
-        with readable(folder):
-            return
-    back = _open(folder, jax.tree.map(_on_host, state))
-    for (path, ours), theirs in zip(
-        jax.tree.leaves_with_path(state), jax.tree.leaves(back), strict=True
-    ):
-        if _bytes(ours) != _bytes(theirs):
-            raise ValueError(f"{jax.tree_util.keystr(path)} is read back with other bits")
-
-
-def _on_host(leaf: jax.Array) -> Any:
-    """What orbax reads as a NumPy array; keys, which NumPy has not, stay as they are."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return _abstract(leaf)
-    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
-
-
-def _bytes(leaf: Any) -> memoryview:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data
-
-
-def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    sharding = getattr(leaf, "sharding", None) or first
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _describe(tree: PyTree) -> dict[str, str]:
-    """Leaf path -> dtype and shape: {"params/dense/kernel": "float32[64,32]"}."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-        )
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
-
-
-def _require_same(folder: Path, saved: dict[str, str], wanted: dict[str, str]) -> None:
-    absent = "absent"
-    differences = [
-        f"{leaf} is {saved.get(leaf, absent)} there and {wanted.get(leaf, absent)} here"
-        for leaf in {**wanted, **saved}  # a dict for its order: ours first
-        if saved.get(leaf) != wanted.get(leaf)
-    ]
-    if differences:
-        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise CheckpointError(
-            f"checkpoint {folder} belongs to another model: {'; '.join(differences[:3])}{more}; "
-            "use the config it was trained with (config.json of its workdir)"
-        )
-
-
-def _delete(folder: Path) -> None:
-    # Renamed first: a kill in the midst of the deletion must not leave half a STEP folder.
-    removed = folder.with_name(f"{folder.name}.removed")
-    shutil.rmtree(removed, ignore_errors=True)
-    folder.rename(removed)
-    shutil.rmtree(removed, ignore_errors=True)
-
-
 def _save_error(
     folder: Path, reason: str, remedy: str = "the earlier ones are intact: make room there"
 ) -> CheckpointError:
@@ -360,14 +251,6 @@ def _save_error(
         f"cannot save checkpoint {folder}: {reason}; {remedy}, then run the same command again to "
         "go on"
     )
-
-
-def _reason(error: Exception) -> str:
-    """An exception in a few words: tensorstore hides the system's error in a long text."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(code[1])) if code else " ".join(str(error).split())[:300]
 
 
 def _is_first_process() -> bool:

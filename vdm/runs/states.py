@@ -10,9 +10,10 @@ import jax
 from vdm.config.registry import OPTIMIZERS
 from vdm.devices import sharding
 from vdm.io.atomic import read_json
-from vdm.io.checkpoints import CheckpointError, restore_params, saved_step
+from vdm.io.checkpoints import CheckpointError, restore_params
 from vdm.io.console import say
 from vdm.io.interop import is_published, read_published
+from vdm.io.step_folder import saved_step
 from vdm.nn.stacks import stack_blocks, unstack_blocks
 from vdm.nn.unet import UNet
 from vdm.runs.run import Run
