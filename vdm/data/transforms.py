@@ -94,32 +94,7 @@ def images(
     Raises:
         ValueError: images of that shape have no such symmetry, or an argument is of no use.
     """
-    if len(dims) != 3:
-        raise ValueError(
-            f"data.augmentation.name = 'images' is for images [height, width, channels], not for "
-            f"examples of shape {tuple(dims)}: set it to 'none'"
-        )
-    if rotations and dims[0] != dims[1]:
-        raise ValueError(
-            f"data.augmentation.kwargs.rotations: images of {dims[0]} x {dims[1]} are not square, "
-            "and a quarter turn changes their shape: set it to False"
-        )
-    if permutations and dims[2] < 2:
-        raise ValueError(
-            "data.augmentation.kwargs.permutations: images of one channel have none to permute: "
-            "set it to False"
-        )
-    if not 0 < share <= 1:
-        raise ValueError(
-            f"data.augmentation.kwargs.share = {share}: it must be in (0, 1]; for no augmentation "
-            "set data.augmentation.name = 'none'"
-        )
-    if not (flips or rotations or permutations):
-        raise ValueError(
-            "data.augmentation.name = 'images' with flips, rotations and permutations all False "
-            "does nothing: switch one on in data.augmentation.kwargs, or set the name to 'none'"
-        )
-
+    _check_symmetries(dims, flips, rotations, permutations, share)
     height, width, depth = dims
     places = np.arange(height * width).reshape(height, width)
     turned = [np.rot90(places, quarters) for quarters in range(4 if rotations else 1)]
@@ -151,3 +126,33 @@ def images(
         return result
 
     return Augmentation(draw, apply)
+
+
+def _check_symmetries(
+    dims: tuple[int, ...], flips: bool, rotations: bool, permutations: bool, share: float
+) -> None:
+    if len(dims) != 3:
+        raise ValueError(
+            f"data.augmentation.name = 'images' is for images [height, width, channels], not for "
+            f"examples of shape {tuple(dims)}: set it to 'none'"
+        )
+    if rotations and dims[0] != dims[1]:
+        raise ValueError(
+            f"data.augmentation.kwargs.rotations: images of {dims[0]} x {dims[1]} are not square, "
+            "and a quarter turn changes their shape: set it to False"
+        )
+    if permutations and dims[2] < 2:
+        raise ValueError(
+            "data.augmentation.kwargs.permutations: images of one channel have none to permute: "
+            "set it to False"
+        )
+    if not 0 < share <= 1:
+        raise ValueError(
+            f"data.augmentation.kwargs.share = {share}: it must be in (0, 1]; for no augmentation "
+            "set data.augmentation.name = 'none'"
+        )
+    if not (flips or rotations or permutations):
+        raise ValueError(
+            "data.augmentation.name = 'images' with flips, rotations and permutations all False "
+            "does nothing: switch one on in data.augmentation.kwargs, or set the name to 'none'"
+        )
