@@ -294,7 +294,7 @@ def test_channels_that_come_first_are_told_and_the_remedy_puts_them_last(tmp_pat
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (28, 28, 1), (4, 6, 4), (32, 32, 16), (9,)])
 def test_other_shapes_are_not(shape):
-    assert advice.of_axes(shape) == ""
+    assert advice.note_channels_first(shape) == ""
 
 
 @pytest.mark.parametrize("network", ["unet", "mlp"])

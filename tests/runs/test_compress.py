@@ -226,7 +226,7 @@ def test_arrays_that_are_no_codes_or_labels_are_told_what_this_model_takes(call,
     np.save(tmp_path / "in.npy", images[:2] / 16)
     status, _, err = call("compress", tmp_path / "in.npy", tmp_path / "no.vdm")
     assert (status, err.count("\n")) == (2, 1)
-    assert "with x = numpy.load(...): of images in [0, 1], numpy.rint(16 * x).astype(" in err
+    assert "with x = numpy.load(...): for images in [0, 1], numpy.rint(16 * x).astype(" in err
     np.save(tmp_path / "in.npy", images[:2])
     np.save(tmp_path / "labels.npy", np.array([0.0, 1.0]))
     labels = {"compress__labels": tmp_path / "labels.npy"}

@@ -1,8 +1,9 @@
-"""Data sets of our own format: `train.npy` and `test.npy` of uint8 codes, memory-mapped on reading.
+"""Data sets in this project's own format: `train.npy` and `test.npy` of uint8 codes, memory-mapped.
 
-For sets that are too large to decode into memory at each start. Beside the arrays, `dataset.json`
-has each split's number of examples, size in bytes and fingerprint, so that reading need not hash
-gigabytes. A set is written to `<name>.partial` and renamed when it is whole and on the disk.
+The format is for sets that are too large to decode into memory at each start. Next to the arrays,
+`dataset.json` records each split's number of examples, size in bytes and fingerprint, so that a
+reader need not hash gigabytes. A set is written to `<name>.partial` and renamed once it is complete
+and on the disk.
 """
 
 import contextlib
@@ -24,14 +25,14 @@ from vdm.data import advice
 
 try:
     from lzma import LZMAError
-except ImportError:  # a Python that was built without it
+except ImportError:  # this Python was built without lzma
     from zlib import error as LZMAError
 
 FACTS = "dataset.json"
 
-# What numpy.load raises, beside OSError, for a file that is none, is damaged, or whose header asks
-# for the impossible: of an .npy by its parser, of an .npz by zipfile. A flipped bit may stand for a
-# compression that is not known, or a password (RuntimeError).
+# What numpy.load raises, besides OSError, for a file of another kind, a damaged file, or a header
+# that asks for the impossible: its parser for .npy, zipfile for .npz. A flipped bit may look like
+# an unknown compression method or a password (RuntimeError).
 UNREADABLE = (
     ValueError, TypeError, EOFError, SyntaxError, OverflowError, MemoryError, RuntimeError,
     tokenize.TokenError, zipfile.BadZipFile, zlib.error, LZMAError,
@@ -39,14 +40,14 @@ UNREADABLE = (
 
 
 def fingerprint(examples: np.ndarray) -> str:
-    """ "sha256:..." of dtype, shape and bytes of the examples in order."""
+    """The hash "sha256:..." of the examples' dtype, shape and bytes, in order."""
     digest = hashlib.sha256(f"{examples.dtype} {examples.shape}\n".encode())
     digest.update(np.ascontiguousarray(examples).data)
     return f"sha256:{digest.hexdigest()}"
 
 
 class ArrayFile:
-    """An .npy of codes [N, *shape] that is written row by row, in any order."""
+    """An .npy file of uint8 codes, of `shape` [N, ...], whose rows can be written in any order."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self.path, self.shape = path, shape
@@ -57,15 +58,15 @@ class ArrayFile:
         self._start = self._file.tell()
 
     def put(self, first_row: int, codes: np.ndarray) -> None:
-        """Writes uint8 codes [n, *shape] to the rows from `first_row` on."""
+        """Writes uint8 codes [n, ...] to the rows starting at `first_row`."""
         assert codes.dtype == np.uint8
         assert codes.shape[1:] == self.shape[1:]
-        # Writes rather than a memory map: a full disk is an error then, not a signal.
+        # With writes, unlike with a memory map, a full disk raises an error and not a signal.
         self._file.seek(self._start + first_row * self._row_size)
         self._file.write(np.ascontiguousarray(codes).data)
 
     def close(self) -> None:
-        """Brings everything to the disk."""
+        """Closes the file once everything is on the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -73,12 +74,12 @@ class ArrayFile:
 
 @contextlib.contextmanager
 def new_set(folder: Path) -> Iterator[Path]:
-    """A folder to write a set to; when the block ends well it is on the disk and becomes `folder`.
+    """Provides a temporary folder to write a set to, which becomes `folder` if the block succeeds.
 
-    What an earlier attempt left is deleted first. ValueError when `folder` is there.
+    Files left by an earlier attempt are deleted first. Raises ValueError if `folder` exists.
     """
     if folder.exists():
-        raise ValueError(f"{folder} is there and is no whole set: delete it, or move it away")
+        raise ValueError(f"{folder} exists and is not a complete set: delete it, or move it away")
     partial = folder.with_name(folder.name + ".partial")
     if partial.exists():
         shutil.rmtree(partial)
@@ -91,7 +92,7 @@ def new_set(folder: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Returns once a file's bytes, or a folder's entries, are on the disk."""
+    """Waits until a file's bytes, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -100,7 +101,7 @@ def sync(path: Path) -> None:
 
 
 def describe(folder: Path, name: str) -> None:
-    """Writes `dataset.json` about the `train.npy` and `test.npy` in the folder."""
+    """Writes `dataset.json`, which describes the `train.npy` and `test.npy` in the folder."""
     splits = {}
     for split in ("train", "test"):
         path, labels = folder / f"{split}.npy", folder / f"{split}_labels.npy"
@@ -119,7 +120,13 @@ def describe(folder: Path, name: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A split on the disk: codes [N, *shape], memory-mapped, labels [N] or None, fingerprint."""
+    """One split of a set on the disk.
+
+    Attributes:
+        examples: uint8 codes [N, *shape], memory-mapped.
+        labels: int32 [N], or None.
+        fingerprint: of the examples, as `dataset.json` records it.
+    """
 
     examples: np.ndarray
     labels: np.ndarray | None
@@ -127,10 +134,14 @@ class Stored:
 
 
 def read_split(folder: Path, split: str, shape: tuple[int, ...], num_classes: int) -> Stored:
-    """One split of the set in `folder`, with its labels 0 ... num_classes - 1, if it has classes.
+    """Reads one split of the prepared set in `folder`.
+
+    Args:
+        shape: the shape that every example must have.
+        num_classes: labels must be 0 ... num_classes - 1; 0 reads no labels.
 
     Raises:
-        ValueError: it is not prepared, or its files are not what `dataset.json` says.
+        ValueError: the set is not prepared, or its files differ from what `dataset.json` records.
     """
     name = folder.name
     remedy = (
@@ -155,7 +166,7 @@ def read_split(folder: Path, split: str, shape: tuple[int, ...], num_classes: in
             path = folder / str(facts["labels"])
             labels = read_labels(path, len(examples), num_classes)
             size = path.stat().st_size
-            if size != facts.get("labels_bytes", size):  # what was prepared earlier lacks it
+            if size != facts.get("labels_bytes", size):  # sets prepared by older versions lack it
                 raise ValueError(f"{path.name} has {size:,} bytes")
         return Stored(examples, labels, facts["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -165,51 +176,56 @@ def read_split(folder: Path, split: str, shape: tuple[int, ...], num_classes: in
 
 
 def map_codes(path: Path, num_codes: int = 256) -> np.ndarray:
-    """The uint8 array of an .npy, memory-mapped; num_codes: of which a message is, for others.
+    """Memory-maps the uint8 array of shape [N, ...] in an .npy file.
+
+    Args:
+        num_codes: how many codes the data should have; an error message uses it to say how to
+            convert other numbers.
 
     Raises:
-        ValueError: it cannot be read or holds something else.
+        ValueError: the file cannot be read or holds something else.
     """
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, *UNREADABLE) as error:
-        reason = getattr(error, "strerror", None) or "it is no .npy of numbers"
+        reason = getattr(error, "strerror", None) or "it is not an .npy of numbers"
         raise ValueError(f"cannot read {path}: {reason}; numpy.save writes such a file") from error
-    if not isinstance(found, np.ndarray):
+    if not isinstance(array, np.ndarray):
         raise ValueError(
-            f"{path} holds several arrays ({', '.join(found.files)}): numpy.save one of them to an "
+            f"{path} holds several arrays ({', '.join(array.files)}): numpy.save one of them to an "
             ".npy of its own"
         )
-    if found.dtype != np.uint8:
+    if array.dtype != np.uint8:
         raise ValueError(
-            f"{path} holds {advice.describe(found)}: codes are uint8 of shape [N, ...]; with x = "
-            f"numpy.load(...): {advice.to_codes(found, num_codes)}"
+            f"{path} holds {advice.describe(array)}: codes are uint8 of shape [N, ...]; with x = "
+            f"numpy.load(...): {advice.to_codes(array, num_codes)}"
         )
-    if found.ndim < 2:
+    if array.ndim < 2:
         raise ValueError(
-            f"{path} holds {found.dtype} of shape {found.shape}: codes have shape [N, ...], N "
-            "examples first"
+            f"{path} holds {array.dtype} of shape {array.shape}: codes have shape [N, ...], with "
+            "the N examples along the first axis"
         )
-    if not found.size:
-        raise ValueError(f"{path} is empty, of shape {found.shape}: give it an example or more")
-    return found.view(np.ndarray)  # rows gathered from it are then plain arrays
+    if not array.size:
+        raise ValueError(f"{path} is empty, of shape {array.shape}: it needs at least one example")
+    return array.view(np.ndarray)  # rows gathered from it are then plain arrays
 
 
 def largest(codes: np.ndarray) -> int:
-    """The largest code; a mapped array is read in parts."""
+    """The largest code, found part by part so that a mapped array need not fit in memory."""
     return max(int(codes[start : start + 4096].max()) for start in range(0, len(codes), 4096))
 
 
 def read_labels(path: Path, count: int, num_classes: int) -> np.ndarray:
-    """int32 labels [count] of an .npy.
+    """Reads int32 labels [count] from an .npy file.
 
     Raises:
-        ValueError: it cannot be read, or holds something else than integers 0 ... num_classes - 1.
+        ValueError: the file cannot be read, or holds something other than `count` integers
+            0 ... num_classes - 1.
     """
     try:
         labels = np.load(path, allow_pickle=False)
     except (OSError, *UNREADABLE) as error:
-        reason = getattr(error, "strerror", None) or "it is no .npy of numbers"
+        reason = getattr(error, "strerror", None) or "it is not an .npy of numbers"
         raise ValueError(f"cannot read the labels in {path}: {reason}") from error
     if not isinstance(labels, np.ndarray):
         raise ValueError(
@@ -225,7 +241,7 @@ def read_labels(path: Path, count: int, num_classes: int) -> np.ndarray:
         )
     if count and not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(
-            f"{path} has labels {labels.min()} ... {labels.max()}: of {num_classes} classes "
-            f"(num_classes) they are 0 ... {num_classes - 1}"
+            f"{path} has labels {labels.min()} ... {labels.max()}: for num_classes = {num_classes} "
+            f"they must be 0 ... {num_classes - 1}"
         )
     return labels.astype(np.int32)

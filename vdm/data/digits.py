@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits as a TFDS set in array_record, written without TensorFlow.
 
-1,797 real 8 x 8 images of 17 grey levels. In scikit-learn's order the first 1,500 are "train"
-and the other 297 "test". TFDS shuffles on writing, so each record carries its index.
+The set has 1,797 real 8 x 8 images of 17 grey levels. In scikit-learn's order the first 1,500 are
+"train" and the other 297 "test". TFDS shuffles on writing, so each record stores its index.
 """
 
 import pathlib
@@ -19,13 +19,13 @@ NUM_EXAMPLES = 1797
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """The TFDS set "digits": image uint8 [8, 8, 1] in 0 ... 16, label, index in file order."""
+    """Builds the TFDS set "digits": image uint8 [8, 8, 1] in 0 ... 16, label, original index."""
 
     VERSION = tfds.core.Version(DIGITS_VERSION)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # Tensor rather than Image: PNG adds nothing at 64 pixels, and TFDS encodes numpy arrays
-        # to PNG through TensorFlow.
+        # Tensor, not Image: PNG gains nothing at 64 pixels, and TFDS needs TensorFlow to encode
+        # NumPy arrays as PNG.
         features = {
             "image": tfds.features.Tensor(shape=(8, 8, 1), dtype=np.uint8),
             "label": tfds.features.ClassLabel(num_classes=10),
@@ -50,7 +50,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(data_dir: pathlib.Path) -> None:
-    """Write the set to `<data_dir>/digits/1.0.0` unless it is there.
+    """Writes the set to `<data_dir>/digits/1.0.0` unless it exists.
 
     Raises:
         ValueError: the folder cannot be written.

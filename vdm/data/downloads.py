@@ -1,10 +1,9 @@
-"""The original files of data sets: from their official addresses or from a folder of the user's,
-and verified to be what was published.
+"""Finds or downloads the original files of data sets and verifies that they are as published.
 
-Sizes and SHA-256 are those that tensorflow_datasets records for the same addresses. A file arrives
-as `NAME.part` and gets its name when its checksum is right; after a kill the download goes on where
-the part ends. A file that is there under its name is verified too: it may be the user's, and sets
-share names (both MNISTs have a train-images-idx3-ubyte.gz).
+Sizes and SHA-256 are those that tensorflow_datasets records for the same addresses. A download is
+written to `NAME.part` and renamed once its checksum is right; after an interruption it resumes
+where the part ends. A file that already exists under its final name is verified as well: the user
+may have put it there, and sets share names (both MNISTs have a train-images-idx3-ubyte.gz).
 """
 
 import dataclasses
@@ -22,7 +21,7 @@ _BLOCK = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class Original:
-    """A published file: where it is, its size in bytes, its SHA-256."""
+    """A published file: its address, size in bytes and SHA-256."""
 
     url: str
     size: int
@@ -30,7 +29,7 @@ class Original:
 
     @property
     def name(self) -> str:
-        """Of the file, the last part of the address."""
+        """The file's name, the last part of the address."""
         return self.url.rpartition("/")[2]
 
 
@@ -81,14 +80,14 @@ ORIGINALS: dict[str, tuple[Original, ...]] = {
         ),
     ),
 }  # fmt: skip
-"""By the name of the data set."""
+"""Name of the data set -> its files."""
 
 
 def find(files: Sequence[Original], folder: Path) -> list[Path]:
-    """The files in a folder of the user's, each verified.
+    """The paths of the files in a folder of the user, each verified.
 
     Raises:
-        ValueError: one is missing or is another file than the published one.
+        ValueError: a file is missing or differs from the published one.
     """
     paths = [folder / file.name for file in files]
     missing = [path.name for path in paths if not path.is_file()]
@@ -107,10 +106,10 @@ def find(files: Sequence[Original], folder: Path) -> list[Path]:
 
 
 def fetch(files: Sequence[Original], folder: Path) -> list[Path]:
-    """The files in `folder`, downloaded where they are not there yet.
+    """The paths of the files in `folder`; those that are missing are downloaded first.
 
     Raises:
-        ValueError: one cannot be downloaded, or what comes or is there is not the published file.
+        ValueError: a file cannot be downloaded, or differs from the published one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / file.name for file in files]
@@ -119,18 +118,18 @@ def fetch(files: Sequence[Original], folder: Path) -> list[Path]:
             problem = difference(file, path)
             if problem:
                 raise ValueError(
-                    f"{path} is not the published file: {problem}; delete it, and the same command "
-                    "downloads it again"
+                    f"{path} is not the published file: {problem}; delete it and run the same "
+                    "command again, which downloads it"
                 )
-            write(sys.stdout, f"{path.name} is there\n")
+            write(sys.stdout, f"{path.name} exists and is verified\n")
             continue
         part = path.with_name(path.name + ".part")
         _download(file, part)
         problem = difference(file, part)
         if problem:
-            part.unlink()  # going on from it would never end well
+            part.unlink()  # resuming from it could never succeed
             raise ValueError(
-                f"{file.url} is not the published file any more: {problem}; run the same command "
+                f"{file.url} is no longer the published file: {problem}; run the same command "
                 "again, or get the file elsewhere and name its folder with --from=FOLDER"
             )
         os.replace(part, path)
@@ -139,21 +138,21 @@ def fetch(files: Sequence[Original], folder: Path) -> list[Path]:
 
 
 def difference(file: Original, path: Path) -> str:
-    """How the file at `path` differs from the published one; "" when it does not."""
+    """How the file at `path` differs from the published one; "" if they are equal."""
     size = path.stat().st_size
     if size != file.size:
         return f"it has {size:,} bytes, and the published one {file.size:,}"
     with path.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != file.sha256:
+        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    if sha256 != file.sha256:
         return (
-            f"its SHA-256 is {found[:12]}..., and that of the published one {file.sha256[:12]}..."
+            f"its SHA-256 is {sha256[:12]}..., and that of the published one {file.sha256[:12]}..."
         )
     return ""
 
 
 def _download(file: Original, part: Path) -> None:
-    """Adds to `part` what it lacks, by HTTP Range; from the start where the server knows none."""
+    """Completes `part` with an HTTP Range request; starts over if the server ignores the range."""
     import http.client
     import urllib.error
     import urllib.request
@@ -174,7 +173,7 @@ def _download(file: Original, part: Path) -> None:
             os.fsync(out.fileno())
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError) and error.code == 416:
-            part.unlink()  # longer than the server's file: it cannot be a part of it
+            part.unlink()  # it is longer than the server's file, so it cannot be a part of that
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise ValueError(_interrupted(file, part, " ".join(str(reason).split()))) from error
     if part.stat().st_size < file.size:
@@ -188,10 +187,10 @@ def _copy(file: Original, response: Any, out: IO[bytes], have: int) -> None:
         desc=file.name, total=file.size, initial=have, unit="B", unit_scale=True, leave=False,
         disable=None, file=Forgiving(sys.stderr),  # None: a bar on a terminal only
     ) as bar:  # fmt: skip
-        # A server that sends more than the file is stopped: its checksum is wrong anyway.
+        # Stop when a server sends more than the file: the checksum is wrong anyway.
         while have <= file.size and (block := response.read1(_BLOCK)):
             out.write(block)
-            out.flush()  # a kill then loses nothing of it
+            out.flush()  # so that a kill loses nothing
             have += len(block)
             bar.update(len(block))
 
@@ -199,7 +198,6 @@ def _copy(file: Original, response: Any, out: IO[bytes], have: int) -> None:
 def _interrupted(file: Original, part: Path, reason: str) -> str:
     have = part.stat().st_size if part.exists() else 0
     return (
-        f"cannot download {file.url}: {reason} after {have:,} of {file.size:,} bytes; the same "
-        "command goes on from there, or get the file elsewhere and name its folder with "
-        "--from=FOLDER"
+        f"cannot download {file.url}: {reason} after {have:,} of {file.size:,} bytes; run the same "
+        "command again to resume, or get the file elsewhere and name its folder with --from=FOLDER"
     )

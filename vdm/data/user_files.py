@@ -99,8 +99,8 @@ class Npy:
             if split == "test":  # what is told of the training examples goes for them too
                 return ()
             advised = (
-                advice.of_levels(arrays.map_codes(files[split]), num_codes),
-                advice.of_axes(shape),
+                advice.note_few_codes(arrays.map_codes(files[split]), num_codes),
+                advice.note_channels_first(shape),
             )
             return tuple(f"{files[split]}: {said}" for said in advised if said)
 
@@ -291,7 +291,7 @@ class _FolderReader:
         elif dropped := sum(int((~self._is_first(half)).sum()) for half in ("train", "test")):
             lines.append(f"{dropped} of these have the pixels of another one and are left out")
         if self._options.num_codes == 256:
-            lines.append(advice.of_greys(self._decoded("train")))
+            lines.append(advice.note_few_greys(self._decoded("train")))
         return tuple(line for line in lines if line)
 
 
