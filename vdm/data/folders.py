@@ -1,4 +1,4 @@
-"""Folders of pictures, and zips of such folders: which pictures are there, and of which split."""
+"""Lists the pictures in a folder, or a zip of one, and assigns them to splits."""
 
 import dataclasses
 import functools
@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from vdm.data.pictures import ENDINGS, File
 
-# Beside what begins with a dot: what macOS, Synology, Windows and ext4 put among the pictures.
+# Besides names that begin with a dot: what macOS, Synology, Windows and ext4 add to folders.
 HIDDEN = ("__MACOSX", "@eaDir", "System Volume Information", "$RECYCLE.BIN", "lost+found")
 
-# Pictures that are not read: the user is told of these apart from other files.
+# Picture formats that are not read; messages list them separately from other skipped files.
 UNREAD_ENDINGS = (
     ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".jpe", ".jfif", ".apng",
     ".dib", ".pbm", ".pnm", ".pam", ".pfm", ".tga", ".ico", ".icns", ".svg", ".psd", ".exr", ".hdr",
@@ -25,19 +25,24 @@ UNREAD_ENDINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """The pictures below a folder by their paths in it, and how many other files of which kind."""
+    """What a folder contains: its pictures, and how many other files were skipped.
+
+    Attributes:
+        pictures: path inside the folder -> file.
+        skipped: kind of file ("hidden", ".txt", ...) -> number of such files.
+    """
 
     pictures: dict[str, File]
     skipped: Counter[str]
 
     def describe_skipped(self) -> str:
-        """ "3 hidden, 2 .txt, 12 .heic (pictures ...)"; "nothing" where all files are pictures."""
+        """Such as "3 hidden, 2 .txt, 12 .heic (pictures ...)"; "nothing" if nothing was skipped."""
         others = {kind: n for kind, n in self.skipped.items() if kind not in UNREAD_ENDINGS}
         parts = [_counted(others), self.describe_unread()]
         return ", ".join(part for part in parts if part) or "nothing"
 
     def describe_unread(self) -> str:
-        """The pictures among them in formats that are not read; "" for none."""
+        """The skipped pictures, whose formats are not read; "" if there are none."""
         unread = {kind: n for kind, n in self.skipped.items() if kind in UNREAD_ENDINGS}
         return f"{_counted(unread)} (pictures not read: convert them to PNG)" if unread else ""
 
@@ -47,14 +52,17 @@ def _counted(kinds: dict[str, int]) -> str:
 
 
 def find(root: Path, labels: bool = False) -> Found:
-    """The pictures in a folder and the folders in it, links followed, or in a .zip.
+    """Finds the pictures in a folder and its subfolders, or in a .zip. Links are followed.
 
-    Hidden files and folders are skipped, and so are links to a folder that they lie in. A zip
-    whose pictures all lie in one folder is read as that folder, unless, with labels, that is the
-    folder of their only class.
+    Hidden files and folders are skipped, and so are links to a folder that contains them. If all
+    pictures of a zip lie in one folder, paths start inside that folder, unless `labels` is set and
+    that folder is their only class.
+
+    Args:
+        labels: the folders that pictures lie in are classes.
 
     Raises:
-        ValueError: a folder cannot be read, a link leads nowhere, or a zip is damaged, encrypted or
+        ValueError: a folder cannot be read, a link is broken, or a zip is damaged, encrypted or
             has names that lead out of it.
     """
     found = Found({}, Counter())
@@ -71,8 +79,8 @@ def find(root: Path, labels: bool = False) -> Found:
 
 
 def _without_top(pictures: dict[str, File], labels: bool) -> dict[str, File]:
-    """The pictures by their paths in the folder that all of them lie in; with labels, none loses
-    its class by that where all of them would."""
+    """Strips the folders that all pictures share from their paths; with labels, not the last one,
+    which is their class."""
     tops = {name.partition("/")[0] for name in pictures}
     if len(tops) != 1 or tops & {*pictures, *_HALVES}:
         return pictures
@@ -92,11 +100,12 @@ def _is_hidden(part: str) -> bool:
 def _files(
     folder: Path, skipped: Counter[str], prefix: str = "", above: tuple = ()
 ) -> Iterator[tuple[str, File]]:
-    """(path in the folder, file) of all files below it."""
+    """Yields (path in the folder, file) for all files below it. `above` holds the device and inode
+    of each enclosing folder, to detect links that lead back."""
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in above:
-            skipped["links to a folder that they lie in"] += 1
+            skipped["links to a folder that contains them"] += 1
             return
         with os.scandir(folder) as entries:
             listed = [(entry.name, entry.is_dir(), entry.is_file()) for entry in entries]
@@ -109,29 +118,29 @@ def _files(
     for name, is_folder, is_file in sorted(listed):
         path = folder / name
         if is_folder and _is_hidden(name):
-            # Nothing of it is read, so it may be forbidden; os.walk leaves out what it cannot read.
+            # Only counted, so it may be unreadable: os.walk skips what it cannot read.
             skipped["hidden"] += sum(len(files) for _, _, files in os.walk(path))
         elif is_folder:
             yield from _files(path, skipped, f"{prefix}{name}/", here)
         elif path.is_symlink() and not path.exists() and not _is_hidden(name):
             raise ValueError(
-                f"{path} is a link to {os.readlink(path)}, which is not there: bring that back, or "
+                f"{path} is a link to {os.readlink(path)}, which does not exist: restore that, or "
                 "remove the link"
             )
         elif is_file:
             yield prefix + name, path
-        else:  # a pipe, from which reading may never end
+        else:  # such as a pipe, from which reading may never end
             skipped["not files"] += 1
 
 
 def _members(path: Path) -> Iterator[tuple[str, File]]:
-    """(path in the zip, file) of all files in it."""
+    """Yields (path in the zip, file) for all files in it."""
     try:
         base = zipfile.Path(path)
     except (OSError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(
-            f"{path} is not a folder of pictures, nor a .zip that can be read ({reason})"
+            f"{path} is neither a folder of pictures nor a .zip that can be read ({reason})"
         ) from error
     names = set()
     for info in base.root.infolist():
@@ -139,11 +148,11 @@ def _members(path: Path) -> Iterator[tuple[str, File]]:
         if info.is_dir():
             continue
         if name in names or ".." in name.split("/") or name[:1] == "/" or "\\" in name:
-            what = "more than once" if name in names else "which leads out of it"
-            raise ValueError(f"{path} has a file {name!r}, {what}: make the zip again")
+            what = "more than once" if name in names else "whose path leads out of the zip"
+            raise ValueError(f"{path} has a file {name!r} {what}: make the zip again")
         if info.flag_bits & 1:
             raise ValueError(
-                f"{path} is encrypted (its file {name!r}): extract it to a folder, and name that"
+                f"{path} is encrypted (its file {name!r}): extract it to a folder and give that one"
             )
         names.add(name)
         yield name, base / name
@@ -151,15 +160,19 @@ def _members(path: Path) -> Iterator[tuple[str, File]]:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """The pictures for training and for testing, each by its path in the folder of that split, in
-    the order of `place`; and what was skipped."""
+    """The pictures for training and for testing.
+
+    Attributes:
+        train, test: path in the folder of that split -> file, in the order of `place`.
+        found: all pictures that were found, and what was skipped.
+    """
 
     train: dict[str, File]
     test: dict[str, File]
     found: Found
 
     def describe(self) -> str:
-        """How many pictures are read, and what was skipped."""
+        """A sentence that says how many pictures are read and what was skipped."""
         return (
             f"read {len(self.train):,} pictures for training and {len(self.test):,} for testing; "
             f"skipped {self.found.describe_skipped()}"
@@ -167,25 +180,27 @@ class Splits:
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
-        """The names of the folders that the pictures of a split lie in, sorted: label i is of the
-        i-th. ValueError for a picture outside of them or a class without training pictures."""
+        """The sorted names of the folders that the pictures lie in; label i is the i-th name.
+
+        Raises ValueError for a picture outside such a folder or a class without training pictures.
+        """
         for name, file in (self.train | self.test).items():
             if "/" not in name:
                 raise ValueError(
-                    f"{file} lies in no folder of a class: with data.kwargs.labels the pictures of "
-                    "each class lie in a folder of its own"
+                    f"{file} does not lie in the folder of a class: with data.kwargs.labels, each "
+                    "class needs a folder of its own"
                 )
-        classes, of_test = ({_class(name) for name in split} for split in (self.train, self.test))
-        if of_test - classes:
-            missing = sorted(of_test - classes)[0]
+        classes, tested = ({_class(name) for name in split} for split in (self.train, self.test))
+        if tested - classes:
+            missing = sorted(tested - classes)[0]
             raise ValueError(
-                f"the class {missing!r} has pictures for testing and none for training: give it "
-                "some, or set data.kwargs.labels = False"
+                f"the class {missing!r} has pictures for testing and none for training: add some, "
+                "or set data.kwargs.labels = False"
             )
         return tuple(sorted(classes))
 
     def labels(self, split: str) -> list[int]:
-        """The class of each picture."""
+        """The label of each picture of "train" or "test"."""
         number = {name: label for label, name in enumerate(self.classes)}
         return [number[_class(name)] for name in getattr(self, split)]
 
@@ -195,17 +210,17 @@ def _class(name: str) -> str:
 
 
 def split(root: Path, num_test: int, labels: bool = False) -> Splits:
-    """The pictures in `root`, a folder or a .zip, by split.
+    """Finds the pictures in `root`, a folder or a .zip, and assigns them to splits.
 
-    With folders train/ and test/ in it they are what is in these, else the last `num_test` of
-    all are "test". With labels the folders inside are classes.
+    If `root` contains folders train/ and test/, these are the splits; otherwise the last `num_test`
+    pictures are "test". With `labels`, the folders inside are classes.
 
     Raises:
-        ValueError: there are none, or as `find`.
+        ValueError: a split has no pictures, or `find` raises.
     """
     if not root.is_dir() and not root.is_file():
         raise ValueError(
-            f"{root} is not a folder, nor a .zip: set data.kwargs.path to a folder of pictures"
+            f"{root} is neither a folder nor a .zip: set data.kwargs.path to a folder of pictures"
         )
     found = find(root, labels)
     halves = [
@@ -219,7 +234,8 @@ def split(root: Path, num_test: int, labels: bool = False) -> Splits:
             unread = found.describe_unread()
             raise ValueError(
                 f"{root} has {len(ordered)} pictures{_also(unread)} and no folders train/ and "
-                f"test/, and data.kwargs.num_test is {num_test}: set it to how many are for testing"
+                f"test/, and data.kwargs.num_test is {num_test}: set it to the number of pictures "
+                "for testing"
             )
         names = list(ordered)
         train, test = (
@@ -228,10 +244,10 @@ def split(root: Path, num_test: int, labels: bool = False) -> Splits:
         )
         return Splits(train, test, found)
     if len(halves) < 2 or num_test:
-        wrong = f"has {halves[0]}/ alone" if len(halves) < 2 else "has train/ and test/"
+        wrong = f"has only {halves[0]}/" if len(halves) < 2 else "has train/ and test/"
         raise ValueError(
-            f"{root} {wrong}, and data.kwargs.num_test is {num_test}: have both folders and "
-            "num_test = 0, or neither"
+            f"{root} {wrong}, and data.kwargs.num_test is {num_test}: use either both folders with "
+            "num_test = 0, or neither folder with num_test > 0"
         )
     parts = []
     for half in halves:
@@ -243,7 +259,7 @@ def split(root: Path, num_test: int, labels: bool = False) -> Splits:
             raise ValueError(f"{root / half} has no pictures ({', '.join(ENDINGS)}){_also(unread)}")
     outside = sum(not name.startswith(("train/", "test/")) for name in found.pictures)
     if outside:
-        found.skipped["pictures outside of train/ and test/"] += outside
+        found.skipped["pictures outside train/ and test/"] += outside
     return Splits(parts[0], parts[1], found)
 
 
@@ -252,16 +268,16 @@ def _also(unread: str) -> str:
 
 
 def _by_place(pictures: dict[str, File], skipped: Counter[str]) -> dict[str, File]:
-    """The pictures in the order of `place`; one of two that have the same name in two forms of
-    Unicode, where they are the same file. ValueError where they are not."""
+    """The pictures in the order of `place`. Of two equal files whose names differ only in their
+    Unicode form, one is kept; raises ValueError if the files differ."""
     ordered: dict[str, File] = {}
     last = ""
     for name in sorted(pictures, key=place):
         if ordered and _composed(name) == _composed(last):
             if pictures[name].read_bytes() != ordered[last].read_bytes():
                 raise ValueError(
-                    f"{pictures[name]} is there twice, with its name in two forms of Unicode and "
-                    "with other content: rename one"
+                    f"{pictures[name]} exists twice, with its name in two forms of Unicode and "
+                    "with different content: rename one"
                 )
             skipped["of the same name in another form of Unicode"] += 1
             continue
@@ -270,9 +286,11 @@ def _by_place(pictures: dict[str, File], skipped: Counter[str]) -> dict[str, Fil
 
 
 def place(path: str) -> tuple[str, str]:
-    """What the relative paths of pictures are sorted by: their SHA-256. It mixes the classes, and
-    is the same on every machine: macOS gives names decomposed (NFD), others as they were written,
-    so they are composed (NFC) before."""
+    """The sort key of a picture: the SHA-256 of its relative path, then the path.
+
+    This order mixes the classes and is the same on every machine: macOS returns names decomposed
+    (NFD) and other systems return them as written, so they are composed (NFC) before hashing.
+    """
     composed = _composed(path).encode("utf-8", "surrogateescape")
     return hashlib.sha256(composed).hexdigest(), path
 

@@ -1,4 +1,4 @@
-"""Sources that are drawn from a seed: two toys in the plane, and noise of any shape."""
+"""Data sources that are generated from a seed: two 2-D toys, and noise of any shape."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from vdm.data.sources import Source, build_source
 
-# Generated data are fixed data sets, so this is not the run's seed.
+# Generated data are fixed data sets, so this seed is separate from the run's.
 _GENERATION_SEED = 20210701
 
-# The default mixture, for the closed-form oracles too: weights are unequal so that a model which
-# finds the modes but not their shares is told apart.
+# The default mixture, which closed-form tests use too. Its weights are unequal so that a model that
+# finds the modes but not their weights is noticed.
 MIXTURE_MEANS: tuple[tuple[float, ...], ...] = ((-0.7, -0.4), (0.6, -0.5), (0.1, 0.7))
 MIXTURE_WEIGHTS: tuple[float, ...] = (0.5, 0.3, 0.2)
 MIXTURE_STD = 0.1
@@ -23,10 +23,12 @@ def swirl(
     num_test: int = 2_000,
     noise: float = 0.02,
 ) -> Source:
-    """2-D points on a spiral, continuous: r (cos t, sin t) + noise, r = t / (4.5 pi) <= 1.
+    """Continuous 2-D points on a spiral: r (cos t, sin t) + noise, r = t / (4.5 pi) <= 1.
 
-    t is uniform on [1.5 pi, 4.5 pi] (one and a half turns); `noise` is the standard deviation of
-    the Gaussian noise in each coordinate.
+    t is uniform on [1.5 pi, 4.5 pi] (one and a half turns).
+
+    Args:
+        noise: standard deviation of the Gaussian noise in each coordinate.
     """
     del data_dir  # generated
     sizes = _check_sizes(num_train, num_test or 2_000)
@@ -52,9 +54,14 @@ def mixture(
     weights: Sequence[float] = MIXTURE_WEIGHTS,
     std: float = MIXTURE_STD,
 ) -> Source:
-    """Points of the Gaussian mixture sum_k weights_k N(means_k, std^2 I), continuous.
+    """Continuous points from the Gaussian mixture sum_k weights_k N(means_k, std^2 I).
 
-    Labels are the components. `means` is [K, D], `weights` [K] and sums to 1.
+    A point's label is its component.
+
+    Args:
+        means: [K, D].
+        weights: [K], which sum to 1.
+        std: the standard deviation of every component.
     """
     del data_dir  # generated
     sizes = _check_sizes(num_train, num_test or 2_000)
@@ -91,16 +98,23 @@ def synthetic(
     num_train: int = 1024,
     num_test: int = 256,
 ) -> Source:
-    """Uniformly random codes (for num_codes = 0, numbers in [-1, 1)): any config without data.
+    """Uniformly random codes (numbers in [-1, 1) for num_codes = 0), to run a config without data.
 
-    num_test = 0 is 256; in every generated set it is the default, since configs that are for a
-    folder too list a 0.
+    num_test = 0 means the default (here 256), as in every generated set, because configs list
+    num_test = 0 for folders.
+
+    Args:
+        shape: of one example.
+        num_codes: codes are 0 ... num_codes - 1.
+        num_classes: labels are random, 0 ... num_classes - 1; 0 means no labels.
     """
     del data_dir  # generated
     sizes = _check_sizes(num_train, num_test or 256)
     shape = tuple(shape)
     if not shape:
-        raise ValueError("data.name = 'synthetic' also needs data.kwargs.shape, of an example")
+        raise ValueError(
+            "data.name = 'synthetic' also needs data.kwargs.shape, the shape of an example"
+        )
     if not 0 <= num_codes <= 256:
         raise ValueError(f"num_codes is {num_codes}; codes are uint8, set it to 0 ... 256")
 
@@ -127,5 +141,5 @@ def _check_sizes(num_train: int, num_test: int) -> dict[str, int]:
 
 
 def _generator(split: str) -> np.random.Generator:
-    """A stream of its own per split, so that num_train leaves the test points alone."""
+    """A separate random stream for each split, so that num_train does not change the test set."""
     return np.random.default_rng([_GENERATION_SEED, ("train", "test").index(split)])

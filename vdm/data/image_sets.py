@@ -1,8 +1,8 @@
 """MNIST, Fashion-MNIST and CIFAR-10 as TFDS sets in array_record, written without TensorFlow.
 
-Names, versions, features and record keys are those of tensorflow_datasets, whose shuffling is by a
-hash of the keys: the set has the records of `tfds build` in their order. Its own builders read
-their files and encode their images through TensorFlow, hence these.
+Names, versions, features and record keys are those of tensorflow_datasets, which shuffles by a hash
+of the keys, so a set has the records of `tfds build` in the same order. The builders of
+tensorflow_datasets need TensorFlow to read files and encode images, which is why these exist.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from vdm.data.tfds_writer import refuse_to_replace, write
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
-# SHA-1 of the files in CIFAR-10's archive, for a folder of them.
+# SHA-1 of the files in CIFAR-10's archive, to verify a folder of extracted files.
 CIFAR10_SHA1: Mapping[str, str] = {
     "data_batch_1.bin": "aadd24acce27caa71bf4b10992e9e7b2d74c2540",
     "data_batch_2.bin": "c0ba65cce70568cd57b4e03e9ac8d2a5367c1795",
@@ -42,13 +42,13 @@ _OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """What TFDS says of a set, and how its original files are read.
+    """The facts that TFDS records about a set, and how to read its original files.
 
     Attributes:
-        shape: of an image.
-        classes: the names of the labels, in their order.
+        shape: [H, W, C] of an image.
+        classes: the names of labels 0, 1, ...
         with_id: whether records have an "id" such as train_00007.
-        find: (published files, a path of the user's) -> paths for `read`.
+        find: (published files, path given by the user) -> paths for `read`.
         read: (files) -> {split: (uint8 images [N, *shape], labels [N])}.
     """
 
@@ -63,7 +63,7 @@ class ImageSet:
 
 
 def read_idx(paths: Sequence[Path]) -> dict[str, Arrays]:
-    """The four files of an MNIST: training images and labels, test images and labels."""
+    """Reads the four files of an MNIST: training images and labels, test images and labels."""
     train_images, train_labels, test_images, test_labels = (_read_idx(path) for path in paths)
     return {
         "train": (train_images[..., None], train_labels),
@@ -75,17 +75,19 @@ def _read_idx(path: Path) -> np.ndarray:
     try:
         content = gzip.decompress(path.read_bytes())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is no whole .gz ({first_line(error)}): get it again") from error
+        raise ValueError(
+            f"{path} is not a complete .gz ({first_line(error)}): get it again"
+        ) from error
     # Two zero bytes, 8 for unsigned bytes, the number of axes; then their lengths, big-endian.
     if content[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} holds no unsigned bytes in the idx format")
+        raise ValueError(f"{path} does not hold unsigned bytes in the idx format: get it again")
     num_axes = content[3]
     shape = np.frombuffer(content, ">u4", num_axes, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * num_axes).reshape(shape)
 
 
 def find_cifar10(files: Sequence[Original], origin: Path) -> list[Path]:
-    """CIFAR-10's archive, or the folder of its .bin files: either itself or a folder with it."""
+    """Finds CIFAR-10's archive or the folder of its .bin files, at `origin` or inside it."""
     for path in (origin / files[0].name, origin / "cifar-10-batches-bin"):
         if path.exists():
             return [path]
@@ -95,10 +97,10 @@ def find_cifar10(files: Sequence[Original], origin: Path) -> list[Path]:
 def read_cifar10(
     paths: Sequence[Path], sums: Mapping[str, str] = CIFAR10_SHA1
 ) -> dict[str, Arrays]:
-    """CIFAR-10's archive, or the folder of its .bin files, each checked by its SHA-1.
+    """Reads CIFAR-10 from its archive or the folder of its .bin files, and checks their SHA-1.
 
     Raises:
-        ValueError: a file is missing or is not the published one.
+        ValueError: a file is missing or differs from the published one.
     """
     (path,) = paths
     parts = {}
@@ -133,7 +135,7 @@ def _members(path: Path, names: Mapping[str, str]) -> Iterator[tuple[str, bytes]
                 yield name, opened.read()
     except (tarfile.TarError, KeyError, EOFError, OSError, zlib.error) as error:
         raise ValueError(
-            f"{path} is no archive of CIFAR-10's binary version ({first_line(error)}): name "
+            f"{path} is not an archive of CIFAR-10's binary version ({first_line(error)}): give "
             "cifar-10-binary.tar.gz or the folder of its .bin files"
         ) from error
 
@@ -159,7 +161,7 @@ SETS: dict[str, ImageSet] = {
 
 
 def build_writer(facts: ImageSet, arrays: dict[str, Arrays], data_dir: Path) -> Any:
-    """The TFDS builder that writes these arrays below `data_dir`."""
+    """Makes the TFDS builder that writes these arrays below `data_dir`."""
 
     class Writer(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = facts.name
@@ -180,7 +182,7 @@ def build_writer(facts: ImageSet, arrays: dict[str, Arrays], data_dir: Path) -> 
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
-            del dl_manager  # the files are read already
+            del dl_manager  # the files have been read already
             return {split: self._generate_examples(split) for split in arrays}
 
         def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
@@ -188,14 +190,14 @@ def build_writer(facts: ImageSet, arrays: dict[str, Arrays], data_dir: Path) -> 
 
             for index, (codes, label) in enumerate(zip(*arrays[split], strict=True)):
                 grey = codes.shape[-1] == 1
-                # A PIL image: numpy arrays are encoded through TensorFlow.
+                # A PIL image, because TFDS needs TensorFlow to encode NumPy arrays.
                 record: dict[str, Any] = {
                     "image": Image.fromarray(codes[..., 0] if grey else codes),
                     "label": int(label),
                 }
                 if facts.with_id:
                     record["id"] = f"{split}_{index:05d}"
-                yield index, record  # the key, whose hash gives the place
+                yield index, record  # the index is the key, whose hash gives the position
 
     return Writer(data_dir=str(data_dir), file_format="array_record")
 
@@ -207,10 +209,11 @@ def prepare(
 
     Args:
         origin: where the original files are; None downloads them to `<data_dir>/downloads/<name>`.
+        files: the published files.
 
     Raises:
-        ValueError: the files are missing or not the published ones, or the folder is there or
-            cannot be written.
+        ValueError: the files are missing or differ from the published ones, or the folder exists
+            or cannot be written.
     """
     folder = data_dir / facts.name / facts.version
     refuse_to_replace(folder)  # before the download
