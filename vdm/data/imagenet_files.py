@@ -1,4 +1,4 @@
-"""Readers of the files that downsampled ImageNet is published in: PNGs, or batches of arrays."""
+"""Readers of the files of downsampled ImageNet: PNGs, or batches of arrays."""
 
 import gzip
 import io
@@ -18,30 +18,32 @@ import numpy as np
 Part = tuple[int, np.ndarray, np.ndarray | None]
 """First row, uint8 codes [n, H, W, 3], labels [n] or None."""
 
-# What reading a damaged archive raises; RuntimeError is that of an encrypted .zip.
+# What reading a damaged archive raises; RuntimeError comes from an encrypted .zip.
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error,
            struct.error, EOFError, RuntimeError)  # fmt: skip
 
 
 class Reader(Protocol):
-    """Files of both splits."""
+    """Reads the images of both splits from their original files."""
 
     has_labels: bool
 
     def num_test(self) -> int:
-        """How many validation images there are."""
+        """The number of validation images."""
         ...
 
     def parts(self, split: str, count: int) -> Iterator[Part]:
-        """All images of "train" or "test", in any order of rows; ValueError when there are not
-        `count`, if that is known before they are read."""
+        """Yields all images of "train" or "test", with rows in any order.
+
+        Raises ValueError if there are not `count` images and this is known before reading them.
+        """
         ...
 
 
 class Pictures:
-    """PNGs in `train_32x32` and `valid_32x32`: folders, .tar, .tar.gz or .zip.
+    """Reads PNGs from `train_32x32` and `valid_32x32`, which are folders, .tar, .tar.gz or .zip.
 
-    Rows are in the order of the names of the files, wherever in an archive they lie.
+    Rows are in the order of the file names, whatever their order or folders in an archive.
     """
 
     has_labels = False
@@ -52,25 +54,25 @@ class Pictures:
 
     @classmethod
     def find(cls, folder: Path, size: int) -> Self | None:
-        """The reader of the files in a folder, if they are there."""
-        found = []
+        """The reader of the files in a folder; None if a file is missing."""
+        splits = []
         for name in (f"train_{size}x{size}", f"valid_{size}x{size}"):
             paths = [folder / (name + end) for end in ("", ".tar", ".tar.gz", ".zip")]
-            found.append(next((path for path in paths if path.exists()), None))
-        train, test = found
+            splits.append(next((path for path in paths if path.exists()), None))
+        train, test = splits
         return None if train is None or test is None else cls(train, test, size)
 
     @staticmethod
-    def wanted(size: int) -> str:
-        """What `find` looks for."""
+    def describe_files(size: int) -> str:
+        """The files that `find` looks for, for messages."""
         return f"train_{size}x{size} and valid_{size}x{size} (folders, .tar or .zip)"
 
     def num_test(self) -> int:
-        """How many PNGs of validation there are."""
+        """The number of validation PNGs."""
         return len(self._names("test"))
 
     def parts(self, split: str, count: int) -> Iterator[Part]:
-        """One image at a time, in the order they lie there."""
+        """Yields one image at a time, in the order of the archive or folder."""
         names, path = self._names(split), self._paths[split]
         if len(names) != count:
             raise ValueError(f"{path} has {len(names):,} PNGs, not {count:,}: get it again")
@@ -82,7 +84,7 @@ class Pictures:
             yield rows[name], self._decode(split, name, read)[None], None
 
     def _names(self, split: str) -> list[str]:
-        # By the name of the file first, so that folders and archives give the same order.
+        # Sorted by the file name first, so that folders and archives give the same order.
         names = [name for name, _ in _pictures(self._paths[split])]
         return sorted(names, key=lambda name: (PurePosixPath(name).name, name))
 
@@ -96,12 +98,12 @@ class Pictures:
             raise ValueError(f"{path} is damaged at {name} ({error}): get it again") from error
         try:
             with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-                image.verify()  # decoding misses some wrong pixels; this spoils it
+                image.verify()  # decoding misses some damage; the image is unusable after this
             with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-                # A few grey ones are among them.
+                # A few of the images are grey.
                 codes = np.asarray(image.convert("RGB"))
         except (*_DAMAGE, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{name} in {path} is no readable PNG: get it again") from error
+            raise ValueError(f"{name} in {path} is not a readable PNG: get it again") from error
         if codes.shape != (self._size, self._size, 3):
             raise ValueError(
                 f"{name} in {path} is {codes.shape[1]} x {codes.shape[0]}, not {self._size} x "
@@ -111,7 +113,7 @@ class Pictures:
 
 
 def _pictures(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """(name, how to read it) of each PNG in a folder or an archive, in the order they lie there."""
+    """Yields (name, function that reads it) for each PNG in a folder or an archive, unsorted."""
     try:
         if path.is_dir():
             for file in path.rglob("*.png"):
@@ -125,7 +127,7 @@ def _pictures(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
             with tarfile.open(path) as archive:
                 kept: Any = archive
                 while (member := archive.next()) is not None:
-                    kept.members.clear()  # a million of them fill 0.6 GB
+                    kept.members.clear()  # a million entries take 0.6 GB
                     if member.isfile() and _is_picture(member.name):
                         yield member.name, lambda member=member: _read(archive, member)
     except _DAMAGE as error:
@@ -139,12 +141,12 @@ def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _is_picture(name: str) -> bool:
-    # Hidden files are the ones that macOS adds to archives.
+    # macOS adds hidden files to archives.
     return name.endswith(".png") and not PurePosixPath(name).name.startswith(".")
 
 
 class Batches:
-    """`train_data_batch_1` ... `_10` and `val_data`, .npz or pickles, anywhere below a folder.
+    """Reads `train_data_batch_1` ... `_10` and `val_data` (.npz or pickles) below a folder.
 
     "data" is uint8 [N, 3 H W], planes of red, green and blue; "labels" are 1 ... 1000.
     """
@@ -157,31 +159,31 @@ class Batches:
 
     @classmethod
     def find(cls, folder: Path, size: int) -> Self | None:
-        """The reader of the files below a folder, if they are all there."""
+        """The reader of the files below a folder; None if a file is missing."""
         names = [f"train_data_batch_{number}" for number in range(1, 11)] + ["val_data"]
         known = {path.name: path for path in sorted(folder.rglob("*data*")) if path.is_file()}
-        found = [
+        candidates = [
             next(
                 (known[n + end] for end in (".npz", "", ".pickle", ".pkl") if n + end in known),
                 None,
             )
             for n in names
         ]
-        paths = [path for path in found if path is not None]
+        paths = [path for path in candidates if path is not None]
         return None if len(paths) < len(names) else cls(paths[:-1], paths[-1], size)
 
     @staticmethod
-    def wanted(size: int) -> str:
-        """What `find` looks for."""
+    def describe_files(size: int) -> str:
+        """The files that `find` looks for, for messages."""
         return f"train_data_batch_1 to 10 and val_data of {size} x {size} (.npz or pickles)"
 
     def num_test(self) -> int:
-        """How many images val_data holds."""
+        """The number of images in val_data."""
         return len(self._read(self._paths["test"][0])[0])
 
     def parts(self, split: str, count: int) -> Iterator[Part]:
-        """A batch at a time, in the order of their numbers."""
-        del count  # known only when all are read
+        """Yields one batch file at a time, in the order of their numbers."""
+        del count  # the number of images is known only once all are read
         row = 0
         for path in self._paths[split]:
             codes, labels = self._read(path)
@@ -195,11 +197,13 @@ class Batches:
                     with np.load(file, allow_pickle=False) as arrays:
                         data, labels = arrays["data"], arrays["labels"]
                 else:
-                    found = _ArraysOnly(file, encoding="latin1").load()
-                    data, labels = found["data"], found["labels"]
+                    content = _ArraysOnly(file, encoding="latin1").load()
+                    data, labels = content["data"], content["labels"]
         except Exception as error:  # a pickle can raise anything
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{path} is no batch of ImageNet ({reason}): get it again") from error
+            raise ValueError(
+                f"{path} is not a batch of ImageNet ({reason}): get it again"
+            ) from error
         data, labels = np.asarray(data), np.asarray(labels, np.int32) - 1
         if data.dtype != np.uint8 or data.shape != (len(labels), 3 * self._size**2):
             raise ValueError(
@@ -213,16 +217,16 @@ class Batches:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Of dictionaries, lists and arrays: a pickle from elsewhere could run any program."""
+    """Unpickles dictionaries, lists and arrays only, as an untrusted pickle could run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core.", "numpy._core.")
-        if (module, name) in _OF_ARRAYS:
+        if (module, name) in _ARRAY_GLOBALS:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-_OF_ARRAYS = {
+_ARRAY_GLOBALS = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
     ("numpy._core.multiarray", "_reconstruct"),
