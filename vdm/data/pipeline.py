@@ -1,10 +1,10 @@
-"""Batches: for training a pure function of (seed, step), for evaluation every example once.
+"""Batches: training batches are a pure function of (seed, step), evaluation visits every example
+once.
 
-Everything is gathered by index from an array in memory, in the calling thread. A batch of 128
-takes 1-3 ms and JAX runs the previous step meanwhile, so there are no prefetch threads or worker
-processes, whose state would have to be checkpointed; the step is enough. Mapped arrays are in
-memory as far as the system's page cache holds them: what it lacks is read from the disk in random
-places, and such a batch takes as long as the disk does.
+Batches are gathered by index from an array in memory, in the calling thread. A batch of 128 takes
+1-3 ms while JAX runs the previous step, so there are no prefetch threads or worker processes whose
+state would have to be checkpointed; the step number is enough. Rows of a memory-mapped array that
+are not in the system's page cache are read from random places on the disk, at the disk's speed.
 """
 
 import itertools
@@ -27,23 +27,23 @@ def train_batches(
     process_count: int = 1,
     augmentation: Augmentation | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The endless stream of training batches from `first_step` on, this process's share of each.
+    """Yields this process's share of every training batch, endlessly, starting at `first_step`.
 
-    The global batch of step n holds places n B ... (n+1) B - 1 of an endless sequence of epochs,
-    each a fresh permutation of the split; it depends on (split, batch_size, seed, n) alone.
-    Process p gets rows p b ... (p+1) b - 1 of it, b = batch_size / process_count.
+    The global batch of step n holds entries n B ... (n+1) B - 1 of an endless sequence of epochs,
+    each a fresh permutation of the split (B = batch_size); it depends only on (split, batch_size,
+    seed, n). Process p gets rows p b ... (p+1) b - 1 of it, b = batch_size / process_count.
 
     Args:
-        split: what to draw from; `batch_size` may exceed its size.
-        batch_size: of the global batch.
+        split: the examples to draw from; `batch_size` may exceed their number.
+        batch_size: size of the global batch.
         seed: 0 or more.
         first_step: 0, or the step at which a run resumes.
-        augmentation: what is done to the examples; it depends on the seed, the step and the place
-            in the global batch alone.
+        augmentation: applied to the examples; its random choices depend only on the seed, the step
+            and the row in the global batch.
 
     Yields:
-        {"examples": [b, *shape], "labels": int32 [b]}, labels only if the split has them; with an
-        augmentation also "augmented": bool [b], whether the example went through it.
+        {"examples": [b, *shape], "labels": int32 [b]}, with labels only if the split has them; with
+        an augmentation also "augmented": bool [b], whether it was applied to this example.
 
     Raises:
         ValueError: an argument is out of range (at the call, not at the first batch).
@@ -57,14 +57,14 @@ def train_batches(
         raise ValueError(f"process_index {process_index} is not in [0, {process_count})")
     if batch_size % process_count:
         raise ValueError(
-            f"a batch of {batch_size} does not divide by {process_count} processes; set "
-            "--config.train.batch_size to a multiple of them"
+            f"a batch of {batch_size} cannot be divided among {process_count} processes; set "
+            "--config.train.batch_size to a multiple of that number"
         )
     if len(split.examples) == 0:
         raise ValueError(f"split {split.name!r} has no examples to train on")
 
-    # grain's shuffle is random access and its cost grows as 1/N for small N: 1 ms per batch of 128
-    # out of 50,000 examples, 3 ms out of 1,500, 30 ms out of 100.
+    # grain's shuffle has random access, at a cost that grows as 1/N for small N: a batch of 128
+    # takes 1 ms out of 50,000 examples, 3 ms out of 1,500, 30 ms out of 100.
     indices: Any = (
         grain.MapDataset.range(len(split.examples))
         .seed(seed)
@@ -89,11 +89,11 @@ def train_batches(
 
 
 def evaluation_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Every example of the split once, in order; the last batch is filled up with example 0.
+    """Yields every example of the split once, in order; the last batch is padded with example 0.
 
     Yields:
-        train_batches' keys, and "index": int32 [batch_size], the place in the split, and
-        "mask": bool [batch_size], False where a row is only filling.
+        the keys of `train_batches`; "index": int32 [batch_size], the position in the split;
+        "mask": bool [batch_size], False for padding.
 
     Raises:
         ValueError: batch_size is not positive (at the call, not at the first batch).

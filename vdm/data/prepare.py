@@ -7,18 +7,19 @@ python -m vdm.data.prepare imagenet64_old --data_dir=DIR --from=FOLDER
 NAME            digits, mnist, fashion_mnist, cifar10, imagenet32_old, imagenet32_new,
                 imagenet64_old, imagenet64_new
 --data_dir=DIR  where prepared sets live (default: $VDM_DATA_DIR, or ~/.cache/vdm/data)
---from=PATH     the original files, instead of a download: a folder, for cifar10 also the archive;
-                always for ImageNet, which has no open address
+--from=PATH     a folder with the original files, instead of a download; for cifar10 also the
+                archive; required for ImageNet, which has no open address
 
-The two ImageNets are different data and their bits/dim cannot be compared. "old" is the one of
+The two ImageNets are different data, and their bits/dim cannot be compared. "old" is the set of
 van den Oord et al. (2016): train_32x32 and valid_32x32 (or 64x64), as .tar, .zip or folders of
-PNGs, 49,999 for validation. "new" is the one that took its place: train_data_batch_1 to 10 and
+PNGs, 49,999 for validation. "new" is the set that replaced it: train_data_batch_1 to 10 and
 val_data, as .npz or pickles, 50,000 for validation.
 
-Killed at any moment, the same command goes on; what is half-made is never read.
+Run the same command again after an interruption: downloads resume, preparation restarts, and
+incomplete data sets are never used.
 """
 
-# Nothing heavy is imported at the top: --help answers at once.
+# Nothing slow is imported at the top, so that --help answers at once.
 import argparse
 import contextlib
 import difflib
@@ -46,7 +47,7 @@ class _Parser(argparse.ArgumentParser):
 
 @streams.forgiving()
 def main(argv: Sequence[str]) -> int:
-    """The program; exit status 0, 2 for a user's mistake, 130 when interrupted."""
+    """Runs the program; returns exit status 0, 2 for a user's mistake, or 130 if interrupted."""
     parser = _Parser(allow_abbrev=False)
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--data_dir", default="", metavar="DIR")
@@ -61,27 +62,32 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 
 
 def _explained(error: OSError, origin: str) -> str:
-    """What failed, at which file if the system says so, and the remedy."""
+    """A line that says what failed, with which file if the system reports one, and the remedy."""
     reason = error.strerror or str(error)
     text = f"{reason}: {error.filename}" if error.filename else reason
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{text}; free some space, or set --data_dir to a folder that has it"
+        return f"{text}; free some space, or set --data_dir to a folder with enough space"
     if not error.filename:
         return f"{text}; check the disks of --data_dir and --from"
     below = Path(origin).expanduser().absolute() if origin else None
     if below and Path(os.fsdecode(error.filename)).absolute().is_relative_to(below):
-        return f"{text}; name original files that can be read with --from"
+        return f"{text}; name readable original files with --from"
     return f"{text}; set --data_dir to a writable folder"
 
 
 def prepare(name: str, data_dir: str = "", origin: str = "") -> None:
-    """Prepares the data set of that name in `data_dir`; one that is there is left as it is.
+    """Prepares a data set in `data_dir`, unless it is there already.
+
+    Args:
+        name: one of NAMES.
+        data_dir: where prepared sets live; "" means the default.
+        origin: where the original files are; "" downloads them.
 
     Raises:
         ValueError: the name is unknown, or the set cannot be prepared; one line with the remedy.
@@ -95,23 +101,23 @@ def prepare(name: str, data_dir: str = "", origin: str = "") -> None:
     root = resolve_data_dir(data_dir)
     path = Path(origin).expanduser().absolute() if origin else None
     if path is not None and not path.exists():
-        raise ValueError(f"--from={origin} is not there: name the original files of {name}")
+        raise ValueError(f"--from={origin} does not exist: name the original files of {name}")
     folder, is_there, write = _plan(name, root, path)
-    there = is_there()  # before the lock, which a folder shared to be read cannot have
+    there = is_there()  # checked before locking, which a read-only shared folder does not allow
     if not there:
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root, name):
             there = is_there()
             if not there:
                 write()
-    said = "there already" if there else "prepared"
-    streams.write(sys.stdout, f"{name} is {said}: {folder}\n")
+    state = "there already" if there else "prepared"
+    streams.write(sys.stdout, f"{name} is {state}: {folder}\n")
 
 
 def _plan(
     name: str, root: Path, origin: Path | None
 ) -> tuple[Path, Callable[[], bool], Callable[[], None]]:
-    """Where the set lies, whether it is there, and how it is written."""
+    """Returns the set's folder, a check whether the set is prepared, and a function to write it."""
     from vdm.data.records import is_prepared
 
     if name.startswith("imagenet"):
@@ -142,7 +148,7 @@ def _plan(
 
 @contextlib.contextmanager
 def _alone(root: Path, name: str) -> Iterator[None]:
-    """No other process prepares the same set meanwhile; a killed one's lock is gone with it."""
+    """Locks the set, so that no other process prepares it; a killed process loses its lock."""
     import fcntl
 
     descriptor = os.open(root / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -151,7 +157,7 @@ def _alone(root: Path, name: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f"another process prepares {name} in {root}: wait until it is done"
+                f"another process is preparing {name} in {root}: wait until it is done"
             ) from error
         yield
     finally:

@@ -1,8 +1,8 @@
-"""Prepared tensorflow_datasets (TFDS) sets on disk, read without TensorFlow into one array.
+"""Reads prepared tensorflow_datasets (TFDS) sets from disk into one array, without TensorFlow.
 
-A set is prepared when `<data_dir>/<name>/<version>/dataset_info.json` exists: TFDS writes that
-file into a temporary folder and renames the folder as its last act. We look for it ourselves
-before TFDS is asked, because TFDS goes to the network for minutes when a set is missing.
+A set is prepared if `<data_dir>/<name>/<version>/dataset_info.json` exists: TFDS writes that file
+into a temporary folder and renames the folder last. This module checks for it before it calls TFDS,
+which tries the network for minutes if a set is missing.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ import numpy as np
 from vdm.data.downloads import ORIGINALS
 from vdm.io.places import check_local
 
-# Records are decoded this many at a time: TFDS returns a list of dicts, and one list of a whole
-# set would take several times the memory of the array that it fills.
+# Records decoded at a time: TFDS returns a list of dicts, which for a whole set would take
+# several times the memory of the array.
 _CHUNK = 1024
 
 
 def resolve_data_dir(data_dir: str) -> pathlib.Path:
-    """`data_dir` with `~` expanded; "" means $VDM_DATA_DIR, or ~/.cache/vdm/data without it."""
+    """`data_dir` as an absolute path; "" means $VDM_DATA_DIR or, if unset, ~/.cache/vdm/data."""
     chosen = data_dir or os.environ.get("VDM_DATA_DIR") or "~/.cache/vdm/data"
     check_local("data.data_dir", chosen)
     return pathlib.Path(chosen).expanduser().absolute()
@@ -36,10 +36,10 @@ def is_prepared(folder: pathlib.Path) -> bool:
 
 
 def find_version(data_dir: pathlib.Path, dataset: str, version: str) -> str:
-    """The version of `dataset` to read: `version` itself, or the newest prepared one for "".
+    """The version of `dataset` to read: `version` itself, or for "" the newest prepared one.
 
     Raises:
-        ValueError: nothing prepared is there; one line with the command that prepares it.
+        ValueError: it is not prepared; the message has the command that prepares it.
     """
     parent = data_dir / dataset
     names = os.listdir(parent) if parent.is_dir() else []
@@ -77,14 +77,14 @@ def read_records(
     shape: tuple[int, ...],
     sort_by: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All of one prepared split, decoded once: uint8 examples [N, *shape], int32 labels [N].
+    """Reads a whole prepared split: uint8 examples [N, *shape] and int32 labels [N].
 
     Args:
         data_dir: the TFDS root; `<data_dir>/<dataset>/<version>` must be prepared.
         split: a split of the set, "train" or "test".
-        shape: what each record's "image" must have.
-        sort_by: the integer feature that gives the order; "" keeps TFDS's own, which is fixed
-            but shuffled by a hash of the record keys.
+        shape: the shape that each record's "image" must have.
+        sort_by: the integer feature to sort by; "" keeps the order of TFDS, which is fixed but
+            shuffled by a hash of the record keys.
 
     Raises:
         ValueError: the files cannot be read, or hold images of another shape or type.
@@ -108,7 +108,7 @@ def read_records(
                     order[row] = record[sort_by] if sort_by else row
     except _WrongImages:
         raise
-    except Exception as error:  # array_record, protobuf and PIL each raise kinds of their own
+    except Exception as error:  # array_record, protobuf and PIL raise their own exception types
         raise ValueError(
             f"cannot read split {split!r} of the data set at {folder}: {first_line(error)}; "
             "delete that folder and prepare the set again (as array_record)"
@@ -118,20 +118,20 @@ def read_records(
 
 
 class _WrongImages(ValueError):
-    """The files are sound, but not what the source says they are."""
+    """The files are readable but do not have the stated shape or type."""
 
 
 def _check_image(image: np.ndarray, shape: tuple[int, ...], folder: pathlib.Path) -> None:
     if image.shape != shape or image.dtype != np.uint8:
         raise _WrongImages(
-            f"the data set at {folder} has {image.dtype} images of shape {image.shape}, the "
+            f"the data set at {folder} has {image.dtype} images of shape {image.shape}, but the "
             f"source expects uint8 of shape {shape}; set --config.data.kwargs.shape to the "
             "shape of the images"
         )
 
 
 def first_line(error: BaseException) -> str:
-    """The reason in one line; TFDS and its C++ parts raise messages of many."""
+    """The reason for an error in one line; messages of TFDS and its C++ parts have many."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
@@ -139,7 +139,7 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """TFDS prints to stdout, draws bars on stderr and warns through absl: none of it in here."""
+    """Silences TFDS inside the block: its prints to stdout, its progress bars and its warnings."""
     import tensorflow_datasets as tfds
     from absl import logging
 

@@ -1,11 +1,11 @@
-"""Data sources by name: each states its facts at once and reads its splits when asked.
+"""Data sources: each knows its shape and number of codes at once and reads a split when asked.
 
-A constructor is called as `fn(data_dir, holdout, **kwargs)` and touches no disk, but that those of
-`vdm.data.user_files` read one header where they are not told the shape; `Source.load` reads. Splits
-are "train", "test" and, for holdout = h > 0, "holdout": the last h examples of the training split,
-which "train" then lacks. Choices are tuned on "holdout", "test" is for the end.
+A constructor is called as `fn(data_dir, holdout, **kwargs)` and does not read the data;
+`Source.load` does. (Those in `vdm.data.user_files` read one header if the shape is not given.)
+Splits are "train", "test" and, for holdout = h > 0, "holdout": the last h examples of the training
+split, which are then removed from "train". Tune on "holdout" and use "test" only at the end.
 
-`data_dir` is where prepared sets live; "" means $VDM_DATA_DIR, or ~/.cache/vdm/data without it.
+`data_dir` is where prepared sets live; "" means $VDM_DATA_DIR or, if unset, ~/.cache/vdm/data.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 from vdm.data import arrays
 from vdm.data.records import find_version, read_records, resolve_data_dir
 
-# Shape and number of classes of the TFDS sets that need no kwargs; all have 256 codes.
+# (shape, number of classes) of the TFDS sets that need no kwargs; all have 256 codes.
 TFDS_FACTS: dict[str, tuple[tuple[int, ...], int]] = {
     "mnist": ((28, 28, 1), 10),
     "fashion_mnist": ((28, 28, 1), 10),
@@ -34,9 +34,9 @@ class Split:
         name: "train", "holdout" or "test".
         examples: uint8 codes [N, *shape], or float32 [N, D] for continuous data.
         labels: int32 [N], or None.
-        stored_fingerprint: what was computed when the set was prepared, of sets too large to hash
-            at each start; "" for none.
-        notes: lines for the user about how it was read: what was left out, what looks wrong.
+        stored_fingerprint: the fingerprint computed when the set was prepared, for sets too large
+            to hash at each start; "" if there is none.
+        notes: lines for the user about how it was read: what was skipped, what looks wrong.
     """
 
     name: str
@@ -47,22 +47,22 @@ class Split:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """ "sha256:..." of dtype, shape and bytes of the examples in order."""
+        """The hash "sha256:..." of the examples' dtype, shape and bytes, in order."""
         return self.stored_fingerprint or arrays.fingerprint(self.examples)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a data set is, known before it is read, and how to read it.
+    """A data set: the facts known before it is read, and the function that reads it.
 
     Attributes:
-        name: of the data set.
-        shape: of one example.
+        name: the data set's name.
+        shape: the shape of one example.
         num_codes: codes are 0 ... num_codes - 1; 0 means continuous data.
         num_classes: labels are 0 ... num_classes - 1; 0 means no labels.
-        load: from the name of a split to the Split; the same object at every call.
-            ValueError for an unknown or empty split or data that cannot be read.
-        evaluation_split: "holdout" when examples are held out, else "test".
+        load: name of a split -> Split, the same object at every call. Raises ValueError for an
+            unknown or empty split or data that cannot be read.
+        evaluation_split: "holdout" if examples are held out, else "test".
     """
 
     name: str
@@ -74,7 +74,7 @@ class Source:
 
 
 def digits(data_dir: str, holdout: int) -> Source:
-    """scikit-learn's 8 x 8 digits, 17 codes: 1,500 train, 297 test, in file order.
+    """scikit-learn's 8 x 8 digits, with 17 codes: 1,500 train, 297 test, in the original order.
 
     The first load writes them as a TFDS set to `<data_dir>/digits` (about a second).
     """
@@ -101,13 +101,13 @@ def tfds_images(
     """A prepared TFDS set of uint8 "image" and "label" with splits "train" and "test".
 
     Args:
-        dataset: the TFDS name; `TFDS_FACTS` has those that need no shape and num_classes.
+        dataset: the TFDS name.
         version: such as "3.0.2"; "" takes the newest one prepared in `data_dir`.
-        shape, num_classes: of any other set.
+        shape, num_classes: required for sets that are not in `TFDS_FACTS`.
 
     Raises:
-        ValueError: the set is unknown and comes without its shape and num_classes; at load, it
-            is not prepared (answered from the disk, never by the network) or not as stated.
+        ValueError: shape or num_classes is missing; at load, the set is not prepared (checked on
+            the disk, without the network) or differs from these facts.
     """
     if not dataset:
         raise ValueError("data.name = 'tfds' also needs data.kwargs.dataset, the name of a set")
@@ -119,20 +119,20 @@ def tfds_images(
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise ValueError(
             f"the shape and num_classes of data set {dataset!r} are not known; {hint}known are "
-            f"{', '.join(TFDS_FACTS)}; for another one set data.kwargs.shape and num_classes"
+            f"{', '.join(TFDS_FACTS)}; for other sets, set data.kwargs.shape and num_classes"
         )
     shape = tuple(shape)
 
     def read(split: str) -> tuple[np.ndarray, np.ndarray]:
         root = resolve_data_dir(data_dir)
-        found = find_version(root, dataset, version)
-        return read_records(root, dataset, found, split, shape)
+        resolved = find_version(root, dataset, version)
+        return read_records(root, dataset, resolved, split, shape)
 
     return build_source(dataset, shape, 256, num_classes, holdout, read)
 
 
 def named_tfds(dataset: str, data_dir: str, holdout: int, version: str = "") -> Source:
-    """One of `TFDS_FACTS`, under its own name."""
+    """A set in `TFDS_FACTS`, which a config can select by its own name."""
     return tfds_images(data_dir, holdout, dataset, version)
 
 
@@ -146,8 +146,15 @@ def build_source(
     stored_fingerprint: Callable[[str], str] = lambda split: "",
     notes: Callable[[str], tuple[str, ...]] = lambda split: (),
 ) -> Source:
-    """A Source over `read`, which gets "train" or "test" and knows nothing of holding out, as
-    `stored_fingerprint` and `notes` do of the same splits."""
+    """Makes a Source that holds out examples, from functions that know only "train" and "test".
+
+    Args:
+        name, shape, num_codes, num_classes: as in Source.
+        holdout: how many of the last training examples to hold out.
+        read: split -> (examples, labels or None).
+        stored_fingerprint: split -> as in Split.
+        notes: split -> as in Split.
+    """
     if holdout < 0:
         raise ValueError(f"holdout is {holdout}; set --config.data.holdout to 0 or more")
 
@@ -156,7 +163,7 @@ def build_source(
         examples, labels = read(split)
         for array in (examples, labels):
             if array is not None:
-                array.setflags(write=False)  # it is shared by everyone who loads
+                array.setflags(write=False)  # all callers of `load` share it
         return examples, labels
 
     @functools.cache
@@ -165,7 +172,7 @@ def build_source(
             raise ValueError(f"unknown split {split!r}; known are 'train', 'holdout', 'test'")
         if split == "holdout" and holdout == 0:
             raise ValueError(
-                f"{name} holds nothing out; set --config.data.holdout=N to hold out the last N "
+                f"{name} holds out no examples; set --config.data.holdout=N to hold out the last N "
                 "training examples"
             )
         if split == "test":

@@ -1,4 +1,4 @@
-"""Writing TFDS sets: whole or not at all, also when killed or when several processes write one."""
+"""Writes TFDS sets atomically, also if the process is killed or several processes write one."""
 
 import shutil
 import uuid
@@ -10,24 +10,24 @@ from vdm.data.records import first_line, is_prepared, quiet_tfds
 
 
 def refuse_to_replace(folder: Path) -> None:
-    """ValueError when something is there that is no whole set."""
+    """Raises ValueError if `folder` exists but is not a complete set."""
     if folder.exists() and not is_prepared(folder):
-        raise ValueError(f"{folder} is there and is no whole set: delete it, or move it away")
+        raise ValueError(f"{folder} exists and is not a complete set: delete it, or move it away")
 
 
 def write(build: Callable[[], Any], folder: Path, replace: bool = False) -> None:
-    """Writes the set of a TFDS builder to `folder`, `<data_dir>/<name>/<version>`, if it is not
-    there.
+    """Writes the set of a TFDS builder to `folder`, unless it is there already.
 
-    Killed midway it leaves a folder named `incomplete.*`, which nothing reads. Of several
-    processes at once the first to finish wins and the others take its files.
+    If killed midway, it leaves a folder named `incomplete.*`, which is never read. If several
+    processes write the set at once, the first to finish wins and the others use its files.
 
     Args:
-        build: the builder.
-        replace: whether a folder that is no whole set is deleted.
+        build: makes the builder.
+        folder: `<data_dir>/<name>/<version>`.
+        replace: whether to delete an existing folder that is not a complete set.
 
     Raises:
-        ValueError: the folder cannot be written, or is there and must not be deleted.
+        ValueError: the folder cannot be written, or exists and must not be deleted.
     """
     data_dir = folder.parent.parent
     if is_prepared(folder):
@@ -37,8 +37,8 @@ def write(build: Callable[[], Any], folder: Path, replace: bool = False) -> None
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         if folder.exists() and not is_prepared(folder):
-            # Somebody's partial copy: TFDS itself never leaves one. Moved before it is deleted,
-            # so that no other process sees it shrink.
+            # This is a partial copy made by hand: TFDS never leaves one. It is moved before it is
+            # deleted, so that no other process sees it shrink.
             partial = folder.with_name(f"incomplete.{uuid.uuid4().hex}_{folder.name}")
             folder.rename(partial)
             shutil.rmtree(partial)
@@ -49,6 +49,6 @@ def write(build: Callable[[], Any], folder: Path, replace: bool = False) -> None
             return  # another process renamed its complete folder here before ours
         raise ValueError(
             f"cannot write the data folder {data_dir}: {first_line(error)}; "
-            "set --data_dir (in a run --config.data.data_dir) to a writable folder with some free "
-            "space"
+            "set --data_dir (in a run, --config.data.data_dir) to a writable folder with enough "
+            "free space"
         ) from error

@@ -1,10 +1,10 @@
 """Augmentation of training images: flips, quarter turns, permuted channels.
 
-An augmentation is two functions. `draw` decides for a whole global batch what is done to each of
-its examples, from a generator that the batch of that step alone owns; `apply` does it to the
-examples of some of those decisions. Each process draws for all and applies its share, so what
-happens to an example depends on the seed, the step and its place in the global batch, and not on
-how many processes there are.
+An augmentation is two functions. `draw` makes random choices for every example of a global batch,
+from a generator that belongs to that step; `apply` carries out the choices for some of the
+examples. Each process draws for the whole batch and applies its share, so what happens to an
+example depends on the seed, the step and its row in the global batch, and not on the number of
+processes.
 """
 
 import dataclasses
@@ -14,19 +14,19 @@ import numpy as np
 
 Choices = dict[str, np.ndarray]
 
-# The key of the draws beside the run's seed, so that no other stream of that seed is the same.
+# Combined with the run's seed, so that no other random stream of that seed is the same.
 _STREAM = 0x61756774
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to training examples.
+    """A random change of training examples.
 
     Attributes:
-        draw: (generator, batch size B) -> arrays [B, ...] by name, one row for each example of the
-            global batch. "augmented" is bool [B], which examples are augmented at all; the batch
-            carries it on.
-        apply: (examples [b, *shape], rows of those arrays [b, ...]) -> new examples [b, *shape].
+        draw: (generator, batch size B) -> {name: choices [B, ...]}, one row for each example of the
+            global batch. "augmented", bool [B], tells which examples are augmented; it becomes
+            part of the batch.
+        apply: (examples [b, *shape], rows [b, ...] of those arrays) -> new examples [b, *shape].
     """
 
     draw: Callable[[np.random.Generator, int], Choices]
@@ -34,19 +34,19 @@ class Augmentation:
 
 
 def check(augmentation: Augmentation, name: str) -> None:
-    """ValueError, beginning with the name, when `draw` gives something else than rows for each of
-    two places, "augmented" among them."""
+    """Raises ValueError, with the name first, unless `draw` for a batch of two returns arrays of
+    two rows, "augmented" among them."""
     try:
         choices = augmentation.draw(np.random.default_rng(0), 2)
         shapes = {key: (rows.shape, rows.dtype) for key, rows in choices.items()}
     except (TypeError, AttributeError) as error:
         raise ValueError(
-            f"{name}: its draw(generator, batch size) gives no arrays by name: {error}"
+            f"{name}: its draw(generator, batch size) does not return a dict of arrays: {error}"
         ) from error
     if shapes.get("augmented") != ((2,), np.bool_):
         raise ValueError(
             f"{name}: its draw for 2 examples gives {_shown(shapes.get('augmented'))} as "
-            "'augmented': it must be bool of shape (2,), which examples are augmented"
+            "'augmented': it must be bool of shape (2,) and tell which examples are augmented"
         )
     for key, (shape, dtype) in shapes.items():
         if shape[:1] != (2,):
@@ -56,16 +56,20 @@ def check(augmentation: Augmentation, name: str) -> None:
             )
 
 
-def _shown(found: tuple | None) -> str:
-    return f"{found[1]} of shape {found[0]}" if found else "nothing"
+def _shown(shape_and_dtype: tuple | None) -> str:
+    if not shape_and_dtype:
+        return "nothing"
+    shape, dtype = shape_and_dtype
+    return f"{dtype} of shape {shape}"
 
 
 def choices_of_step(
     augmentation: Augmentation, seed: int, step: int, batch_size: int, mine: slice
 ) -> Choices:
-    """The rows `mine` of what is drawn for the global batch of a step."""
-    # Philox takes its key and its place in the stream as they are: steps cannot overlap below
-    # 2^64 numbers each. A list with a seed from 2^63 on would become float64, and seeds equal.
+    """The choices drawn for the global batch of a step, of which this process keeps rows `mine`."""
+    # Philox is given its key and its position in the stream, so steps cannot overlap below 2^64
+    # numbers each. The dtype is explicit because a list with a seed of 2^63 or more would become
+    # float64, where different seeds may be equal.
     key = np.array([seed, _STREAM], np.uint64)
     generator = np.random.Generator(np.random.Philox(key=key, counter=[0, step, 0, 0]))
     return {name: rows[mine] for name, rows in augmentation.draw(generator, batch_size).items()}
@@ -80,29 +84,30 @@ def images(
 ) -> Augmentation:
     """Random symmetries of images [H, W, C].
 
-    An augmented image is turned by 0, 1, 2 or 3 quarters, then flipped from left to right or not,
-    then its channels are permuted; every outcome is equally likely, the identity among them. The
-    draws of one kind do not depend on which others are switched on.
+    An augmented image is rotated by 0, 1, 2 or 3 quarter turns, then flipped from left to right or
+    not, then its channels are permuted; every outcome is equally likely, including the identity.
+    The draws of one kind do not depend on which others are switched on.
 
     Args:
-        dims: the shape of one image.
-        flips: from left to right.
-        rotations: by multiples of 90 degrees; of square images only.
-        permutations: of the channels.
-        share: probability that an image is augmented; "augmented" says which ones were.
+        dims: the shape [H, W, C] of one image.
+        flips: flip from left to right.
+        rotations: rotate by multiples of 90 degrees; only for square images.
+        permutations: permute the channels.
+        share: probability that an image is augmented; "augmented" tells which ones were.
 
     Raises:
-        ValueError: images of that shape have no such symmetry, or an argument is of no use.
+        ValueError: images of that shape do not have such a symmetry, or the arguments would have
+            no effect.
     """
     _check_symmetries(dims, flips, rotations, permutations, share)
     height, width, depth = dims
     places = np.arange(height * width).reshape(height, width)
     turned = [np.rot90(places, quarters) for quarters in range(4 if rotations else 1)]
-    # [quarters, flipped, H W]: which pixel of the image comes to each place.
+    # [quarter turns, flipped, H W]: the pixel of the image that moves to each position.
     origins = np.array([[turn.ravel(), turn[:, ::-1].ravel()] for turn in turned])
 
     def draw(generator: np.random.Generator, batch_size: int) -> Choices:
-        # All are drawn, also what is switched off: flips stay the same when turns are added.
+        # Everything is drawn, even what is switched off, so that adding rotations keeps the flips.
         augmented = generator.random(batch_size) < share
         flipped = generator.integers(0, 2, batch_size)
         quarters = generator.integers(0, 4, batch_size)
@@ -115,7 +120,7 @@ def images(
         }
 
     def apply(examples: np.ndarray, choices: Choices) -> np.ndarray:
-        # One gather for each channel of all images together is five times faster than
+        # One gather per channel, over all images at once, is five times faster than
         # np.take_along_axis for the permutations alone.
         flat, result = examples.reshape(-1), np.empty_like(examples)
         pixels = origins[choices["quarters"], choices["flipped"]]
@@ -139,7 +144,7 @@ def _check_symmetries(
     if rotations and dims[0] != dims[1]:
         raise ValueError(
             f"data.augmentation.kwargs.rotations: images of {dims[0]} x {dims[1]} are not square, "
-            "and a quarter turn changes their shape: set it to False"
+            "and a quarter turn would change their shape: set it to False"
         )
     if permutations and dims[2] < 2:
         raise ValueError(
