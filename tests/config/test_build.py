@@ -425,7 +425,7 @@ def test_an_augmentation_of_the_users_own(tmp_path, monkeypatch):
         ({"augmented": {"shape": (3,), "dtype": "bool"}}, "gives bool of shape (3,) as 'aug"),
         ({"augmented": flags, "by": {"shape": (3, 2)}}, "gives float64 of shape (3, 2) as 'by'"),
         ({"augmented": flags, "by": {"shape": ()}}, "gives float64 of shape () as 'by'"),
-        ({"list": [1]}, "gives no arrays by name"),
+        ({"list": [1]}, "does not return a dict of arrays"),
     ]:
         config.data.augmentation = {"name": "my_augmentations:drawing", "kwargs": rows}
         with pytest.raises(ValueError, match=re.escape(message)) as caught:

@@ -83,7 +83,7 @@ def test_links_in_a_circle_end_and_are_counted(tmp_path, target):
     found = source(tmp_path / ("set" if target != "../.." else ""))
     assert {image.tobytes() for split in ("train", "test") for image in found.load(split).examples}
     (note,) = [line for line in found.load("train").notes if "skipped" in line]
-    assert "links to a folder that they lie in" in note
+    assert "links to a folder that contains them" in note
 
 
 @pytest.mark.parametrize("name", ["dogs", "1.png"])
@@ -91,7 +91,9 @@ def test_a_link_to_nothing_is_refused(tmp_path, name):
     put(tmp_path / "cats")
     (tmp_path / "cats" / name).unlink(missing_ok=True)
     (tmp_path / "cats" / name).symlink_to("/not/mounted")
-    refused(lambda: count(tmp_path), rf"cats/{name} is a link to /not/mounted, which is not there")
+    refused(
+        lambda: count(tmp_path), rf"cats/{name} is a link to /not/mounted, which does not exist"
+    )
     (tmp_path / "cats" / name).unlink()
     (tmp_path / "cats" / name).symlink_to(name)
     refused(lambda: count(tmp_path), rf"cats/{name} ")
@@ -186,7 +188,7 @@ def test_pictures_beside_train_and_test_are_counted(tmp_path):
         put(tmp_path / half)
     (note,) = source(tmp_path, num_test=0).load("test").notes
     assert "read 4 pictures for training and 4 for testing" in note
-    assert "skipped 4 pictures outside of train/ and test/" in note
+    assert "skipped 4 pictures outside train/ and test/" in note
 
 
 # --- names ------------------------------------------------------------------------------------
@@ -210,7 +212,7 @@ def test_one_split_for_both_forms_of_names(tmp_path):
     np.testing.assert_array_equal(both.load("test").examples, one.load("test").examples)
     assert f"skipped {len(NAMES)} of the same name in another form" in both.load("test").notes[0]
     Image.fromarray(codes[1]).save(tmp_path / "NFC" / unicodedata.normalize("NFD", NAMES[0]))
-    refused(lambda: count(tmp_path / "NFC"), "is there twice, with its name in two forms")
+    refused(lambda: count(tmp_path / "NFC"), "exists twice, with its name in two forms")
 
 
 def test_names_in_ascii_lie_where_they_always_did():
@@ -241,8 +243,8 @@ def test_duplicates_across_the_splits_are_counted(doubled):
     assert of_held > 0
     for split in (train, held):
         notes = "\n".join(split.notes)
-        assert f"{again} of 15 test pictures have the very pixels of a training picture" in notes
-        assert f"{of_held} of 12 held-out pictures have the very pixels" in notes
+        assert f"{again} of 15 test pictures have exactly the pixels of a training picture" in notes
+        assert f"{of_held} of 12 held-out pictures have exactly the pixels" in notes
         assert "data.kwargs.duplicates = 'drop'" in notes
 
 
@@ -253,7 +255,7 @@ def test_the_remedy_leaves_no_duplicate_and_the_rest_where_it_was(doubled):
     assert len(train.examples) + len(test.examples) == 40 == len(rows(train) | rows(test))
     assert rows(train) == rows(kept.load("train"))
     assert rows(test) == rows(kept.load("test")) - rows(train)
-    assert "20 of these have the pixels of another one and are left out" in train.notes
+    assert "20 of these have the pixels of another one and are dropped" in train.notes
     alone = source(doubled, num_test=15, duplicates="drop").load("test")  # read first
     np.testing.assert_array_equal(alone.examples, test.examples)
     split = source(doubled, 12, num_test=15, duplicates="drop")
@@ -309,7 +311,7 @@ def test_classes_are_known_without_reading_a_picture(tmp_path):
     assert source(tmp_path, labels=True, shape=(4, 4, 1)).num_classes == 2
     gone = source(tmp_path / "gone", labels=True, shape=(4, 4, 1), num_classes=5)
     assert (gone.shape, gone.num_classes) == ((4, 4, 1), 5)
-    refused(lambda: gone.load("train"), "gone is not a folder")
+    refused(lambda: gone.load("train"), "gone is neither a folder")
 
 
 def test_mistakes_of_classes_are_one_line(tmp_path):
@@ -322,7 +324,7 @@ def test_mistakes_of_classes_are_one_line(tmp_path):
     put(tmp_path / "test/b")
     refused(lambda: source(tmp_path, num_test=0, labels=True), "class 'b' has pictures for testing")
     put(tmp_path / "train", 1)
-    refused(lambda: source(tmp_path, num_test=0, labels=True), r"0\.png lies in no folder of a cla")
+    refused(lambda: source(tmp_path, num_test=0, labels=True), r"0\.png does not lie in the")
 
 
 # --- zips -------------------------------------------------------------------------------------
@@ -362,7 +364,7 @@ def test_a_zip_of_one_class_is_read_as_the_folder_of_it(tmp_path, top):
     put(tmp_path / "set" / top, 8)
     path = zipped(tmp_path / "set", tmp_path / "set.zip")
     if not top:  # no class at all
-        refused(lambda: source(path, labels=True), r"\.png lies in no folder of a class")
+        refused(lambda: source(path, labels=True), r"\.png does not lie in the folder of a class")
         return
     found = source(path, labels=True)
     assert (found.num_classes, found.load("train").labels.tolist()) == (1, [0] * 6)
@@ -376,7 +378,7 @@ def test_a_zip_of_one_class_is_read_as_the_folder_of_it(tmp_path, top):
     ) | rows(folder.load("train"))
     with zipfile.ZipFile(path, "a") as archive:
         archive.write(tmp_path / "one/cats/0.png", f"{top}deep/0.png")
-    refused(lambda: source(path, labels=True), r"\.png lies in no folder of a class")
+    refused(lambda: source(path, labels=True), r"\.png does not lie in the folder of a class")
 
 
 def test_zips_that_are_unsafe_encrypted_or_damaged_are_refused(tmp_path):
@@ -386,7 +388,7 @@ def test_zips_that_are_unsafe_encrypted_or_damaged_are_refused(tmp_path):
         with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
             archive.writestr("0.png", "x")
             archive.writestr(name, "x")
-        refused(lambda: source(tmp_path / "bad.zip"), "which leads out of it")
+        refused(lambda: source(tmp_path / "bad.zip"), "whose path leads out")
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         archive.writestr("0.png", "x")
         with pytest.warns(UserWarning, match="Duplicate"):
@@ -401,4 +403,4 @@ def test_zips_that_are_unsafe_encrypted_or_damaged_are_refused(tmp_path):
     refused(lambda: source(tmp_path / "bad.zip"), "nor a .zip that can be read")
     middle = whole.index(b"PK\x03\x04", 1) - 40  # pixels of the first picture
     (tmp_path / "bad.zip").write_bytes(whole[:middle] + b"damaged!" + whole[middle + 8 :])
-    refused(lambda: count(tmp_path / "bad.zip"), r"0\.png .*that can be read")
+    refused(lambda: count(tmp_path / "bad.zip"), r"0\.png .*cannot be read as a picture")

@@ -140,7 +140,7 @@ def test_one_version_is_not_prepared_as_the_other(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"test": 3}, "has 3 validation images, and imagenet32_old has 4"),
+        ({"test": 3}, "has 3 validation images, but imagenet32_old has 4"),
         ({"train": 11}, "has 11 PNGs, not 12"),
         ({"train": 13}, "has 13 PNGs, not 12"),
     ],
@@ -155,7 +155,9 @@ def test_lost_pictures_are_noticed(tmp_path, files, message):
 @pytest.mark.parametrize(("train", "found"), [(19, "19"), (21, "more than 20")])
 def test_lost_batches_are_noticed(tmp_path, train, found):
     write_batches(tmp_path / "from", train=train)
-    with pytest.raises(ValueError, match=f"has {found} images of split 'train', which has 20"):
+    with pytest.raises(
+        ValueError, match=f"has {found} images of split 'train', but should have 20"
+    ):
         imagenet.prepare("imagenet32_new", tmp_path, tmp_path / "from", LITTLE)
     assert not (tmp_path / "imagenet32_new").exists()
 
@@ -165,7 +167,7 @@ def test_pictures_of_another_size_and_damaged_ones_are_named(tmp_path):
     place = tmp_path / "from/valid_32x32/00002.png"
     for content, message in [
         (png(codes_of(1, 16)[0]), "00002.png .* is 16 x 16, not 32 x 32"),
-        (place.read_bytes()[:99], "00002.png .* is no readable PNG"),
+        (place.read_bytes()[:99], "00002.png .* is not a readable PNG"),
     ]:
         place.write_bytes(content)
         with pytest.raises(ValueError, match=message):
@@ -213,7 +215,7 @@ def test_a_flipped_bit_of_the_pixels_is_noticed(tmp_path):
     ]
     unnoticed = next(filter(decodes_to_another, damaged))  # decoding alone does not see it
     (tmp_path / "from/train_32x32/00003.png").write_bytes(unnoticed)
-    with pytest.raises(ValueError, match=r"00003\.png .* is no readable PNG: get it again"):
+    with pytest.raises(ValueError, match=r"00003\.png .* is not a readable PNG: get it again"):
         imagenet.prepare("imagenet32_old", tmp_path, tmp_path / "from", LITTLE)
 
 
@@ -234,7 +236,7 @@ def test_a_damaged_archive_is_one_line(tmp_path, kind, damage):
     else:
         pytest.skip("only a .zip is encrypted")
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"(is damaged .*|is no readable PNG): get") as caught:
+    with pytest.raises(ValueError, match=r"(is damaged .*|is not a readable PNG): get") as caught:
         imagenet.prepare("imagenet32_old", tmp_path, tmp_path / "from", LITTLE)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "imagenet32_old").exists()
@@ -265,7 +267,7 @@ def test_a_folder_with_both_kinds_has_both_versions(tmp_path):
 
 def test_pictures_have_no_labels_for_the_new_version(tmp_path):
     write_pictures(tmp_path / "from", train=20, test=5)
-    with pytest.raises(ValueError, match="has pictures without labels, which imagenet32_new has"):
+    with pytest.raises(ValueError, match="has pictures without labels, but imagenet32_new has"):
         imagenet.prepare("imagenet32_new", tmp_path, tmp_path / "from", LITTLE)
 
 
@@ -274,7 +276,7 @@ def test_pictures_have_no_labels_for_the_new_version(tmp_path):
     [
         (np.zeros(4, np.int32), "holds int32 of shape .4,.: labels are 5 integers"),
         (np.zeros(5), "holds float64"),
-        (np.full(5, 1000, np.int32), r"has labels 1000 \.\.\. 1000: of 1000 classes"),
+        (np.full(5, 1000, np.int32), r"has labels 1000 \.\.\. 1000: for num_classes = 1000"),
         (np.zeros(5, np.int64), "test_labels.npy has 168 bytes"),
         (None, "cannot read the labels in .*: No such file"),
     ],
@@ -299,7 +301,7 @@ def test_a_pickle_runs_no_program(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_batches(tmp_path / "from", "pickle")
     (tmp_path / "from/val_data").write_bytes(pickle.dumps({"data": Program()}))
-    with pytest.raises(ValueError, match=r"is no batch of ImageNet \(it asks for \w+\.system\)"):
+    with pytest.raises(ValueError, match=r"is not a batch of ImageNet \(it asks for \w+\.system\)"):
         imagenet.prepare("imagenet32_new", tmp_path, tmp_path / "from", LITTLE)
     assert not (tmp_path / "ran").exists()
 
@@ -337,7 +339,7 @@ def test_what_is_not_whole_is_not_read(tmp_path):
         load("imagenet32_old", tmp_path, "test")
     assert "\n" not in str(caught.value)
     (folder / "dataset.json").unlink()
-    with pytest.raises(ValueError, match="is no whole set: delete it"):
+    with pytest.raises(ValueError, match="is not a complete set: delete it"):
         imagenet.prepare("imagenet32_old", tmp_path, tmp_path / "from", LITTLE)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vdm.runs import evaluate, train
-from vdm.runs.run import Run, open_run
+from vdm.runs import evaluate, states, train
+from vdm.runs.run import open_run
 
 RNG = np.random.default_rng(0)
 
@@ -26,7 +26,7 @@ def told(make_tiny_config, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(train, "fit", begin)
     monkeypatch.setattr(train, "report_evaluation", begin)
-    monkeypatch.setattr(Run, "trained_params", lambda run, init_from: (0, None))
+    monkeypatch.setattr(states, "trained_params", lambda run, init_from: (0, None))
 
     def tell(name, path, mode="train", **kwargs):
         config = make_tiny_config(model__class_conditional=kwargs.get("labels", False))
@@ -53,14 +53,14 @@ def test_a_training_and_an_evaluation_tell_of_a_folder(told, tmp_path):
     path = tmp_path / "set"
     out = told("folder", path, num_test=18)
     assert f"{path}: read 18 pictures for training and 18 for testing; skipped 1 .heic" in out
-    assert "of 18 test pictures have the very pixels of a training picture" in out
+    assert "of 18 test pictures have exactly the pixels of a training picture" in out
     assert "2 greys of 256 occur (0, 255)" in out
     assert "set data.kwargs.num_codes to 2" in out
     fields = {"num_test": 18, "num_codes": 2, "labels": True, "duplicates": "drop"}
     out = told("folder", path, **fields)
-    assert "have the pixels of another one and are left out" in out
+    assert "have the pixels of another one and are dropped" in out
     assert "greys of 256" not in out
-    assert "the very pixels" not in out
+    assert "exactly the pixels" not in out
     assert f"{path}: read 18 pictures for training" in told("folder", path, mode="eval", **fields)
 
 

@@ -167,7 +167,7 @@ def bmp(path, bits, row, palette=()):
 def test_a_bmp_that_pil_would_stretch_or_misread_is_refused(tmp_path):
     path = tmp_path / "a.bmp"
     bmp(path, 16, struct.pack("<4H", 0, 1, 2, 0x7FFF))
-    _follow(refused(path, "5 or 6 for a colour", shape=(1, 4, 3)), path)
+    _follow(refused(path, "5 or 6 bits per colour", shape=(1, 4, 3)), path)
     assert read_images(tmp_path).codes[0, 0, :, 2].tolist() == [0, 8, 16, 255]
     path.with_suffix(".png").unlink()
     for bits, row, palette in (
@@ -254,9 +254,9 @@ def test_tiffs_whose_numbers_pil_would_change_are_refused(tmp_path):
 def test_a_tiff_whose_next_page_is_damaged_is_refused(tmp_path):
     for after in (8, 9, 2**31, 2**32 - 1):  # no page of these has a size
         tiff(tmp_path / "a.tif", np.zeros_like(RGB), 8, after=after)
-        refused(tmp_path / "a.tif", "is no picture that can be read")
+        refused(tmp_path / "a.tif", "cannot be read as a picture")
     tiff(tmp_path / "a.tif", np.zeros_like(RGB), 8, after=0, more=[(259, 3, [55])])
-    refused(tmp_path / "a.tif", "is no picture that can be read")
+    refused(tmp_path / "a.tif", "cannot be read as a picture")
 
 
 # --- several in a file ------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_exif_orientation_is_applied_to_data_and_refused_in_archives(tmp_path, e
     if orientation in (0, 1, 9):
         np.testing.assert_array_equal(read_images(tmp_path).codes[0], upright)
         return
-    with pytest.raises(ValueError, match="turned by its EXIF orientation") as caught:
+    with pytest.raises(ValueError, match="rotated by its EXIF orientation") as caught:
         read_images(tmp_path)
     _follow(str(caught.value), path)
     np.testing.assert_array_equal(read_images(tmp_path).codes[0], upright)
@@ -390,7 +390,7 @@ def test_greys_are_codes_or_levels_in_a_whole_set(tmp_path, brighter, zeros):
         return np.concatenate([train.examples, test.examples])[:, 0, 1, 0].tolist()
 
     if brighter >= zeros:
-        says = r"\d\.png has greys up to 1, \S+\d\.png has levels up to 255, and "
+        says = r"\d\.png has greys up to 1, \S+\d\.png has levels up to 255, but "
         with pytest.raises(ValueError, match=says) as caught:
             both(num_codes=2)
         assert str(tmp_path / names[brighter]) in str(caught.value)
@@ -472,6 +472,6 @@ def test_pictures_of_really_different_shapes_are_refused_beside_palettes(tmp_pat
 
 def test_a_file_of_another_format_under_a_known_name_is_refused(tmp_path):
     path = saved(tmp_path / "a.png", Image.fromarray(RGB), format="ICO")
-    refused(path, "that can be read")
+    refused(path, "cannot be read as a picture")
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 6\n")
-    refused(path, "that can be read")
+    refused(path, "cannot be read as a picture")

@@ -100,7 +100,7 @@ def test_unlabelled_split_gives_no_labels():
         ((4, -1, 0), "seed is -1"),
         ((4, 0, -1), "first_step is -1"),
         ((4, 0, 0, 2, 2), "process_index 2"),
-        ((5, 0, 0, 0, 2), "does not divide by 2 processes"),
+        ((5, 0, 0, 0, 2), "cannot be divided among 2 processes"),
     ],
 )
 def test_mistakes_are_named_at_the_call(arguments, message):

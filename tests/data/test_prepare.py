@@ -137,7 +137,9 @@ def test_a_download_goes_on_where_it_stopped(server, tmp_path):
     content = np.random.default_rng(0).bytes(300_000)
     (file,) = published(server, {"a.gz": content})
     server.stop_at = 100_000
-    with pytest.raises(ValueError, match=r"100,000 of 300,000 bytes; the same command goes on"):
+    with pytest.raises(
+        ValueError, match=r"100,000 of 300,000 bytes; run the same command again to resume"
+    ):
         downloads.fetch([file], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.gz.part"]
     server.stop_at = 1 << 40
@@ -192,7 +194,7 @@ def test_a_damaged_gzip_is_one_line(tmp_path, damage):
     content[-9] ^= 255 * (damage == "flipped")
     path = tmp_path / "a.gz"
     path.write_bytes({"cut": content[:-12], "no gzip": b"text"}.get(damage, content))
-    with pytest.raises(ValueError, match=r"a\.gz is no whole \.gz \(.*\): get it again"):
+    with pytest.raises(ValueError, match=r"a\.gz is not a complete \.gz \(.*\): get it again"):
         image_sets._read_idx(path)
 
 
@@ -303,8 +305,8 @@ def test_another_cifar10_is_refused_in_one_line(server, tmp_path):
     (tmp_path / "test_batch.bin").write_bytes(members["test_batch.bin"])
     for place, message in [
         (tmp_path, "has no data_batch_1.bin, data_batch_2.bin"),
-        (tmp_path / "test_batch.bin", "is no archive of CIFAR-10's binary version"),
-        (None, "is no archive of CIFAR-10's binary version"),
+        (tmp_path / "test_batch.bin", "is not an archive of CIFAR-10's binary version"),
+        (None, "is not an archive of CIFAR-10's binary version"),
     ]:
         with pytest.raises(ValueError, match=message) as caught:
             image_sets.prepare(facts, tmp_path, place, files)
@@ -348,10 +350,10 @@ def test_help_imports_nothing_heavy():
         (["cifar01"], "did you mean 'cifar10'? known: digits, mnist"),
         ([], "the following arguments are required: NAME; see --help"),
         (["mnist", "--form=x"], "unrecognized arguments: --form=x; see --help"),
-        (["mnist", "--from={tmp}/none"], "is not there: name the original files of mnist"),
+        (["mnist", "--from={tmp}/none"], "does not exist: name the original files of mnist"),
         (["mnist", "--from={tmp}"], "has no train-images-idx3-ubyte.gz, train-labels"),
         (["cifar10", "--from={tmp}"], "has no data_batch_1.bin"),
-        (["imagenet32_old"], "imagenet32_old has no open address"),
+        (["imagenet32_old"], "imagenet32_old cannot be downloaded"),
         (["imagenet32_old", "--from={tmp}"], "has no train_32x32 and valid_32x32"),
         (["imagenet64_new", "--from={tmp}"], "has no train_data_batch_1 to 10 and val_data"),
         (["digits", "--data_dir={tmp}/file/below"], "set --data_dir to a writable folder"),
@@ -377,7 +379,7 @@ def test_mistakes_are_one_line_with_the_remedy(tmp_path, capsys, args, message):
             "",
             "I/O error; check the disks of --data_dir and --from",
         ),
-        (PermissionError(errno.EACCES, "Denied", "/x/from/a"), "/x/from", "name original files"),
+        (PermissionError(errno.EACCES, "Denied", "/x/from/a"), "/x/from", "name readable original"),
         (PermissionError(errno.EACCES, "Denied", "/x/to/a"), "/x/from", "set --data_dir to a writ"),
     ],
 )
@@ -393,9 +395,9 @@ def test_a_folder_that_is_no_whole_set_is_left_alone(server, tmp_path):
     place.mkdir(parents=True)
     (place / "mine.txt").write_text("precious")
     facts = image_sets.SETS["mnist"]
-    with pytest.raises(ValueError, match=r"mnist/3\.0\.1 is there and is no whole set: delete it"):
+    with pytest.raises(ValueError, match=r"mnist/3\.0\.1 exists and is not a complete set"):
         image_sets.prepare(facts, tmp_path, None, published(server, files))
-    with pytest.raises(ValueError, match="is no whole set"):
+    with pytest.raises(ValueError, match="is not a complete set"):
         tfds_writer.write(lambda: None, place)
     assert server.starts == []  # said before the download
     assert (place / "mine.txt").read_text() == "precious"
@@ -422,7 +424,7 @@ def test_a_set_that_is_there_says_so(tmp_path, capsys):
 def test_two_processes_do_not_prepare_one_set(tmp_path, capsys):
     with prepare._alone(tmp_path, "digits"):
         assert prepare.main(["digits", f"--data_dir={tmp_path}"]) == 2
-        assert "another process prepares digits" in capsys.readouterr().err
+        assert "another process is preparing digits" in capsys.readouterr().err
     assert prepare.main(["digits", f"--data_dir={tmp_path}"]) == 0
 
 
@@ -501,4 +503,4 @@ def test_an_interruption_is_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr(prepare, "prepare", interrupted)
     assert prepare.main(["digits"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err

@@ -261,7 +261,7 @@ def test_tfds_images_reads_every_image_with_its_label(cifar10_like):
 
 def test_tfds_images_of_another_shape_than_stated_are_refused(cifar10_like):
     source = sources.tfds_images(cifar10_like[0], 0, dataset="cifar10", shape=(28, 28, 1))
-    with pytest.raises(ValueError, match=r"shape \(32, 32, 3\), the source expects"):
+    with pytest.raises(ValueError, match=r"shape \(32, 32, 3\), but the source expects"):
         source.load("train")
     with pytest.raises(ValueError, match=r"data\.kwargs\.shape") as caught:
         source.load("test")

@@ -132,7 +132,7 @@ def test_npy_mistakes_are_one_line(npy_folder):
     np.save(npy_folder / "train.npy", np.zeros((0, 4, 5, 1), np.uint8))
     one_line(lambda: user_files.npy("", 0, path=path), re.escape("is empty, of shape (0, 4, 5, 1)"))
     (npy_folder / "train.npy").write_bytes(b"text")
-    one_line(lambda: user_files.npy("", 0, path=path), "it is no .npy of numbers")
+    one_line(lambda: user_files.npy("", 0, path=path), "it is not an .npy of numbers")
 
 
 def npy_with_header(text):
@@ -152,11 +152,11 @@ def npy_with_header(text):
 def test_a_damaged_npy_is_one_line(tmp_path, content):
     path = tmp_path / "a.npy"
     path.write_bytes(content)
-    one_line(lambda: arrays.map_codes(path), r"cannot read .*a\.npy: it is no \.npy of numbers")
+    one_line(lambda: arrays.map_codes(path), r"cannot read .*a\.npy: it is not an \.npy of numbers")
     one_line(
-        lambda: arrays.read_labels(path, 6, 4), r"labels in .*a\.npy: it is no \.npy of numbers"
+        lambda: arrays.read_labels(path, 6, 4), r"labels in .*a\.npy: it is not an \.npy of numbers"
     )
-    one_line(lambda: read_codes(path, 256), r"a\.npy is no \.npy of numbers")
+    one_line(lambda: read_codes(path, 256), r"a\.npy is not an \.npy of numbers")
 
 
 # --- folder -----------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_folder_mistakes_are_one_line(tmp_path):
     one_line(lambda: user_files.folder("", 0), "set data.kwargs.path to one")
     path = str(tmp_path)
     one_line(
-        lambda: user_files.folder("", 0, path=path + "/none"), "none is not a folder, nor a .zip"
+        lambda: user_files.folder("", 0, path=path + "/none"), "none is neither a folder nor a .zip"
     )
     one_line(lambda: user_files.folder("", 0, path=path, size=-1), "size is -1")
     one_line(lambda: user_files.folder("", 0, path=path), "has 0 pictures and no folders train/")
@@ -266,12 +266,14 @@ def test_folder_mistakes_are_one_line(tmp_path):
     )
     (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
     one_line(
-        lambda: user_files.folder("", 0, path=path, num_test=1).load("train"), "that can be read"
+        lambda: user_files.folder("", 0, path=path, num_test=1).load("train"),
+        "cannot be read as a picture",
     )
     (tmp_path / "train").mkdir()
     one_line(lambda: user_files.folder("", 0, path=path), "has train/ alone")
     (tmp_path / "test").mkdir()
     one_line(
-        lambda: user_files.folder("", 0, path=path, num_test=1), "have both folders and num_test"
+        lambda: user_files.folder("", 0, path=path, num_test=1),
+        "use either both folders with num_test",
     )
     one_line(lambda: user_files.folder("", 0, path=path), "train has no pictures")

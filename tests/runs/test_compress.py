@@ -180,7 +180,7 @@ def test_a_folder_is_compressed_whole_and_counted(call, images, tmp_path):
     assert status == 0
     told, wrote, *_ = out.splitlines()
     assert told.startswith(f"read 3 pictures in {tmp_path / 'in'}; skipped 1 ")
-    for says in ("1 hidden", "1 .heic", "1 .txt", "1 links to a folder that they lie in"):
+    for says in ("1 hidden", "1 .heic", "1 .txt", "1 links to a folder that contains them"):
         assert says in told
     assert wrote.startswith(f"wrote {tmp_path / 'all.vdm'}: 3 images, ")
     status, out, _ = call("decompress", tmp_path / "all.vdm", tmp_path / "out")

@@ -1,7 +1,7 @@
-"""Sources of images in files: a folder of pictures, arrays in .npy files, prepared ImageNet.
+"""Data sources that read files: a folder of pictures, arrays in .npy files, prepared ImageNet.
 
-`folder` and `npy` read one header for the shape of an example, unless `shape` says it; it is
-checked against every example either way. Relative paths are relative to the folder you are in.
+Unless `shape` is given, `folder` and `npy` read one header for the shape of an example; in either
+case every example must have it. Relative paths start at the current folder.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from vdm.data import advice, arrays, folders, pictures
 from vdm.data.records import resolve_data_dir
 from vdm.data.sources import Source, build_source
 
-# Side and number of classes.
+# Name -> (side in pixels, number of classes).
 IMAGENETS: dict[str, tuple[int, int]] = {
     "imagenet32_old": (32, 0),
     "imagenet32_new": (32, 1000),
@@ -27,7 +27,7 @@ IMAGENETS: dict[str, tuple[int, int]] = {
 
 
 def imagenet(name: str, data_dir: str, holdout: int) -> Source:
-    """Downsampled ImageNet as `vdm.data.prepare` writes it, memory-mapped; "old" or "new"."""
+    """Downsampled ImageNet, memory-mapped, as `vdm.data.prepare` writes it; one of IMAGENETS."""
     side, num_classes = IMAGENETS[name]
     shape = (side, side, 3)
 
@@ -35,8 +35,8 @@ def imagenet(name: str, data_dir: str, holdout: int) -> Source:
         return arrays.read_split(resolve_data_dir(data_dir) / name, split, shape, num_classes)
 
     def read(split: str) -> tuple[np.ndarray, np.ndarray | None]:
-        found = stored(split)
-        return found.examples, found.labels
+        read_arrays = stored(split)
+        return read_arrays.examples, read_arrays.labels
 
     def fingerprint(split: str) -> str:
         return stored(split).fingerprint
@@ -51,8 +51,8 @@ class Npy:
     Attributes:
         path: a folder with train.npy and test.npy and, for num_classes > 0, train_labels.npy and
             test_labels.npy.
-        train, test, train_labels, test_labels: single files instead.
-        shape: of an example; () reads the header of the training file.
+        train, test, train_labels, test_labels: single files, which replace those in `path`.
+        shape: the shape of an example; () reads it from the header of the training file.
         num_codes: codes are 0 ... num_codes - 1.
         num_classes: integer labels are 0 ... num_classes - 1; 0 means no labels.
     """
@@ -69,7 +69,10 @@ class Npy:
     num_classes: int = 0
 
     def source(self) -> Source:
-        """ValueError where a file is not named, cannot be read, or holds something else."""
+        """The data source.
+
+        Raises ValueError if a file is not named, cannot be read, or holds something else.
+        """
         files = self._files()
         num_codes, num_classes = self.num_codes, self.num_classes
         if not 2 <= num_codes <= 256:
@@ -83,7 +86,7 @@ class Npy:
             if codes.shape[1:] != shape:
                 raise ValueError(
                     f"{files[split]} holds examples of shape {codes.shape[1:]}, not {shape}: all "
-                    "splits have one shape; set data.kwargs.shape to it"
+                    "splits must have one shape; set data.kwargs.shape to it"
                 )
             largest = arrays.largest(codes) if num_codes < 256 else 0
             if largest >= num_codes:
@@ -96,13 +99,13 @@ class Npy:
             return codes, arrays.read_labels(files[f"{split}_labels"], len(codes), num_classes)
 
         def notes(split: str) -> tuple[str, ...]:
-            if split == "test":  # what is told of the training examples goes for them too
+            if split == "test":  # the notes on the training examples apply to these, too
                 return ()
             advised = (
                 advice.note_few_codes(arrays.map_codes(files[split]), num_codes),
                 advice.note_channels_first(shape),
             )
-            return tuple(f"{files[split]}: {said}" for said in advised if said)
+            return tuple(f"{files[split]}: {note}" for note in advised if note)
 
         return build_source("npy", shape, num_codes, num_classes, self.holdout, read, notes=notes)
 
@@ -128,27 +131,28 @@ class Npy:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """The pictures in a folder and the folders in it, or in a .zip; 8-bit grey [H, W, 1] or RGB
-    [H, W, 3], all of one shape, upright as EXIF says, decoded into memory. Their order is that of
-    a hash of their paths, so that a folder for each class leaves every class in each split, and
-    held out. Links are followed, hidden files and folders skipped.
+    """The pictures in a folder and its subfolders, or in a .zip, decoded into memory.
+
+    Pictures are 8-bit grey [H, W, 1] or RGB [H, W, 3], all of one shape, and rotated upright as
+    EXIF says. They are sorted by a hash of their paths; with one folder per class, every split and
+    the held-out examples then contain all classes. Links are followed; hidden files and folders
+    are skipped.
 
     Attributes:
-        path: the folder or zip. With folders train/ and test/ in it, these are the splits.
-        shape: of every picture; () takes that of the first. A palette of greys is read as grey, or
-            as RGB among pictures that are.
-        size: n > 0 cuts each picture to the largest square in its middle, and averages that over
-            areas to n x n; 0 takes the pictures as they are.
+        path: the folder or zip. If it contains folders train/ and test/, these are the splits.
+        shape: the shape of every picture; () takes that of the first. A palette of greys is read
+            as grey, or as RGB if other pictures are RGB.
+        size: n > 0 cuts each picture to the largest square in its middle and averages areas to
+            resize it to n x n; 0 leaves the pictures unchanged.
         num_test: without train/ and test/, the last num_test pictures are "test".
-        num_codes: codes are 0 ... num_codes - 1. Below 256 the greys of all pictures must be these
-            or, up to 16 codes, those of all as many levels evenly spaced from 0 to 255: 2 for 1-bit
-            pictures.
-        labels: whether the folders that the pictures lie in (those in train/ and test/, if there
-            are such) are classes: labels 0, 1, ... in the order of their names.
-        num_classes: how many classes these must be; 0 counts them.
-        duplicates: what to do with pictures of equal pixels: "keep" them all, wherever they are,
-            and tell how many of the others are training examples too; "drop" all but the first, a
-            training example if there is one, so that no split has a picture of another one.
+        num_codes: codes are 0 ... num_codes - 1. Below 256, the greys of all pictures must be codes
+            or, up to 16 codes, num_codes levels evenly spaced from 0 to 255 (2 for 1-bit pictures).
+        labels: whether the folders that the pictures lie in (inside train/ and test/, if there are
+            any) are classes, with labels 0, 1, ... in the order of their names.
+        num_classes: the required number of classes; 0 counts them.
+        duplicates: what to do with pictures of equal pixels. "keep" keeps them all and reports how
+            many test and held-out pictures are also training examples; "drop" keeps the first, a
+            training example if there is one, so that no picture is in two splits.
     """
 
     data_dir: str
@@ -163,7 +167,10 @@ class Folder:
     duplicates: str = "keep"
 
     def source(self) -> Source:
-        """ValueError where there are no pictures, or they are not as stated."""
+        """The data source.
+
+        Raises ValueError if there are no pictures, or they differ from these settings.
+        """
         self._check()
         reader = _FolderReader(self)
         return build_source(
@@ -178,7 +185,7 @@ class Folder:
 
     def _check(self) -> None:
         if not self.path:
-            raise ValueError("data.name = 'folder' has no folder: set data.kwargs.path to one")
+            raise ValueError("data.name = 'folder' needs a folder: set data.kwargs.path to one")
         if self.size < 0 or self.num_test < 0:
             raise ValueError(
                 f"data.kwargs.size is {self.size} and num_test {self.num_test}: set them to 0 or "
@@ -196,7 +203,7 @@ class Folder:
             )
         if self.num_classes and not self.labels:
             raise ValueError(
-                f"data.kwargs.num_classes is {self.num_classes}, and pictures have classes only "
+                f"data.kwargs.num_classes is {self.num_classes}, but pictures have classes only "
                 "with data.kwargs.labels = True: set that, or num_classes to 0"
             )
         if self.duplicates not in ("keep", "drop"):
@@ -206,7 +213,7 @@ class Folder:
 
 
 class _FolderReader:
-    """The pictures of a `Folder`; what is decoded or hashed once is kept."""
+    """Reads the pictures of a `Folder` and keeps what it has decoded or hashed."""
 
     def __init__(self, options: Folder) -> None:
         self._options = options
@@ -230,8 +237,8 @@ class _FolderReader:
 
     @functools.cached_property
     def _all_codes(self) -> np.ndarray:
-        """The codes of both splits, decoded together: only the whole set shows whether its greys
-        are codes or levels."""
+        """The codes of both splits. They are decoded together, as only the whole set shows whether
+        its greys are codes or levels."""
         options = self._options
         return pictures.decode(self._files, self.shape, options.size, options.num_codes)
 
@@ -246,7 +253,7 @@ class _FolderReader:
         return [hashlib.sha256(image).digest() for image in self._decoded(split)]
 
     def _find_first(self, split: str) -> np.ndarray:
-        """Whether a picture is the first one with its pixels, those of training being before."""
+        """For each picture, whether no earlier one has equal pixels; "train" is before "test"."""
         seen = set() if split == "train" else set(self._digests("train"))
         return np.array([not (d in seen or seen.add(d)) for d in self._digests(split)])
 
@@ -256,8 +263,8 @@ class _FolderReader:
         if labels and len(self._splits.classes) != self.num_classes:
             raise ValueError(
                 f"{self._root} has {len(self._splits.classes)} folders of classes, and "
-                f"data.kwargs.num_classes is {self.num_classes}: set it to how many they are, or "
-                "to 0"
+                f"data.kwargs.num_classes is {self.num_classes}: set it to their number, or to 0 "
+                "to count them"
             )
         classes = np.array(self._splits.labels(split), np.int32) if labels else None
         if self._options.duplicates == "keep":
@@ -266,14 +273,14 @@ class _FolderReader:
         if not kept.any():
             raise ValueError(
                 f"{self._root}: every test picture is a training example too: set "
-                "data.kwargs.duplicates = 'keep', or give it others"
+                "data.kwargs.duplicates = 'keep', or add other test pictures"
             )
         return codes[kept], None if classes is None else classes[kept]
 
     def notes(self, split: str) -> tuple[str, ...]:
-        """What the user is told about a split."""
+        """Lines for the user about a split."""
         lines = [f"{self._root}: {self._splits.describe()}"]
-        if split == "test":  # without a look at the others, which may be many
+        if split == "test":  # comparing it with training would decode that, which may be large
             return tuple(lines)
         train, test = self._digests("train"), self._digests("test")
         if self._options.duplicates == "keep":
@@ -284,20 +291,22 @@ class _FolderReader:
             ):
                 if twice := sum(digest in others for digest in part):
                     lines.append(
-                        f"{twice} of {len(part)} {name} have the very pixels of a training "
-                        "picture: bits/dim of these are those of training; "
+                        f"{twice} of {len(part)} {name} have exactly the pixels of a training "
+                        "picture, so their bits/dim are training results; "
                         "data.kwargs.duplicates = 'drop' keeps one picture of each"
                     )
         elif dropped := sum(int((~self._is_first(half)).sum()) for half in ("train", "test")):
-            lines.append(f"{dropped} of these have the pixels of another one and are left out")
+            lines.append(f"{dropped} of these have the pixels of another one and are dropped")
         if self._options.num_codes == 256:
             lines.append(advice.note_few_greys(self._decoded("train")))
         return tuple(line for line in lines if line)
 
 
 def _constructor(record: Callable[..., Any]) -> Callable[..., Source]:
-    """The function from the fields of a record to its `source()`; a config's kwargs and their
-    defaults are read from its signature, which is that of the record."""
+    """Makes a function that takes a record's fields and returns its `source()`.
+
+    It has the signature of the record, from which a config's kwargs and their defaults are read.
+    """
 
     @functools.wraps(record, updated=())
     def construct(*args: Any, **kwargs: Any) -> Source:
