@@ -1,1 +1,2 @@
-"""What a run leaves on disk: checkpoints, metrics, pictures; a kill never leaves half a file."""
+"""Files of a run (checkpoints, metrics, pictures), written so that a kill never leaves half a file,
+and what the user sees on the terminal."""

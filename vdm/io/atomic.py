@@ -1,8 +1,8 @@
-"""Atomic files: whatever is read under a final name was written whole.
+"""Atomic file writing: a file under its final name is always complete.
 
-Every artifact is written beside its final place and renamed over it, so a kill at any instant
-leaves the old file or the new one. A leftover of a killed writer is a hidden `.tmp-*` file.
-Of several processes the first writes; what the others write is thrown away.
+Every file is written next to its final path and renamed, so a kill at any instant leaves either the
+old file or the new one. A killed writer may leave a hidden `.tmp-*` file. If a run has several
+processes, the first one writes; what the others write is discarded.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from vdm.devices import processes
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path to write to; when the block ends well it is on disk and becomes `path`.
+    """Provides a temporary path to write to, which replaces `path` if the block succeeds.
 
-    It lies in the folder of `path` (made if absent) and has the same extension. When the block
-    raises, it is removed and `path` is as it was.
+    It lies in the folder of `path` (created if absent) and has the same extension. If the block
+    raises, it is removed and `path` is unchanged.
     """
     path = Path(path)
     if not processes.is_first():
@@ -33,15 +33,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             yield Path(folder) / path.name
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps two writers of one file (two evaluations of a run) apart.
+    # The process id distinguishes two writers of one file (two evaluations of a run).
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
-        sync(path.parent)  # the rename itself
+        sync(path.parent)  # stores the renaming
     except OSError as error:
-        if error.filename is None and error.errno:  # a full disk names no file
+        if error.filename is None and error.errno:  # the error of a full disk names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
@@ -49,13 +49,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def remove(path: str | Path) -> None:
-    """Removes a file, if it is there."""
+    """Removes a file if it exists."""
     if processes.is_first():
         Path(path).unlink(missing_ok=True)
 
 
 def sync(path: str | Path) -> None:
-    """Returns once a file's bytes, or a folder's entries, are on the disk."""
+    """Waits until a file's bytes, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -70,13 +70,13 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes `value` to `path` as indented JSON, atomically; see `to_json` for what it may hold."""
+    """Writes `value`, which `to_json` must accept, to `path` as indented JSON, atomically."""
     text = json.dumps(to_json(value), indent=2, allow_nan=False) + "\n"
     write_bytes(path, text.encode())
 
 
 def read_json(path: str | Path) -> Any:
-    """The content of a JSON file; ValueError naming the file when it is none."""
+    """Reads a JSON file; raises ValueError with the file's name if it is not valid JSON."""
     try:
         return json.loads(Path(path).read_text())
     except ValueError as error:
@@ -84,17 +84,18 @@ def read_json(path: str | Path) -> Any:
 
 
 def save_npz(path: str | Path, **arrays: ArrayLike) -> None:
-    """Writes named arrays to `path`, for `numpy.load`, atomically."""
-    # numpy appends ".npz" to a name without it, not to an open file.
+    """Writes named arrays to `path` atomically, in the format of `numpy.savez`."""
+    # Given a path, NumPy appends ".npz" if it is missing; given an open file, it does not.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         plain = {name: np.asarray(array) for name, array in arrays.items()}
         np.savez(file, allow_pickle=False, **plain)
 
 
 def to_json(value: Any) -> Any:
-    """`value` in JSON's own types: arrays are lists, NumPy's and JAX's scalars numbers, paths text.
+    """Converts `value` to JSON types: arrays to lists, NumPy and JAX scalars to numbers, paths to
+    text.
 
-    NaN and infinities become None: JSON has no word for them, and parsers refuse Python's.
+    NaN and infinities become None: JSON cannot represent them, and parsers reject Python's names.
     """
     if value is None or isinstance(value, str | bool | int):
         return value

@@ -1,4 +1,4 @@
-"""One form for whatever is hashed or compared, as it is before it is saved and after it is read."""
+"""A canonical form of values to be hashed or compared, the same before saving and after reading."""
 
 import json
 from collections.abc import Mapping
@@ -8,21 +8,21 @@ from vdm.io.atomic import to_json
 
 
 def canonical(value: Any) -> Any:
-    """`value` as JSON gives it back, with one form for equal numbers.
+    """`value` as JSON would return it, with one form for equal numbers.
 
-    Tuples are lists, NumPy's numbers Python's; 1.0 and True are 1, as Python calls them equal; keys
-    are text. So `canonical(json.loads(saved))` is `canonical(value)`.
+    Tuples become lists, NumPy numbers become Python numbers, 1.0 and True become 1 (Python calls
+    them equal), and keys become text. So `canonical(json.loads(saved))` is `canonical(value)`.
     """
     return _one_number(to_json(value))
 
 
 def canonical_text(value: Any) -> str:
-    """The same as text, to be hashed."""
+    """The canonical form as text, for hashing."""
     return json.dumps(canonical(value), sort_keys=True)
 
 
 def with_tuples(value: Any) -> Any:
-    """`value` as a Python file has it: tuples, which can be hashed, for lists, as JSON has them."""
+    """`value` with lists, which JSON has in place of tuples, converted to hashable tuples."""
     if isinstance(value, list | tuple):
         return tuple(map(with_tuples, value))
     if isinstance(value, dict):

@@ -1,13 +1,13 @@
-"""Checkpoints: the whole train state, one folder `STEP/` for each, never half a one.
+"""Checkpoints of the whole train state, one complete folder `STEP/` for each.
 
-A STEP folder is an orbax checkpoint (`orbax.checkpoint.v1.load` reads it) with two files more:
+A STEP folder is an orbax checkpoint (`orbax.checkpoint.v1.load` reads it) with two more files:
 `leaves.json`, the dtype and shape of every array, and `SHA256SUMS`, the checksum of every file
-(`sha256sum -c SHA256SUMS` inside the folder checks it by hand). orbax and its compression notice
-some damage and not other; the checksums notice every flipped bit, before orbax reads a byte.
+(run `sha256sum -c SHA256SUMS` inside the folder to check it by hand). orbax and its compression
+detect only some kinds of damage; the checksums detect every flipped bit before orbax reads a byte.
 
-A save is written as `STEP.partial` and renamed when all of it is on the disk; a deletion is a
-rename to `STEP.removed` first. So a folder named by a bare number was complete once, whenever the
-process was killed. With several processes, they must share the folder.
+A checkpoint is written to `STEP.partial` and renamed once it is on the disk; to delete one, it is
+first renamed to `STEP.removed`. So a folder whose name is a bare number has been complete, whenever
+the process was killed. If a run has several processes, they must share the folder.
 """
 
 import os
@@ -39,13 +39,13 @@ from vdm.io.step_folder import (
 from vdm.io.streams import quiet_orbax
 from vdm.typing import PyTree
 
-_ABSENT = 0.5  # seconds for which what a failed save left has to stay away
-_PATIENCE = 10.0  # seconds; the next save removes what comes later
+_ABSENT = 0.5  # seconds without a leftover after which a failed save counts as cleaned up
+_PATIENCE = 10.0  # seconds to wait for that; the next save removes what appears later
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run, `folder/STEP/`; the newest `keep` of them stay."""
+    """The checkpoints of one run, `folder/STEP/`, of which the newest `keep` are kept."""
 
     folder: str | Path
     keep: int = 3
@@ -59,25 +59,25 @@ class Checkpoints:
         return Path(self.folder).absolute() / str(step)  # orbax refuses relative paths
 
     def steps(self) -> list[int]:
-        """The steps with a complete checkpoint, ascending."""
+        """The steps that have a complete checkpoint, in ascending order."""
         names = os.listdir(self.folder) if os.path.isdir(self.folder) else []
         return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9]\d*", name))
 
     def save(self, step: int, state: PyTree) -> None:
-        """Writes `state`, a pytree of arrays, sharded or not; on the disk when this returns.
+        """Saves `state`, a pytree of arrays, sharded or not; returns once it is on the disk.
 
-        Every process calls this. A step that is there already and intact is left as it is: seed
-        and step determine the state. A damaged one is replaced. Checkpoints older than the newest
-        `keep` are deleted, and so is what an interrupted save left behind.
+        Every process calls this. An intact checkpoint of the same step is kept, because seed and
+        step determine the state; a damaged one is replaced. Checkpoints older than the newest
+        `keep` and the leftovers of interrupted saves are deleted.
 
         Raises:
-            CheckpointError: disk full, no permission, ...; the other checkpoints are untouched.
+            CheckpointError: disk full, no permission, ...; the other checkpoints are unchanged.
         """
         final = self.path(step)
         if processes.any_of(not final.exists() or bool(damage(final))):
             self._write(final, state)
         if _is_first_process():
-            # A step beyond this one was damaged, and we went back behind it: it does not count.
+            # Later steps do not count: training went back before them because they are damaged.
             for old in [s for s in self.steps() if s <= step][: -self.keep]:
                 delete(self.path(old))
             self._remove_leftovers()
@@ -89,18 +89,20 @@ class Checkpoints:
         *,
         on_unreadable: Callable[[str], None] = absl_logging.warning,
     ) -> tuple[int, PyTree]:
-        """(step, state) of the newest readable checkpoint, or of `step` and no other.
+        """Reads the newest readable checkpoint, or the one of `step`; returns (step, state).
 
         Args:
             like: the state's tree, with an array or a `jax.ShapeDtypeStruct` at each leaf. The
-                restored arrays, bit-equal to the saved ones, have its shardings (a leaf without
-                one goes to the first device); the number of devices may have changed.
-            step: the checkpoint to read; None for the newest.
-            on_unreadable: called with one line for each damaged checkpoint that is passed over.
+                restored arrays equal the saved ones bit for bit and have the shardings of `like`
+                (a leaf without one goes to the first device); the number of devices may differ
+                from that of the save.
+            step: the only checkpoint to read; None for the newest.
+            on_unreadable: called with one line for each damaged checkpoint that is skipped.
 
         Raises:
-            CheckpointError: `step` is absent or damaged; or none is readable; or `like` has other
-                leaves, dtypes or shapes (at once: the older ones differ as well).
+            CheckpointError: `step` is absent or damaged; or no checkpoint is readable; or `like`
+                has other leaves, dtypes or shapes (older checkpoints are not tried, as they would
+                differ as well).
         """
         return self._restore(like, step, on_unreadable, partial=False)
 
@@ -109,9 +111,9 @@ class Checkpoints:
 
         def prepare() -> None:
             self._remove_leftovers()
-            # Where orbax cannot make its folder, threads of it wait for that, and keep the
-            # process from ending for minutes after its error.
-            partial.parent.mkdir(exist_ok=True)  # a workdir that is gone is not made again
+            # If orbax cannot create its folder, its threads wait for it, and keep the process from
+            # ending for minutes after the error. So it is tried here first.
+            partial.parent.mkdir(exist_ok=True)  # without parents: a removed workdir stays removed
             partial.mkdir()
             partial.rmdir()
 
@@ -129,15 +131,17 @@ class Checkpoints:
             try:
                 with plain(final.parent) as parent:
                     ocp.save(str(parent / partial.name), state)
-            except (OSError, ValueError) as error:  # ValueError is what orbax makes of a full disk
-                # The other processes may be waiting inside of orbax: nothing to meet them at. This
-                # one's end is what ends them.
+            except (OSError, ValueError) as error:  # orbax raises ValueError for a full disk
+                # The other processes may be waiting inside orbax, so they cannot be told. They end
+                # because this one ends.
                 raise self._failed(final, error) from error
         self._in_first_process(complete, final)
 
     def _in_first_process(self, work: Callable[[], None], final: Path) -> None:
-        """Does its share of a save; every process learns whether it is done, by asking it: what
-        another host sees of the folder may be old."""
+        """Runs `work`, a part of a save, in the first process, and fails in all if it fails there.
+
+        The others ask the first process, because their view of the folder may be out of date.
+        """
         error = None
         if _is_first_process():
             try:
@@ -148,13 +152,13 @@ class Checkpoints:
         if error is not None:
             raise self._failed(final, error) from error
         if failed:
-            raise _save_error(final, "the first process failed, its message says why")
+            raise _save_error(final, "the first process failed; see its message")
 
     def _failed(self, final: Path, error: Exception) -> CheckpointError:
         if _is_first_process():
             self._remove_what_still_comes()
         if not Path(self.folder).parent.exists():
-            return _save_error(final, reason_of(error), "the workdir is gone: bring it back")
+            return _save_error(final, reason_of(error), "the workdir is gone: restore it")
         return _save_error(final, reason_of(error))
 
     def _restore(
@@ -171,8 +175,10 @@ class Checkpoints:
             raise CheckpointError(f"no checkpoint in {self.folder}: train first, or name a workdir")
         if step is not None:
             if step not in present:
-                there = ", ".join(map(str, present))
-                raise CheckpointError(f"no checkpoint of step {step} in {self.folder}: has {there}")
+                steps = ", ".join(map(str, present))
+                raise CheckpointError(
+                    f"no checkpoint of step {step} in {self.folder}: it has {steps}"
+                )
             return step, load(self.path(step), like, partial=partial)
         for candidate in reversed(present):
             try:
@@ -181,12 +187,12 @@ class Checkpoints:
                 on_unreadable(f"{error}; going back to the one before it")
         raise CheckpointError(
             f"none of the {len(present)} checkpoints in {self.folder} is readable: "
-            "copy them back from elsewhere, or train anew in another --workdir"
+            "restore them from a backup, or train again in another --workdir"
         )
 
     def _remove_leftovers(self) -> bool:
-        """Removes what interrupted saves left behind; returns whether anything was removed."""
-        # orbax writes STEP.partial under a longer name of its own and renames it, too.
+        """Removes the leftovers of interrupted saves; returns whether anything was removed."""
+        # orbax, too, writes STEP.partial under a longer name first and renames it.
         leftovers = [
             path
             for path in Path(self.folder).glob("*.*")
@@ -197,9 +203,11 @@ class Checkpoints:
         return not all(path.exists() for path in leftovers)
 
     def _remove_what_still_comes(self) -> None:
-        """Removes what a failed save left behind, until it has stayed away for a while. Threads of
-        orbax and tensorstore, which offer nothing to wait for, keep writing for a moment after the
-        error and create the folder again."""
+        """Removes the leftovers of a failed save until none has reappeared for a while.
+
+        Threads of orbax and tensorstore keep writing for a moment after the error and create the
+        folder again, and there is no way to wait for them.
+        """
         deadline = time.monotonic() + _PATIENCE
         absent_since = time.monotonic()
         while absent_since + _ABSENT > (now := time.monotonic()) and now < deadline:
@@ -214,22 +222,25 @@ def restore_params(
     *,
     on_unreadable: Callable[[str], None] = absl_logging.warning,
 ) -> tuple[Path, dict[str, PyTree]]:
-    """(STEP folder, subtrees): of another run's state only the fields named in `like`.
+    """Reads only the fields named in `like` from another run's state.
 
     Args:
-        path: a workdir or its checkpoints folder (the newest readable one is taken), or one
-            STEP folder (that one is taken).
+        path: a workdir or its checkpoints folder (the newest readable checkpoint is taken), or one
+            STEP folder.
         like: `{"params": ..., "ema_params": ...}`, each as in `Checkpoints.restore`.
         on_unreadable: as in `Checkpoints.restore`.
 
+    Returns:
+        (STEP folder that was read, {field: subtree}).
+
     Raises:
-        CheckpointError: `path` is none of these, or nothing there is readable or fits.
+        CheckpointError: `path` is not one of these, or no checkpoint there is readable and fits.
     """
     path = Path(path).absolute()
     if not path.exists():
         raise CheckpointError(
-            f"{path} is no checkpoint: it does not exist; give a workdir that has some, or one "
-            "STEP folder"
+            f"{path} is not a checkpoint: it does not exist; give a workdir that has checkpoints, "
+            "or one STEP folder"
         )
     if (path / CHECKSUMS).is_file() or (path / LEAVES).is_file():
         return path, load(path, dict(like), partial=True)
@@ -237,19 +248,19 @@ def restore_params(
     run = Checkpoints(inner if inner.is_dir() else path)
     if not run.steps():
         raise CheckpointError(
-            f"{path} is no checkpoint: give a workdir that has some, its checkpoints folder, "
-            "or one STEP folder"
+            f"{path} is not a checkpoint: give a workdir that has checkpoints, its checkpoints "
+            "folder, or one STEP folder"
         )
     step, subtrees = run._restore(dict(like), None, on_unreadable, partial=True)
     return run.path(step), subtrees
 
 
 def _save_error(
-    folder: Path, reason: str, remedy: str = "the earlier ones are intact: make room there"
+    folder: Path, reason: str, remedy: str = "the earlier ones are intact: free some space there"
 ) -> CheckpointError:
     return CheckpointError(
         f"cannot save checkpoint {folder}: {reason}; {remedy}, then run the same command again to "
-        "go on"
+        "resume"
     )
 
 

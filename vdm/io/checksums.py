@@ -1,5 +1,4 @@
-"""Checksums: of parameters, and of a folder's files, in a file that `sha256sum -c SHA256SUMS`
-understands."""
+"""Checksums of parameters, and of a folder's files in the format of `sha256sum`."""
 
 import hashlib
 import os
@@ -16,7 +15,7 @@ CHECKSUMS = "SHA256SUMS"
 
 
 def params_digest(params: Params) -> str:
-    """SHA-256 of all arrays with their names, dtypes and shapes, hexadecimal."""
+    """The SHA-256 of all arrays with their names, dtypes and shapes, in hexadecimal."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(jax.device_get(params)):
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
@@ -25,7 +24,7 @@ def params_digest(params: Params) -> str:
 
 
 def seal(folder: Path) -> None:
-    """Brings all files under `folder` to the disk and records their checksums in it."""
+    """Waits until all files in `folder` are on the disk, and records their checksums there."""
     lines = []
     for name in sorted(_files(folder)):
         sync(folder / name)
@@ -36,24 +35,25 @@ def seal(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What has changed in a sealed folder, in a few words; None when every byte is as it was."""
+    """A few words about what has changed in a sealed folder; None if no byte has changed."""
     try:
         lines = (folder / CHECKSUMS).read_bytes().decode("utf-8", "replace").splitlines()
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         for name in sorted(sums.keys() | set(_files(folder))):
-            if name not in sums:  # the list lost a line, perhaps its end
+            if name not in sums:  # the list has lost a line, perhaps its end
                 return f"{name} is not in {CHECKSUMS}"
             if _sha256(folder / name) != sums[name]:
                 return f"{name} does not match its checksum"
     except OSError as error:
         return f"{error.strerror}: {error.filename}"
-    except ValueError:  # a zero byte in a name
+    except ValueError:  # a name contains a zero byte
         return f"{CHECKSUMS} is garbled"
     return None
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Relative paths of all files but the checksums and hidden ones (the system's, not ours)."""
+    """Yields the relative paths of all files except the checksums and hidden files, which come from
+    the system."""
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:

@@ -1,4 +1,4 @@
-"""What a person sees while the program runs: a progress bar on a terminal, else lines."""
+"""Output for the user while the program runs: a progress bar on a terminal, otherwise lines."""
 
 import sys
 import time
@@ -9,20 +9,25 @@ from vdm.devices import processes
 from vdm.io.streams import Forgiving, write
 
 LINE_SECS = 30.0
-"""Without a terminal, from one line to the next."""
+"""Seconds between two progress lines without a terminal."""
 
 
 def say(line: str) -> None:
-    """One line on standard output, at once, also when it goes to a file or a pipe, and without an
-    error where it cannot be written; of several processes the first speaks."""
+    """Prints a line to standard output, flushed, and ignores errors of writing.
+
+    If a run has several processes, only the first one prints.
+    """
     if processes.is_first():
         write(sys.stdout, f"{line}\n")
 
 
 class Progress:
-    """Progress of `total` units of work: a bar on a terminal, which `leave` keeps there at the end;
-    elsewhere what is reported, and a line where nothing was for half a minute, with the time that
-    is left."""
+    """Shows the progress of `total` units of work, `done` of which are done already.
+
+    On a terminal it draws a bar, which stays at the end if `leave` is set. Elsewhere it prints each
+    report, and a line with the remaining time if there was no report for LINE_SECS. If `quiet` is
+    set, it prints only the reports.
+    """
 
     def __init__(
         self,
@@ -38,7 +43,7 @@ class Progress:
         stream = Forgiving(sys.stdout)
         self._what, self._unit, self._quiet = what, unit, quiet
         self._done, self._total = done, total
-        self._updates, self._first = 0, done  # units done when the clock starts
+        self._updates, self._first = 0, done  # _first: units done when the clock started
         self._begin = self._line = time.monotonic()
         self._bar = tqdm(
             desc=what,
@@ -49,15 +54,16 @@ class Progress:
             file=stream,
             dynamic_ncols=True,
             leave=leave,
-            postfix="compiling",  # until something is done
+            postfix="compiling",  # removed once something is done
         )
 
     def update(self, done: int, total: int | None = None) -> None:
-        """`done` units of all, of a total that may have become known, are finished."""
+        """Sets the number of finished units and, if it has become known, their total."""
         if total is not None:
             self._bar.total = self._total = total
         self._updates += 1
-        if self._updates <= 2:  # where it begins, and the first part, with its compilation
+        # The clock restarts after the first part of the work, which includes compilation.
+        if self._updates <= 2:
             self._begin, self._first = time.monotonic(), done
         if done > self._done and getattr(self._bar, "postfix", "") == "compiling":
             self._bar.postfix = None
@@ -67,15 +73,16 @@ class Progress:
             self.report(f"{self._what}: {done}/{self._total} {self._unit}")
 
     def report(self, text: str) -> None:
-        """News of the work: behind the bar on a terminal, a line of its own elsewhere."""
+        """Shows a message: after the bar on a terminal, as a separate line elsewhere."""
         if self._bar.disable:
             self._line = time.monotonic()
             say(text + self._left())
         else:
-            self._bar.set_postfix_str(text.partition(": ")[2] or text)  # the bar counts steps
+            # The bar already counts steps, which a text such as "step 10: ..." begins with.
+            self._bar.set_postfix_str(text.partition(": ")[2] or text)
 
     def _left(self) -> str:
-        """Such as ", 02:30 left", at the speed since the clock started."""
+        """The remaining time, such as ", 02:30 left", at the speed since the clock started."""
         done = self._done - self._first
         if not done or self._done >= self._total:
             return ""

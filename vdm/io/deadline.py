@@ -1,7 +1,8 @@
-"""Ends a program that was asked to stop and does not, as when it is inside compiled code.
+"""Ends a program that was asked to stop but does not, for instance because it is in compiled code.
 
-Python's own handlers wait for the main thread to come back from such a call: a compilation may
-take a minute. A thread learns of a signal at once, through the file that Python writes it to.
+Python runs signal handlers only after the main thread has returned from such a call, and a
+compilation may take a minute. A second thread learns of a signal at once, through the file
+descriptor to which Python writes its number.
 """
 
 import contextlib
@@ -18,8 +19,11 @@ _END = b"\0"  # no signal has this number
 
 @contextlib.contextmanager
 def deadline(secs: float, end: Callable[[int], None]) -> Iterator[None]:
-    """Calls end(signum) in a thread when the block has not ended `secs` after a signal, unless a
-    training loop has it, which saves first. In another than the main thread it does nothing."""
+    """Calls end(signum) in a thread if the block is still running `secs` seconds after a signal.
+
+    A signal received in a training loop is ignored here, because the loop saves before it stops.
+    Outside the main thread, this does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -42,8 +46,8 @@ def deadline(secs: float, end: Callable[[int], None]) -> Iterator[None]:
     finally:
         ended.set()
         signal.set_wakeup_fd(previous)
-        if os.getpid() == process:  # not in a forked worker; one may hold the file open, so that
-            os.write(writer, _END)  # closing it would be no end
+        if os.getpid() == process:  # a forked worker has no watcher
+            os.write(writer, _END)  # closing is not enough: a forked worker may hold it open
             watcher.join()
         os.close(writer)
         os.close(reader)
@@ -51,11 +55,11 @@ def deadline(secs: float, end: Callable[[int], None]) -> Iterator[None]:
 
 @functools.cache
 def _forget_in_children() -> None:
-    """A forked process does not write its signals to our file: the end of a worker is not ours."""
+    """Stops forked processes from writing signals to our pipe: ending a worker must not end us."""
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def _training() -> bool:
-    """Whether a training loop notes signals, or has just noted one."""
-    signals = sys.modules.get("vdm.io.signals")  # imported by a training alone
+    """Whether a training loop is listening for signals, or has just received one."""
+    signals = sys.modules.get("vdm.io.signals")  # only training imports it
     return signals is not None and signals.listening()

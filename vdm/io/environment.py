@@ -1,4 +1,4 @@
-"""Where a run took place: versions, devices, commit, command."""
+"""Describes the environment of a run: versions, devices, commit, command."""
 
 import importlib.metadata
 import os
@@ -31,7 +31,7 @@ def describe(seed: int) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """What the numbers of a run were computed on, in words."""
+    """The hardware of a run in words, such as "2 CPU cores" or the number and kind of devices."""
     devices = jax.devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
@@ -40,8 +40,10 @@ def machine() -> str:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this code runs from, "-dirty" behind it when files of it
-    are changed; None for an installed package."""
+    """The commit of the checkout that this code runs from; None for an installed package.
+
+    It ends with "-dirty" if files have been changed.
+    """
     root = Path(__file__).parent.parent.parent
     if not (root / ".git").exists():
         return None

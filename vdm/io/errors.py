@@ -1,4 +1,4 @@
-"""An error in one line, with the place in the user's own code where it arose."""
+"""Describes an error in one line, with the place in the user's own code where it occurred."""
 
 import os
 import re
@@ -18,12 +18,14 @@ _NOT_OWN = tuple(
 
 
 class Terminated(BaseException):
-    """SIGTERM outside the training loop, which saves first. Derives from BaseException, like
-    KeyboardInterrupt, because libraries below swallow Exception."""
+    """SIGTERM was received outside the training loop (the loop saves first).
+
+    It derives from BaseException, like KeyboardInterrupt, because libraries swallow Exception.
+    """
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text, line breaks and tracebacks inside it left out."""
+    """The text of an error without line breaks and without tracebacks inside it."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
@@ -32,7 +34,7 @@ def one_line(error: BaseException) -> str:
 
 
 def own_frame(error: BaseException) -> traceback.FrameSummary | None:
-    """The innermost line of the user's own code that the error, or what caused it, went through."""
+    """The innermost line of the user's own code in the traceback of the error or of its cause."""
     for cause in _causes(error):
         frames = traceback.extract_tb(cause.__traceback__)
         own = [frame for frame in frames if _is_own(frame.filename)]
@@ -42,7 +44,7 @@ def own_frame(error: BaseException) -> traceback.FrameSummary | None:
 
 
 def is_own_message(error: BaseException) -> bool:
-    """Whether the user's own code raised this mistake, whose text then says what it should."""
+    """Whether the user's own code raised this ValueError or OSError, whose text then suffices."""
     frames = traceback.extract_tb(error.__traceback__)
     return (
         isinstance(error, ValueError | OSError)
@@ -53,15 +55,15 @@ def is_own_message(error: BaseException) -> bool:
 
 
 def describe(error: BaseException, config: Mapping[str, Any] | None = None) -> str:
-    """The error in one line; where it arose in the user's own code, with that line of it and the
-    component of the config that is in the same file."""
+    """The error in one line. If it occurred in the user's own code, it includes that line of code
+    and the component of the config that is defined in the same file."""
     text, frame = one_line(error), own_frame(error)
     if not isinstance(error, ValueError | OSError) and str(error):
         text = f"{type(error).__name__}: {text}"
     if frame is None or is_own_message(error):
         return text
     place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
-    if place in text:  # a config file's, which is described already
+    if place in text:  # an error in a config file already names the place
         return text
     owner = next(_components(config or {}, os.path.realpath(frame.filename)), "")
     named = f"{owner}: " if owner and owner not in text else ""
@@ -87,7 +89,7 @@ def _is_own(filename: str) -> bool:
 
 
 def _components(config: Mapping[str, Any], path: str, prefix: str = "") -> Iterator[str]:
-    """The components "package.module:Thing" of a config that are in that file."""
+    """Yields the components "package.module:Thing" of a config that are defined in that file."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _components(value, path, f"{prefix}{key}.")

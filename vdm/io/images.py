@@ -1,4 +1,4 @@
-"""Pictures of images: a grid of samples as one PNG, or moving as a GIF."""
+"""Writes a grid of images as one PNG, or as an animated GIF."""
 
 import math
 from pathlib import Path
@@ -10,7 +10,7 @@ from vdm.io.atomic import atomic_path
 
 _SEPARATOR_WIDTH = 2  # pixels of the picture
 _SEPARATOR_GREY = 255
-_LEGIBLE = 48  # pixels; smaller images are enlarged to at least this
+_LEGIBLE = 48  # pixels; smaller images are enlarged to at least this size
 
 
 def save_grid(
@@ -20,17 +20,17 @@ def save_grid(
     columns: int | None = None,
     scale: int | None = None,
 ) -> None:
-    """Writes images side by side as a PNG, row by row, thin white lines between them.
+    """Writes images to a PNG in a grid, row by row, with thin white lines between them.
 
     Args:
         path: the PNG file, replaced atomically.
         codes: integers in 0 ... num_codes - 1, [N, H, W, C], C = 1 (grey) or 3 (RGB).
         num_codes: code 0 is drawn black, num_codes - 1 white.
         columns: images per row; None for a square grid.
-        scale: each pixel becomes scale x scale; None for images of at least 48 pixels.
+        scale: each pixel becomes scale x scale; None enlarges images to at least 48 pixels.
 
     Raises:
-        ValueError: another shape, no image, or a code outside 0 ... num_codes - 1.
+        ValueError: the codes have another shape, no image, or values outside 0 ... num_codes - 1.
     """
     from PIL import Image  # not needed by --help
 
@@ -48,16 +48,16 @@ def save_animation(
     columns: int | None = None,
     seconds: float = 3.0,
 ) -> None:
-    """Writes a grid of images that move as a GIF, which repeats; its last frame stays a second.
+    """Writes a grid of moving images to a GIF that repeats and holds its last frame for a second.
 
     Args:
         path: the GIF file, replaced atomically.
         codes: integers in 0 ... num_codes - 1, [frames, N, H, W, C], C = 1 (grey) or 3 (RGB).
         num_codes, columns: as in `save_grid`.
-        seconds: of one turn, without the stay.
+        seconds: duration of one repetition, without holding the last frame.
 
     Raises:
-        ValueError: another shape, no frame, or a code outside 0 ... num_codes - 1.
+        ValueError: the codes have another shape, no frame, or values outside 0 ... num_codes - 1.
     """
     from PIL import Image
 
@@ -82,19 +82,19 @@ def _check(codes: np.ndarray, num_codes: int) -> None:
         raise ValueError(f"images of {codes.dtype}; codes are integers, 0 ... {num_codes - 1}")
     if num_codes < 2 or codes.min() < 0 or codes.max() >= num_codes:
         raise ValueError(
-            f"codes from {codes.min()} to {codes.max()}; {num_codes} codes go from 0 to "
+            f"codes from {codes.min()} to {codes.max()}; {num_codes} codes must be from 0 to "
             f"{num_codes - 1}"
         )
 
 
 def _grid(codes: np.ndarray, num_codes: int, columns: int | None, scale: int | None) -> np.ndarray:
-    """The picture, uint8 [height, width], or [height, width, 3]."""
+    """The grid as one picture, uint8 [height, width] or [height, width, 3]."""
     num, height, width, channels = codes.shape
     columns = min(num, columns or math.ceil(math.sqrt(num)))
     rows = math.ceil(num / columns)
     scale = scale or math.ceil(_LEGIBLE / max(height, width))
 
-    # Integers: 255 * code in uint8 would wrap around.
+    # int64 first, as 255 * code in uint8 would wrap around.
     levels = np.round(codes.astype(np.int64) * (255 / (num_codes - 1))).astype(np.uint8)
     levels = levels.repeat(scale, axis=1).repeat(scale, axis=2)  # nearest neighbour
     step_y, step_x = height * scale + _SEPARATOR_WIDTH, width * scale + _SEPARATOR_WIDTH

@@ -1,4 +1,4 @@
-"""One checkpoint folder `STEP/`: reading the arrays in it, and comparing them with a state."""
+"""Reads one checkpoint folder `STEP/` and checks that its arrays fit a state."""
 
 import errno
 import json
@@ -22,16 +22,18 @@ LEAVES = "leaves.json"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be written or read; the message is one line with the remedy."""
+    """A checkpoint cannot be written or read. The message is one line with the remedy."""
 
 
 class UnreadableError(CheckpointError):
-    """A STEP folder is damaged, so an older one is worth a try."""
+    """A STEP folder is damaged, but an older one may be readable."""
 
 
 def saved_step(folder: Path) -> int:
     """The step of the state in a readable STEP folder, which may be a copy under another name.
-    CheckpointError where neither the state nor the name says it."""
+
+    Raises CheckpointError if neither the state nor the folder's name tells the step.
+    """
     leaf = json.loads((folder / LEAVES).read_text()).get("step")
     if leaf is not None:
         step = _abstract(jax.ShapeDtypeStruct((), leaf.partition("[")[0]))
@@ -42,8 +44,14 @@ def saved_step(folder: Path) -> int:
 
 
 def load(folder: Path, like: PyTree, *, partial: bool) -> PyTree:
+    """Reads the state in a STEP folder, or with `partial` only the fields that `like` has.
+
+    Raises:
+        UnreadableError: the folder is damaged.
+        CheckpointError: the saved leaves differ from those of `like`.
+    """
     reason = damage(folder)
-    if processes.any_of(bool(reason)):  # then none of the processes takes it
+    if processes.any_of(bool(reason)):  # if it is damaged for one process, no process uses it
         reason = reason or "another process finds it damaged"
         raise UnreadableError(f"checkpoint {folder} is unreadable ({reason})")
     try:
@@ -54,14 +62,16 @@ def load(folder: Path, like: PyTree, *, partial: bool) -> PyTree:
         return _open(folder, jax.tree.map(_abstract, like), partial=partial)
     except CheckpointError:
         raise
-    except (OSError, ValueError) as error:  # deleted meanwhile, say
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of the temporary folder
-            raise CheckpointError(f"cannot read {folder}: {reason_of(error)}: make room") from error
+    except (OSError, ValueError) as error:  # for instance, the folder has just been deleted
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # in the temporary folder
+            raise CheckpointError(
+                f"cannot read {folder}: {reason_of(error)}: free some space"
+            ) from error
         raise UnreadableError(f"checkpoint {folder} is unreadable ({reason_of(error)})") from error
 
 
 def _open(folder: Path, like: PyTree, *, partial: bool = False) -> PyTree:
-    """The arrays in a STEP folder, whatever characters its path has."""
+    """Reads the arrays in a STEP folder, whose path may have any characters."""
     context = ocp.Context()
     context.pytree.loading.partial_load = partial
     with readable(folder) as path, context, quiet_orbax():
@@ -69,8 +79,11 @@ def _open(folder: Path, like: PyTree, *, partial: bool = False) -> PyTree:
 
 
 def read_back(folder: Path, state: PyTree) -> None:
-    """ValueError where a folder that was just written does not give `state` back, bit for bit. Of
-    several processes none holds all of it: then only that the arrays can be opened."""
+    """Raises ValueError unless a folder that was just written holds `state`, bit for bit.
+
+    With several processes, none of which holds the whole state, it only checks that the arrays can
+    be opened.
+    """
     if jax.process_count() > 1:
         with readable(folder):
             return
@@ -79,11 +92,11 @@ def read_back(folder: Path, state: PyTree) -> None:
         jax.tree.leaves_with_path(state), jax.tree.leaves(back), strict=True
     ):
         if _bytes(ours) != _bytes(theirs):
-            raise ValueError(f"{jax.tree_util.keystr(path)} is read back with other bits")
+            raise ValueError(f"{jax.tree_util.keystr(path)} differs when read back")
 
 
 def _on_host(leaf: jax.Array) -> Any:
-    """What orbax reads as a NumPy array; keys, which NumPy has not, stay as they are."""
+    """A leaf that makes orbax restore a NumPy array; random keys, which NumPy lacks, stay JAX's."""
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return _abstract(leaf)
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
@@ -102,7 +115,7 @@ def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 
 def describe(tree: PyTree) -> dict[str, str]:
-    """Leaf path -> dtype and shape: {"params/dense/kernel": "float32[64,32]"}."""
+    """The dtype and shape of each leaf by its path: {"params/dense/kernel": "float32[64,32]"}."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
             f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
@@ -111,12 +124,12 @@ def describe(tree: PyTree) -> dict[str, str]:
     }
 
 
-def _require_same(folder: Path, saved: dict[str, str], wanted: dict[str, str]) -> None:
+def _require_same(folder: Path, saved: dict[str, str], requested: dict[str, str]) -> None:
     absent = "absent"
     differences = [
-        f"{leaf} is {saved.get(leaf, absent)} there and {wanted.get(leaf, absent)} here"
-        for leaf in {**wanted, **saved}  # a dict for its order: ours first
-        if saved.get(leaf) != wanted.get(leaf)
+        f"{leaf} is {saved.get(leaf, absent)} there and {requested.get(leaf, absent)} here"
+        for leaf in {**requested, **saved}  # a dict keeps the order: requested leaves come first
+        if saved.get(leaf) != requested.get(leaf)
     ]
     if differences:
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
@@ -127,7 +140,7 @@ def _require_same(folder: Path, saved: dict[str, str], wanted: dict[str, str]) -
 
 
 def delete(folder: Path) -> None:
-    # Renamed first: a kill in the midst of the deletion must not leave half a STEP folder.
+    """Deletes a STEP folder; a kill never leaves half of it under its name."""
     removed = folder.with_name(f"{folder.name}.removed")
     shutil.rmtree(removed, ignore_errors=True)
     folder.rename(removed)
@@ -135,7 +148,7 @@ def delete(folder: Path) -> None:
 
 
 def reason_of(error: Exception) -> str:
-    """An exception in a few words: tensorstore hides the system's error in a long text."""
+    """The reason for an error in a few words; tensorstore hides the system's in a long text."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     code = re.search(r"os_error_code='(\d+)'", str(error))
