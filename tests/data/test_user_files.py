@@ -270,7 +270,7 @@ def test_folder_mistakes_are_one_line(tmp_path):
         "cannot be read as a picture",
     )
     (tmp_path / "train").mkdir()
-    one_line(lambda: user_files.folder("", 0, path=path), "has train/ alone")
+    one_line(lambda: user_files.folder("", 0, path=path), "has only train/")
     (tmp_path / "test").mkdir()
     one_line(
         lambda: user_files.folder("", 0, path=path, num_test=1),

@@ -1,9 +1,10 @@
-"""Checkpoints of VDM's published code (google-research/vdm, 2022) in our parameter tree.
+"""Reads checkpoints of VDM's published code (google-research/vdm, 2022) into this code's parameter
+tree.
 
-That code saves its train state with clu: flax's msgpack of `step`, `params`, `ema_params` and
-`opt_state`, one file `ckpt-N.flax` per save in a folder `checkpoints-PROCESS`, N counting saves.
-The arrays are those of one device. Both trees hold the same arrays in the same layouts; only the
-names differ, by the rules below. Its gamma is our omega.
+The published code saves its train state with clu: flax's msgpack of `step`, `params`, `ema_params`
+and `opt_state`, one file `ckpt-N.flax` per save in a folder `checkpoints-PROCESS`, where N counts
+saves. The arrays are those of one device. Both trees hold the same arrays in the same layouts; only
+the names differ, by the rules below. The published gamma is our omega.
 """
 
 import re
@@ -19,9 +20,9 @@ from vdm.io.checkpoints import CheckpointError
 from vdm.typing import Params, PyTree
 
 LISTED = 8
-"""Arrays that a refusal names of each kind; the others are counted."""
+"""How many arrays of each kind an error names; the others are counted."""
 
-# (ours, published); {} is the index of a block, the same in both.
+# (our path, published path); {} is the index of a block, the same in both.
 _TOP = (
     ("network/conditioning/dense_0", "score_model/dense0"),
     ("network/conditioning/dense_1", "score_model/dense1"),
@@ -74,7 +75,7 @@ RULES: tuple[tuple[str, str], ...] = (
     *_inside(_BLOCKS, _IN_BLOCK),
     *_inside(_ATTENTIONS, _IN_ATTENTION),
 )
-"""(ours, published): paths of modules and arrays; kernel, bias and scale behind them stay."""
+"""(our path, published path) of modules and arrays; a trailing kernel, bias or scale is kept."""
 
 
 def _rename(path: str, rules: Iterable[tuple[str, str]]) -> str | None:
@@ -88,21 +89,27 @@ def _rename(path: str, rules: Iterable[tuple[str, str]]) -> str | None:
 
 
 def from_published_path(path: str) -> str | None:
-    """Our path of a published one, "score_model/dense0/bias" say; None where no rule has it."""
+    """Our path for a published one such as "score_model/dense0/bias"; None if no rule matches."""
     return _rename(path, ((theirs, ours) for ours, theirs in RULES))
 
 
 def to_published_path(path: str) -> str | None:
-    """The published path of ours; None for an array that the published networks have not."""
+    """The published path for one of ours; None for arrays that published networks do not have."""
     return _rename(path, RULES)
 
 
 def from_published(tree: Mapping[str, Any], like: PyTree | None = None) -> Params:
-    """{"network": ..., "schedule": ...} of {"score_model": ..., "gamma": ...}, any leaves.
+    """Converts {"score_model": ..., "gamma": ...} to {"network": ..., "schedule": ...}.
 
-    Without "gamma" (a fixed schedule) the entry "schedule" is empty. ValueError for an array that
-    no rule has; with `like`, our model's tree, for every array that is missing, unexpected or of
-    other shape.
+    Without "gamma" (a fixed schedule) the entry "schedule" is empty. Leaves can be anything.
+
+    Args:
+        tree: a published tree.
+        like: our model's tree, which the result must match.
+
+    Raises:
+        ValueError: no rule matches an array; or, with `like`, arrays are missing, unexpected or of
+            another shape.
     """
     theirs = _flatten(tree)
     flat = {from_published_path(path) or path: leaf for path, leaf in theirs.items()}
@@ -115,7 +122,7 @@ def from_published(tree: Mapping[str, Any], like: PyTree | None = None) -> Param
 
 
 def to_published(params: Params) -> dict[str, Any]:
-    """The inverse of `from_published`; ValueError for arrays that the published code has not."""
+    """Inverts `from_published`; raises ValueError for arrays that the published code lacks."""
     flat = _flatten(params)
     strangers = [path for path in flat if to_published_path(path) is None]
     if strangers:
@@ -124,44 +131,45 @@ def to_published(params: Params) -> dict[str, Any]:
 
 
 def is_published(path: str | Path) -> bool:
-    """Whether a path is to be read by `read_published`: any file (ours are folders), a file
+    """Whether `read_published` should read a path: any file (our checkpoints are folders), a file
     named without its `.flax`, or a folder that holds such files."""
     path = Path(path)
     return path.is_file() or _with_suffix(path).is_file() or bool(_saves(path))
 
 
 def read_published(path: str | Path, like: Mapping[str, PyTree]) -> tuple[int, dict[str, Params]]:
-    """(step, subtrees) of a checkpoint of the published code, in our tree.
+    """Reads a checkpoint of the published code; returns (step, subtrees in our tree).
 
     Args:
-        path: a file; or a folder `checkpoints-0`, or the one above it: its newest save.
-        like: the wanted ones of {"params": ..., "ema_params": ...}, our model's tree with an
-            array or `jax.ShapeDtypeStruct` at each leaf; the arrays returned have its dtypes and
-            shardings (without one: the first device).
+        path: a file; or, to read the newest save, a folder `checkpoints-0` or the one that
+            contains it.
+        like: the requested fields of {"params": ..., "ema_params": ...}, each our model's tree with
+            an array or `jax.ShapeDtypeStruct` at each leaf. The returned arrays have its dtypes and
+            shardings (a leaf without one goes to the first device).
 
     Raises:
-        CheckpointError: no such file, not flax's msgpack, cut short, without one of the entries;
-            or its arrays are not those of `like`: which are missing, unexpected, of other shape.
+        CheckpointError: the file is missing, is not flax's msgpack, is cut short or lacks a field;
+            or arrays of `like` are missing, unexpected or of another shape.
     """
     file = _newest(Path(path))
     state = _read(file)
     step, subtrees = _step(file, state), {}
-    for field, wanted in like.items():
+    for field, requested in like.items():
         if not isinstance(state.get(field), Mapping) or not state[field]:
             raise CheckpointError(
                 f"{file} has no {field}: it holds {', '.join(map(str, state)) or 'nothing'}; "
-                "give a train state that the published VDM saved, or choose with "
-                "--config.eval.params=raw|ema what it has"
+                "give a train state that the published VDM saved, or choose parameters that it has "
+                "with --config.eval.params=raw|ema"
             )
         try:
-            arrays = _flatten(from_published(state[field], wanted))
+            arrays = _flatten(from_published(state[field], requested))
         except ValueError as error:
             raise CheckpointError(
                 f"{field} of {file} belong to another model: {error}; start from --config="
                 "configs/cifar10.py:published and give it that model's network and schedule"
             ) from error
-        leaves = [_place(arrays[path], leaf) for path, leaf in _flatten(wanted).items()]
-        subtrees[field] = jax.tree.unflatten(jax.tree.structure(wanted), leaves)
+        leaves = [_place(arrays[path], leaf) for path, leaf in _flatten(requested).items()]
+        subtrees[field] = jax.tree.unflatten(jax.tree.structure(requested), leaves)
     return step, subtrees
 
 
@@ -173,21 +181,22 @@ def _newest(path: Path) -> Path:
     saves = _saves(path)
     if not saves:
         raise CheckpointError(
-            f"{path} holds no checkpoint of the published VDM: give a file ckpt-N.flax, or the "
-            "folder checkpoints-0 that has some"
+            f"{path} does not hold a checkpoint of the published VDM: give a file ckpt-N.flax, or "
+            "a folder checkpoints-0 that contains such files"
         )
     return saves[-1]
 
 
 def _with_suffix(path: Path) -> Path:
-    # clu names a save without the suffix: --checkpoint=.../checkpoints-0/ckpt-1
+    # clu refers to a save without its suffix: --checkpoint=.../checkpoints-0/ckpt-1
     return path.with_name(path.name + ".flax")
 
 
 def _saves(folder: Path) -> list[Path]:
-    """The saves in a folder or in its checkpoints-0, the newest last.
+    """The saves in a folder or in its subfolder checkpoints-0, the newest last.
 
-    clu writes ckpt-N.flax; flax.training.checkpoints writes checkpoint_STEP. Both count up.
+    clu writes ckpt-N.flax, and flax.training.checkpoints writes checkpoint_STEP; newer saves have
+    larger numbers.
     """
     for place in (folder, folder / "checkpoints-0"):
         numbered = []
@@ -205,10 +214,10 @@ def _read(file: Path) -> dict[str, Any]:
         state = flax.serialization.msgpack_restore(file.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
-    except Exception as error:  # msgpack, numpy and flax each have their own for bad bytes
+    except Exception as error:  # for bad bytes, msgpack, numpy and flax raise different errors
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
-            f"{file} is no msgpack of flax, or is cut short ({reason}): copy it again"
+            f"{file} is not a msgpack of flax, or is cut short ({reason}): copy it again"
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{file} holds a {type(state).__name__}, not a train state")
@@ -216,23 +225,23 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _step(file: Path, state: Mapping[str, Any]) -> int:
-    """The step, saved as a number or as an array without axes."""
+    """The step, which was saved as a number or as an array without axes."""
     step = np.asarray(state.get("step"))
     if step.shape or not np.issubdtype(step.dtype, np.integer):
-        raise CheckpointError(f"{file} has no step: not a train state of the published VDM")
+        raise CheckpointError(f"{file} has no step: it is not a train state of the published VDM")
     return int(step)
 
 
-def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What keeps arrays, by our paths, from a model: nothing if it is empty."""
-    both = wanted.keys() & saved.keys()
+def _differences(saved: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """How saved arrays differ from those of a model, both by our paths; "" if they fit."""
+    both = requested.keys() & saved.keys()
     lists = {
-        "missing": [_their_name(path) for path in wanted.keys() - both],
+        "missing": [_their_name(path) for path in requested.keys() - both],
         "unexpected": [_their_name(path) for path in saved.keys() - both],
         "of other shape": [
-            f"{_their_name(path)} {_shape(saved[path])} there and {_shape(wanted[path])} here"
+            f"{_their_name(path)} {_shape(saved[path])} there and {_shape(requested[path])} here"
             for path in both
-            if np.shape(saved[path]) != np.shape(wanted[path])
+            if np.shape(saved[path]) != np.shape(requested[path])
         ],
     }
     return "; ".join(
@@ -259,7 +268,7 @@ def _place(leaf: Any, like: Any) -> jax.Array:
 
 
 def _flatten(tree: PyTree) -> dict[str, Any]:
-    """path/of/leaf -> leaf, in jax's order."""
+    """A tree as {"path/of/leaf": leaf}, in JAX's order."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree.leaves_with_path(tree)

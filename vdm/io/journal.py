@@ -1,7 +1,7 @@
-"""Finished parts of a long computation, kept so that a killed one goes on where it stopped.
+"""Stores the finished parts of a long computation, so that a killed one resumes where it stopped.
 
-A journal is one append-only file: a line of JSON that says what is computed, then one record for
-each finished part. A kill can only cut the last record short, which its checksum shows.
+A journal is an append-only file: a line of JSON that identifies the computation, then one record
+for each finished part. A kill can only truncate the last record, which its checksum reveals.
 """
 
 import contextlib
@@ -19,18 +19,22 @@ from numpy.typing import DTypeLike
 from vdm.io.canonical import canonical_text
 from vdm.io.lock import take
 
-_RECORD = struct.Struct("<II")  # bytes and checksum of what follows
+_RECORD = struct.Struct("<II")  # number of bytes and checksum of the part that follows
 
 
 class Journal:
-    """The parts of the computation `identity`, in the order in which they were appended.
+    """The finished `parts` of a computation, in the order in which they were appended.
 
-    A part is an array of any number of records of `dtype` (float32, or a structured one); it is
-    kept flat. An existing file of another identity or dtype is begun anew; `dropped` parts were in
-    it. Used as a context; one process at a time.
+    Use it as a context manager, in one process at a time.
+
+    Args:
+        path: the file. If it exists with another identity or dtype, it is emptied, and `dropped` is
+            the number of parts that it held.
+        identity: identifies the computation, as a JSON-like mapping.
+        dtype: of the entries of a part (float32, or structured); parts are flat arrays [n].
 
     Raises:
-        BlockingIOError: at the opening, when another process has the journal open.
+        BlockingIOError: another process has the journal open.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class Journal:
             raise
         self.parts: list[np.ndarray] = []
         self.dropped = 0
-        if self.dtype != np.float32:  # the only one there once was
+        if self.dtype != np.float32:  # older journals have no other dtype and do not record it
             identity = {**identity, "dtype": str(self.dtype)}
         header = canonical_text(identity).encode() + b"\n"
         self._file.seek(0)
@@ -61,13 +65,13 @@ class Journal:
             self._write(header)
 
     def append(self, part: np.ndarray) -> None:
-        """Adds a part; it survives a kill of this process once this returns."""
+        """Appends a part, which survives a kill of this process once this returns."""
         content = np.ascontiguousarray(part, self.dtype).tobytes()
         self._write(_RECORD.pack(len(content), zlib.crc32(content)) + content)
         self.parts.append(np.frombuffer(content, self.dtype))
 
     def remove(self) -> None:
-        """Deletes the file: its result is written elsewhere."""
+        """Deletes the file, once the result has been written elsewhere."""
         self.path.unlink(missing_ok=True)
 
     def _write(self, content: bytes) -> None:
@@ -87,12 +91,13 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(OSError):  # of what could not be written, which `append` has said
-            self._file.close()  # and with it the lock
+        with contextlib.suppress(OSError):  # `append` has already reported a failed write
+            self._file.close()  # this also releases the lock
 
 
 def _read(content: bytes, start: int, itemsize: int = 1) -> tuple[list[bytes], int]:
-    """The whole records from `start` on, multiples of `itemsize` bytes, and where they end."""
+    """The complete records after `start` and the position where they end. The size of a record must
+    be a multiple of `itemsize` bytes."""
     parts = []
     while start + _RECORD.size <= len(content):
         size, checksum = _RECORD.unpack_from(content, start)

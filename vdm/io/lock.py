@@ -1,9 +1,9 @@
-"""Locks that end with the process that holds them, however it ends.
+"""Locks that are released when the process that holds them ends, for whatever reason.
 
-They are the system's (flock) on an open file, so a kill leaves nothing behind that a later start
-would have to judge. What they promise: one holder on one machine, and on all machines of a network
-file system that shares such locks (NFS, and Lustre mounted with `flock`, do). Where a file system
-has none, or has them for each machine alone, nothing can be promised, and that is said.
+They are system locks (flock) on an open file, so a killed process leaves no stale lock behind. They
+guarantee one holder on a machine, and on all machines of a network file system that shares such
+locks (as NFS does, and Lustre mounted with `flock`). If a file system has no locks, or separate
+ones for each machine, nothing can be guaranteed, and the user is told so.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from vdm.devices import processes
 from vdm.io.console import say
 
 ATTEMPTS = 100
-"""How often a lock is tried whose holders keep removing its file."""
+"""How often to try a lock while its holders keep removing its file."""
 
 _TAKEN: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
 
 
 def take(file: IO[bytes]) -> bool:
-    """Locks an open file until it is closed; False on a file system without locks.
+    """Locks an open file until it is closed; returns False on a file system without locks.
 
-    BlockingIOError where another opening of it, of this process or of another one, has the lock.
+    Raises BlockingIOError if this or another process has locked the file through another opening.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,8 +44,8 @@ def take(file: IO[bytes]) -> bool:
 
 @functools.cache
 def _let_go_in_children() -> None:
-    """A lock is held by every copy of its descriptor: a forked worker that outlives a killed
-    process must have none."""
+    """Drops locks in forked processes. Every copy of a descriptor holds its lock, so a worker that
+    outlives a killed process would keep it."""
 
     def let_go() -> None:
         nowhere = os.open(os.devnull, os.O_RDWR)
@@ -59,14 +59,17 @@ def _let_go_in_children() -> None:
 
 @contextlib.contextmanager
 def held(folder: Path, what: str) -> Iterator[None]:
-    """The lock `folder/train.lock`, of one `what` at a time; of several processes of one run the
-    first takes it for all, and each of them calls this at the same point.
+    """Holds the lock `folder/train.lock` inside the block.
 
-    The file stays, with the name of its holder, which is for the messages alone; but nothing stays
-    where the folder is new and has nothing else in it.
+    If a run has several processes, the first one takes the lock for all, and each of them calls
+    this at the same point. The file stays afterwards (its text is only for messages), but if the
+    folder was created for it and holds nothing else, both are removed.
+
+    Args:
+        what: the kind of work, such as "training", for messages.
 
     Raises:
-        ValueError: it is taken; the message is one line that says by whom.
+        ValueError: the lock is taken; the message is one line that names the holder.
     """
     path, error, opened = folder / "train.lock", None, contextlib.ExitStack()
     with opened:
@@ -79,7 +82,7 @@ def held(folder: Path, what: str) -> Iterator[None]:
         if error is not None:
             raise error
         if failed:
-            raise ValueError(f"the first process cannot take {path}, its message says why")
+            raise ValueError(f"the first process cannot lock {path}; see its message")
         yield
 
 
@@ -92,8 +95,7 @@ def _hold(path: Path, what: str, opened: contextlib.ExitStack) -> None:
             with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as tried:
                 file = tried.enter_context(path.open("a+b", buffering=0))
                 shared = take(file)
-                # Its last holder may have removed it just now: then another one has been made, or
-                # will be.
+                # If the last holder has just removed the file, this one is not at `path` any more.
                 if not shared or os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     opened.push(tried.pop_all())
                     break
@@ -106,13 +108,13 @@ def _hold(path: Path, what: str, opened: contextlib.ExitStack) -> None:
         ) from None
     host, before = socket.gethostname(), _holder(path)
     if not shared:
-        say(f"{folder} is on a file system without locks: start no second {what} in it")
+        say(f"{folder} is on a file system without locks: do not start a second {what} in it")
     elif before and f" on {host} " not in before:
         say(
-            f"the last {what} here{before} was killed; if it is running still, the file system "
+            f"the last {what} here{before} was killed; if it is still running, the file system "
             "does not share its locks between machines: stop one of the two"
         )
-    # On a full disk the lock holds all the same.
+    # On a full disk this fails, but the lock is held.
     with contextlib.suppress(OSError):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {host} since {time.ctime()}\n".encode())
@@ -122,16 +124,16 @@ def _hold(path: Path, what: str, opened: contextlib.ExitStack) -> None:
 def _forget(path: Path, file: IO[bytes], is_new: bool) -> None:
     with contextlib.suppress(OSError):
         file.truncate(0)
-        # A mistake that is found before anything is written leaves no folder behind.
+        # A run that fails before it writes anything leaves no folder behind.
         if is_new and os.listdir(path.parent) == [path.name]:
             path.unlink()
             path.parent.rmdir()
 
 
 def _holder(path: Path) -> str:
-    """Of a lock that is held, or whose holder was killed: who, in brackets."""
+    """The holder of a lock, in brackets, also if it was killed; "" if the lock is free."""
     try:
         line = path.read_bytes().decode("utf-8", "replace").strip()
-    except FileNotFoundError:  # it has been let go meanwhile
+    except FileNotFoundError:  # the lock has just been released
         return ""
     return f" ({line})" if line else ""
