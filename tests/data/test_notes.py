@@ -26,6 +26,7 @@ def told(make_tiny_config, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(train, "fit", begin)
     monkeypatch.setattr(train, "report_evaluation", begin)
+    monkeypatch.setattr(evaluate, "report_evaluation", begin)
     monkeypatch.setattr(states, "trained_params", lambda run, init_from: (0, None))
 
     def tell(name, path, mode="train", **kwargs):

@@ -1,4 +1,4 @@
-"""Metrics of a run: `metrics.jsonl`, one JSON object a line, and the same for TensorBoard."""
+"""Writes the metrics of a run to `metrics.jsonl`, one JSON object per line, and for TensorBoard."""
 
 import contextlib
 import errno
@@ -22,22 +22,26 @@ EVENTS = "events.out.tfevents."
 
 
 class MetricsHook(Protocol):
-    """Another place that metrics go to, such as an experiment tracker. It may have close() too.
+    """A further destination for metrics, such as an experiment tracker. It may also have close().
 
-    A resumed run repeats the steps since its last checkpoint, and so their scalars.
+    A resumed run repeats the steps since its last checkpoint, so it writes their scalars again.
     """
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Records the finite scalars of a step."""
+        """Records the scalars of a step, all of which are finite."""
 
 
 class MetricsWriter:
-    """Appends scalars to `workdir/metrics.jsonl` and to TensorBoard events, as a context manager;
-    and to what `open_hook` returns, if anything.
+    """Appends scalars to `workdir/metrics.jsonl` and to TensorBoard events, as a context manager.
 
-    A run resumed from the checkpoint of `first_step` (0: a fresh one) repeats the steps after it,
-    so lines of later steps are dropped first, with any line that a kill left unfinished, and
-    TensorBoard is told to forget them. Of several processes the first writes.
+    If a run has several processes, only the first one writes.
+
+    Args:
+        workdir: the folder of the files.
+        first_step: the step of the checkpoint that the run resumes from; 0 for a new run. The run
+            repeats the steps after it, so lines of later steps are deleted first, as are lines that
+            a kill left incomplete, and TensorBoard is told to forget those steps.
+        open_hook: returns a further destination, or None.
     """
 
     def __init__(
@@ -46,17 +50,17 @@ class MetricsWriter:
         first_step: int,
         open_hook: Callable[[], MetricsHook | None] = lambda: None,
     ) -> None:
-        # tensorboardX is imported here, as it takes 0.2 s. Its SummaryWriter queues events for a
-        # thread: on a full disk the thread dies and the training hangs at the tenth event. The
-        # record writer below it is synchronous.
+        # tensorboardX is imported here because that takes 0.2 s. Its SummaryWriter queues events for
+        # a thread; on a full disk the thread dies, and training hangs at the tenth event. Its
+        # record writer, used here, is synchronous.
         from tensorboardX import RecordWriter
         from tensorboardX.proto import event_pb2, summary_pb2
 
-        # The names in these modules are made at import, so a type checker knows none of them.
+        # These modules define their names at import, so a type checker does not know them.
         self._event_pb2 = cast(Any, event_pb2)
         self._summary_pb2 = cast(Any, summary_pb2)
         workdir = Path(workdir)
-        # First, as a hook that cannot be opened leaves nothing behind.
+        # The hook comes first, so that an error in opening it leaves no files behind.
         self._hook = _Guarded.opened(open_hook) if processes.is_first() else None
         self._events = None
         self._last_time = self._clock_offset = 0.0
@@ -69,26 +73,26 @@ class MetricsWriter:
         self._path = workdir / FILENAME
         self._file = self._path.open("ab", buffering=0)
         self._clock_offset = max(0.0, _after_events(workdir) - time.time())
-        # Opening an event file empties it: the process id keeps two starts in one second apart.
+        # Opening an event file empties it; the process id distinguishes two starts in one second.
         name = f"{EVENTS}{int(self._now())}.{socket.gethostname()}.{os.getpid()}"
         self._events_path = workdir / name
         self._events = RecordWriter(str(self._events_path))
         self._write_event(file_version="brain.Event:2")
-        # TensorBoard hides what other event files of the folder hold from this step on.
+        # TensorBoard then hides later steps in the other event files of the folder.
         session_log = self._event_pb2.SessionLog
         start = session_log(status=session_log.START)
         self._write_event(step=first_step + 1, session_log=start)
 
     def write(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
-        """Records Python, NumPy or JAX scalars at `step`; they are in the files on return.
+        """Records Python, NumPy or JAX scalars of `step`; they are in the files on return.
 
-        NaN and infinities are null in the file, where JSON has no word for them, and left out of
-        the events.
+        NaN and infinities become null in the file, as JSON cannot represent them, and are left out
+        of the events.
 
         Raises:
             ValueError: a value is not a scalar, or is named "step".
-            OSError: it cannot be written; or the file was removed or replaced meanwhile, where
-                the system would go on writing to what nobody sees.
+            OSError: the file cannot be written; or it was removed or replaced, in which case the
+                system would silently write to the deleted file.
         """
         if "step" in scalars:
             raise ValueError('"step" names the step itself; give the scalar another name')
@@ -98,14 +102,14 @@ class MetricsWriter:
         if not _is_same_file(self._path, self._file.fileno()):
             raise OSError(
                 errno.ENOENT,
-                "removed or replaced while the run wrote to it, so the run stops; the same command "
-                "goes on from the checkpoints there are",
+                "removed or replaced while the run wrote to it, so the run stops; run the same "
+                "command again to resume from the last checkpoint",
                 str(self._path),
             )
         content = json.dumps(line, allow_nan=False).encode() + b"\n"
         try:
-            # One unbuffered write: a kill loses the whole line or nothing.
-            if self._file.write(content) < len(content):  # a full disk takes a part of it
+            # With one unbuffered write, a kill loses either the whole line or nothing.
+            if self._file.write(content) < len(content):  # a full disk stores only a part
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
@@ -120,7 +124,7 @@ class MetricsWriter:
         """Closes both files; a second call does nothing."""
         self._file.close()
         if self._events is not None:
-            with contextlib.suppress(OSError):  # of what `write` has said
+            with contextlib.suppress(OSError):  # `write` has already reported the error
                 self._events.close()
         if self._hook is not None:
             self._hook.close()
@@ -148,41 +152,42 @@ class MetricsWriter:
             raise OSError(error.errno, error.strerror, str(self._events_path)) from error
 
     def _now(self) -> float:
-        """Seconds since 1970, never less than before: by the clock of the first start."""
+        """Seconds since 1970, never decreasing, also compared with earlier event files."""
         self._last_time = max(self._last_time, time.time() + self._clock_offset)
         return self._last_time
 
 
 class _Guarded:
-    """A hook that fails once is said to, and left alone: a tracker that cannot be reached stops no
+    """A hook that is dropped, with a message, once it fails: an unreachable tracker must not stop a
     training, and metrics.jsonl has everything."""
 
     def __init__(self, hook: MetricsHook) -> None:
-        self._found: MetricsHook | None = hook
+        self._hook: MetricsHook | None = hook
 
     @classmethod
     def opened(cls, open_hook: Callable[[], MetricsHook | None]) -> "_Guarded | None":
-        """What it opens, guarded; an error in opening it is the user's to mend, and is raised."""
+        """Opens a hook and guards it. An error in opening it is raised, for the user to fix."""
         hook = open_hook()
         if hook is None:
             return None
         if not callable(getattr(hook, "write", None)):
             raise ValueError(
-                f"metrics.name gives a {type(hook).__name__}, which has no write(step, scalars)"
+                f"metrics.name gives a {type(hook).__name__}, which has no write(step, scalars): "
+                "add that method"
             )
         return cls(hook)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        if self._found is None:
+        if self._hook is None:
             return
         try:
-            self._found.write(step, scalars)
+            self._hook.write(step, scalars)
         except Exception as error:
-            say(f"metrics: {_one_line(error)} at step {step}; they go on in {FILENAME} alone")
-            self._found = None
+            say(f"metrics: {_one_line(error)} at step {step}; from now on only {FILENAME} has them")
+            self._hook = None
 
     def close(self) -> None:
-        close = getattr(self._found, "close", None)
+        close = getattr(self._hook, "close", None)
         if close is None:
             return
         try:
@@ -196,17 +201,15 @@ def _one_line(error: Exception) -> str:
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
-    """The lines of `workdir/metrics.jsonl` in order, null as None; [] when there is no such file.
-
-    A line that a kill left unfinished is skipped.
-    """
+    """Reads the lines of `workdir/metrics.jsonl` in order, null as None; [] if there is no such
+    file. A line that a kill left incomplete is skipped."""
     path = Path(workdir) / FILENAME
     rows = [_parse(line) for line in _lines(path)]
     return [row for row in rows if row is not None]
 
 
 def _forget_after(path: Path, step: int) -> None:
-    """Rewrites the file without lines of later steps and without unfinished lines."""
+    """Rewrites the file without lines of later steps and without incomplete lines."""
     lines = _lines(path)
     rows = {line: _parse(line) for line in lines}
     kept = [line for line in lines if (row := rows[line]) is not None and row["step"] <= step]
@@ -216,9 +219,12 @@ def _forget_after(path: Path, step: int) -> None:
 
 
 def _after_events(folder: Path) -> float:
-    """A second later than the event files of the folder, by their names and by the last event of
-    the last one; 0 where there are none. TensorBoard reads them in the order of their names: a file
-    of a start whose clock was behind would come first, and the older one would hide its steps."""
+    """A time one second after the event files of the folder, by their names and by the last event
+    of the last file; 0 if there are none.
+
+    TensorBoard reads event files in the order of their names. If the clock was behind at a later
+    start, its file would come first, and the older one would hide its steps.
+    """
     named = {path: path.name.split(".")[3] for path in folder.glob(f"{EVENTS}*")}
     paths = sorted(path for path, secs in named.items() if secs.isdecimal())
     if not paths:
@@ -227,14 +233,16 @@ def _after_events(folder: Path) -> float:
 
 
 def _last_event(path: Path) -> float:
-    """When the last event of a file was written, seconds since 1970. A record is its length, a CRC,
-    the event, a CRC; an event begins with the byte 9 and its time."""
+    """The time of the last event in a file, in seconds since 1970.
+
+    A record is its length, a CRC, the event and a CRC; an event begins with byte 9 and its time.
+    """
     time_of_last, left = 0.0, path.stat().st_size
     with path.open("rb") as file:
         while len(start := file.read(21)) == 21:
             length, event, secs = struct.unpack("<Q4xcd", start)
             left -= length + 16
-            if event != b"\x09" or left < 0 or not 0 < secs < 1e11:  # unfinished, or damaged
+            if event != b"\x09" or left < 0 or not 0 < secs < 1e11:  # incomplete or damaged
                 break
             time_of_last = max(time_of_last, secs)
             file.seek(length - 5, os.SEEK_CUR)
@@ -248,7 +256,7 @@ def _lines(path: Path) -> list[bytes]:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:  # unfinished, or not even text
+    except ValueError:  # incomplete, or not even text
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
@@ -264,4 +272,6 @@ def _to_float(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"metric {name!r} is no scalar: {value!r}; take its mean first") from error
+        raise ValueError(
+            f"metric {name!r} is not a scalar: {value!r}; take its mean first"
+        ) from error

@@ -1,8 +1,8 @@
-"""The paths of checkpoint folders, as orbax can read them.
+"""Gives orbax paths of checkpoint folders that it can handle.
 
-orbax matches what it wrote with a glob of the folder's own path, and tensorstore takes a backslash
-for a slash and a folder "gs:" for a bucket: under such names a save seems to go well, and nothing
-can read it. So where a path has more than plain characters, orbax gets a link to the folder.
+orbax finds the files it wrote with a glob of the folder's own path, and tensorstore reads a
+backslash as a slash and a folder "gs:" as a bucket. Under such a path a save seems to succeed, but
+nothing can read it. So if a path has unusual characters, orbax gets a link to the folder.
 """
 
 import contextlib
@@ -19,23 +19,23 @@ _MANIFEST = "manifest.ocdbt"
 
 
 def is_plain(path: str | Path) -> bool:
-    """Whether orbax takes every character of the path for itself."""
+    """Whether orbax takes every character of the path literally."""
     return bool(re.fullmatch(r"[\w/ .,=+@~()-]*", str(path)))
 
 
 def check_shared(workdir: Path) -> None:
-    """ValueError for a path that several processes cannot give to orbax: a link would have a name
-    of its own in each."""
+    """Raises ValueError if several processes would need a link to `workdir`, as each process would
+    give it another name."""
     if not is_plain(workdir) and processes.num_processes() > 1:
         raise ValueError(
-            f"--workdir={workdir}: several processes can write checkpoints only below a path of "
-            "letters, digits and /_-.,=+@~() and spaces: choose another one"
+            f"--workdir={workdir}: several processes can write checkpoints only if the path has no "
+            "characters but letters, digits, /_-.,=+@~() and spaces: choose another one"
         )
 
 
 @contextlib.contextmanager
 def plain(folder: Path) -> Iterator[Path]:
-    """The absolute path of a folder that is there, or a link to it with a plain name."""
+    """Provides the absolute path of an existing folder or, if it is not plain, of a link to it."""
     if is_plain(folder):
         yield folder
         return
@@ -47,10 +47,10 @@ def plain(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def readable(folder: Path) -> Iterator[Path]:
-    """A plain path of a STEP folder for orbax to read.
+    """Provides a plain path of a STEP folder for orbax to read.
 
-    What an earlier version saved by one process below a path with brackets was never put together;
-    it is read from where its parts lie. FileNotFoundError where the arrays are not in the folder.
+    If an earlier version saved below a path with brackets, orbax did not assemble the parts; such a
+    folder is read through links to the parts. Raises FileNotFoundError if the arrays are missing.
     """
     state = folder / "state"
     parts = list(state.glob("ocdbt.process_*"))
@@ -76,7 +76,7 @@ def _link_all(source: Path, target: Path, leave_out: Path | None = None) -> None
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """An empty folder with a plain path, removed at the end."""
+    """Provides an empty folder with a plain path, which is removed at the end."""
     parent = next(place for place in (tempfile.gettempdir(), "/tmp") if is_plain(place))
     with tempfile.TemporaryDirectory(prefix="vdm-", dir=parent) as folder:
         yield Path(folder).absolute()

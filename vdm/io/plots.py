@@ -1,8 +1,9 @@
-"""Figures of a run: the learned SNR, where in omega the bits go, samples of 2-D data.
+"""Figures of a run: the learned SNR, the loss density over omega, samples of 2-D data.
 
-matplotlib through its objects (no pyplot, no global state, no display), sized for one or two
-columns of a paper at 300 dots per inch, text of 7 or 8 points, in Okabe and Ito's colours, which
-the colour-blind tell apart; lines differ in their dashes or markers too, for prints in grey.
+Figures are made with matplotlib's objects (no pyplot, global state or display). They fit one or two
+columns of a paper, at 300 dots per inch with text of 7 or 8 points. The colours are Okabe and
+Ito's, which colour-blind readers can distinguish; lines also differ in dashes or markers, for
+grey-scale prints.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,21 +21,22 @@ if TYPE_CHECKING:  # matplotlib takes a second to import
 
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#000000", "#7F7F7F"
-COLUMN, PAGE = 3.3, 6.75  # inches: a column of a paper of two, and both
+COLUMN, PAGE = 3.3, 6.75  # inches: the width of one column of a two-column paper, and of both
 _DPI = 300
-_SMALL, _FONT_SIZE = 7.0, 8.0  # points; a caption has 8
+_SMALL, _FONT_SIZE = 7.0, 8.0  # points; captions of papers have 8
 
 
 def plot_schedule(
     path: str | Path, t: ArrayLike, omega: ArrayLike, omega_initial: ArrayLike
 ) -> None:
-    """omega_eta(t) = -log SNR(t), learned and initial, and beside it SNR(t) on a log axis.
+    """Plots omega_eta(t) = -log SNR(t), learned and initial, next to SNR(t) on a log axis.
 
     Args:
         path: the PNG file, replaced atomically.
         t: times in [0, 1], ascending, [n].
-        omega: learned, [n], nats; or [n, *dims], of every dimension: their median and range.
-        omega_initial: at the start of the training, alike.
+        omega: the learned schedule in nats, [n]; or [n, *dims] if every dimension has its own, in
+            which case their median and range are drawn.
+        omega_initial: the schedule at the start of training, in the same form.
     """
     t = np.asarray(t, np.float64).ravel()
     omega, initial = (np.asarray(a, np.float64).reshape(t.size, -1) for a in (omega, omega_initial))
@@ -43,7 +45,7 @@ def plot_schedule(
         (left, omega, initial),
         (right, np.exp(-omega), np.exp(-initial)),
     ):
-        # Not clipped: at t = 0 and 1 a steep line would lose half its width.
+        # Without this, a steep line at t = 0 or 1 would lose half its width.
         shown: dict[str, Any] = {"clip_on": False}
         axes.plot(t, _middle(initial_line), "--", color=GREY, linewidth=1.2, label="initial",
                   **shown)  # fmt: skip
@@ -62,14 +64,14 @@ def plot_schedule(
 
 
 def plot_loss_density(path: str | Path, diagnosis: Any, t: ArrayLike, omega: ArrayLike) -> None:
-    """Where in omega the bits go, where the variance of the estimate comes from, and the schedule
-    that would make it least beside the learned one.
+    """Plots, over omega, the loss density in bits/dim and the shares of the estimator's variance,
+    and, over time, the learned schedule with the one of least variance.
 
     Args:
         path: the PNG file, replaced atomically.
         diagnosis: a `vdm.evaluation.diagnostics.Diagnosis`.
         t: times in [0, 1], ascending, [n].
-        omega: the schedule at these times, [n], nats.
+        omega: the learned schedule at these times, [n], in nats.
     """
     d = diagnosis
     figure, (left, middle, right) = make_figure(PAGE, 2.6, columns=3)
@@ -83,8 +85,8 @@ def plot_loss_density(path: str | Path, diagnosis: Any, t: ArrayLike, omega: Arr
         label="95% interval",
     )
     left.plot(d.centre, d.density, color=BLUE, linewidth=1.4, label="mean")
-    top = np.max(d.density + np.nan_to_num(d.half_width))  # NaN: a bin of one draw
-    left.set_ylim(0.0, 1.35 * max(top, 1e-9))  # the legend's
+    top = np.max(d.density + np.nan_to_num(d.half_width))  # NaN in a bin with a single draw
+    left.set_ylim(0.0, 1.35 * max(top, 1e-9))  # leaves space for the legend
     left.set_ylabel(r"½ $\|\epsilon - \hat\epsilon\|^2$  [bits/dim per nat]")
     left.set_title(f"integral {d.integral:.3f} ± {d.integral_stderr:.3f} bits/dim")
     left.legend(frameon=False, loc="upper right", handlelength=1.2)
@@ -95,7 +97,7 @@ def plot_loss_density(path: str | Path, diagnosis: Any, t: ArrayLike, omega: Arr
     for axes in (left, middle):
         axes.set_xlim(d.edges[0], d.edges[-1])
         axes.set_xlabel(r"$\omega$  [nats]  (clean $\rightarrow$ noisy)")
-    # The dashed line on top, though it is the reference: a learned one near it would hide it.
+    # The dashed reference line is on top, because a learned line near it would hide it.
     right.plot(d.optimal_t, d.edges, "--", color=BLACK, linewidth=1.2, label="least variance",
                zorder=3, clip_on=False)  # fmt: skip
     right.plot(np.ravel(t), np.ravel(omega), color=BLUE, linewidth=1.6, label="learned",
@@ -110,23 +112,23 @@ def plot_loss_density(path: str | Path, diagnosis: Any, t: ArrayLike, omega: Arr
 
 
 def _middle(lines: np.ndarray) -> np.ndarray:
-    """[n] of [n, lines]: their median."""
+    """The median [n] of curves [n, curves]."""
     return np.median(lines, axis=1)
 
 
 def plot_points(path: str | Path, samples: ArrayLike, data: ArrayLike) -> None:
-    """Samples beside data, for 2-D toys, on the same axes.
+    """Plots 2-D samples next to 2-D data, with the same axis limits.
 
     Args:
         path: the PNG file, replaced atomically.
-        samples: [n, 2], in the data's own units.
-        data: [m, 2]; m = 0 where there are none.
+        samples: [n, 2], in the units of the data.
+        data: [m, 2]; m = 0 if there are none.
     """
     samples, data = np.asarray(samples, np.float64), np.asarray(data, np.float64)
     if samples.shape[1:] != (2,) or data.shape[1:] != (2,):
         raise ValueError(f"samples {samples.shape} and data {data.shape}; both must be [n, 2]")
     figure, panels = make_figure(PAGE, 3.75, columns=2)
-    # Limits from the data: one stray sample must not shrink the picture to a dot.
+    # The data set the limits, because a single far sample would shrink the rest to a dot.
     shown = data if len(data) else samples
     low, high = shown.min(axis=0), shown.max(axis=0)
     centre, half = (low + high) / 2, 0.575 * max(np.max(high - low), 1e-6)
@@ -152,14 +154,14 @@ def plot_points(path: str | Path, samples: ArrayLike, data: ArrayLike) -> None:
 def plot_comparison(
     path: str | Path, rows: Sequence[Mapping[str, Any]], quantile: float = 1.96
 ) -> None:
-    """Bits/dim of several runs, and beside them their differences to the first, with 95% intervals
+    """Plots bits/dim of several runs next to their differences from the first, with 95% intervals
     over images.
 
     Args:
         path: the PNG file, replaced atomically.
-        rows: for each run "run", "bpd", "stderr_images"; from the second on "difference",
+        rows: for each run "run", "bpd", "stderr_images"; for all but the first also "difference",
             "difference_stderr_images".
-        quantile: standard errors of a bar to each side; 1.96 is that of many images.
+        quantile: half the length of a bar in standard errors; 1.96 is right for many images.
     """
     figure, (left, right) = make_figure(PAGE, 0.9 + 0.35 * len(rows), columns=2)
     figure.suptitle("bars: 95% over images")
@@ -190,8 +192,8 @@ def plot_comparison(
 
 
 def _short_names(runs: Sequence[Path]) -> list[str]:
-    """The last folder of each path, with its parent where that is not enough to tell them apart;
-    the middle of long ones left out."""
+    """The last folder of each path, with its parent if some names would be equal; long names are
+    shortened in the middle."""
     paths = [run.absolute() for run in runs]
     names = [path.name for path in paths]
     if len(set(names)) < len(set(paths)):
@@ -202,7 +204,7 @@ def _short_names(runs: Sequence[Path]) -> list[str]:
 def make_figure(
     width: float, height: float, columns: int = 1, rows: int = 1
 ) -> tuple["Figure", list["Axes"]]:
-    """An empty figure of `width` x `height` inches with axes, row by row."""
+    """Makes an empty figure of `width` x `height` inches, and its axes row by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
@@ -216,7 +218,7 @@ def make_figure(
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:
-    """Writes the PNG file, atomically, with all text at 7 or 8 points."""
+    """Writes a figure to a PNG file atomically, with text sizes limited to 7 to 8 points."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
     from PIL import Image
@@ -224,11 +226,11 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     canvas = FigureCanvasAgg(figure)
     for text in figure.findobj(Text):
         text.set_fontsize(np.clip(text.get_fontsize(), _SMALL, _FONT_SIZE))
-    figure.draw_without_rendering()  # the layout needs a second pass where an aspect is fixed
+    figure.draw_without_rendering()  # the layout needs a second pass if an aspect ratio is fixed
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     with atomic_path(path) as temporary:
-        # 256 colours are a third of the bytes of 2^24, and the eye does not see the difference.
+        # 256 colours take a third of the bytes of 2^24, with no visible difference.
         picture.quantize(256, dither=Image.Dither.NONE).save(
             temporary, "PNG", optimize=True, dpi=(_DPI, _DPI)
         )

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request to save and stop."""
+"""Treats SIGTERM and SIGINT as a request to save and stop."""
 
 import contextlib
 import signal
@@ -12,16 +12,17 @@ _LISTENERS: list[list[int]] = []
 
 
 def listening() -> bool:
-    """Whether a block of `stop_signals` is running, which answers signals in its own time."""
+    """Whether a block of `stop_signals` is running, which handles signals itself."""
     return bool(_LISTENERS)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """The growing list of SIGTERM and SIGINT received; a second one acts as it would without us."""
+    """Provides a list to which each SIGTERM or SIGINT is appended. After the first signal the
+    previous handlers are restored, so a second one has its usual effect."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may listen
+        yield received  # only the main thread may install handlers
         return
     previous = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
 
@@ -45,5 +46,5 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def any_signal(received: list[int]) -> int:
-    """The first signal that one of the processes received, or 0; all of them ask together."""
+    """The signal that any of the processes received, or 0; all of them must call this together."""
     return processes.any_of(received[0] if received else 0)

@@ -1,7 +1,8 @@
-"""Standard output and error that cannot end a run: what cannot be written is left out.
+"""Standard output and error that never end a run: output that cannot be written is dropped.
 
-The reader of a pipe may have gone (`| head`), the disk or the terminal too; a stream may be closed,
-replaced by an object with `write` alone, or have an encoding without a letter of some path.
+The reader of a pipe may have exited (`| head`), the disk may be full or the terminal closed; a
+stream may be closed, replaced by an object that has only `write`, or have an encoding that lacks a
+letter of some path.
 """
 
 import atexit
@@ -14,8 +15,8 @@ from typing import Any
 
 
 def write(stream: Any, text: str) -> None:
-    """Writes to a stream, which may be None, and flushes it. Letters that its encoding does not
-    have are written as escapes."""
+    """Writes to a stream, which may be None, flushes it and ignores errors. Letters that the
+    stream's encoding lacks are written as escapes."""
     try:
         try:
             stream.write(text)
@@ -27,21 +28,21 @@ def write(stream: Any, text: str) -> None:
 
 
 class Forgiving:
-    """A stream with all that `print` and tqdm ask of one, none of which raises."""
+    """Wraps a stream so that the methods that `print` and tqdm call never raise."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Writes the text at once, as far as that is possible."""
+        """Writes and flushes the text, if possible."""
         write(self._stream, text)
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing, because `write` flushes."""
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Whether the stream is a terminal."""
         try:
             return bool(self._stream.isatty())
         except Exception:
@@ -53,9 +54,11 @@ class Forgiving:
 
 @contextlib.contextmanager
 def forgiving() -> Iterator[None]:
-    """For a whole program: the standard streams are `Forgiving` inside, and what they still hold
-    at the end does not change the exit status."""
-    for descriptor in range(3):  # a file would be opened as one that is closed, and written to
+    """Makes the standard streams `Forgiving` inside the block, which is the whole program. Output
+    that they still hold at the end does not change the exit status."""
+    # If one of descriptors 0 to 2 is closed, the next file opened would get its number, and output
+    # would be written to that file.
+    for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
@@ -71,7 +74,7 @@ def forgiving() -> Iterator[None]:
 
 
 def forgive() -> None:
-    """`forgiving` for the rest of the program."""
+    """Applies `forgiving` to the rest of the program."""
     context = forgiving()
     context.__enter__()
     atexit.register(context.__exit__, None, None, None)
@@ -79,10 +82,12 @@ def forgive() -> None:
 
 @contextlib.contextmanager
 def quiet_orbax() -> Iterator[None]:
-    """orbax logs dozens of lines for each save through absl's logger, which is also ours and the
-    host program's, and on a full disk hundreds of lines of tracebacks from its threads, and from
-    those of tensorstore, which call a loop that orbax has closed. What matters comes as an
-    exception."""
+    """Silences orbax inside the block; what matters is raised as an exception.
+
+    orbax logs dozens of lines for each save through absl's logger, which this package and the host
+    program use as well. On a full disk, its threads and those of tensorstore, which call an event
+    loop that orbax has closed, print hundreds of lines of tracebacks.
+    """
     logger, inside = logging.getLogger("absl"), f"{os.sep}orbax{os.sep}checkpoint{os.sep}"
     quiet = logging.Filter()
     quiet.filter = lambda record: inside not in record.pathname
@@ -98,13 +103,13 @@ def quiet_orbax() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(quiet)
-        if sys.unraisablehook is hook:  # else another thread has set one meanwhile
+        if sys.unraisablehook is hook:  # otherwise another thread has set one in the meantime
             sys.unraisablehook = before
 
 
 def _empty(stream: Any) -> None:
-    """Drops what a stream holds and cannot write: Python would try it once more as it exits, print
-    "Exception ignored" and exit with status 120."""
+    """Drops buffered output that cannot be written. Python would otherwise try again as it exits,
+    print "Exception ignored" and exit with status 120."""
     try:
         stream.flush()
     except Exception:
