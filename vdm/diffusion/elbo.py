@@ -31,7 +31,7 @@ class ElboTerms(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Everything random in one estimate of the bound."""
+    """All random numbers of one estimate of the bound."""
 
     t: Float[Array, " batch"]
     eps: Float[Array, "batch *dims"]
@@ -39,12 +39,12 @@ class Draws(NamedTuple):
 
 
 class NoiseLevels(NamedTuple):
-    """What the bound needs of a schedule: its ends, and omega and a weight at drawn times.
+    """What the bound needs to know of a schedule: its ends, and omega and a weight at drawn times.
 
-    Each is one number for an example, or one for each of its dimensions (a multivariate schedule,
-    MuLAN, arXiv:2312.13236); a schedule that depends on the data would give them for each example.
-    weight is omega'(t) in continuous time and T expm1(omega_t - omega_s) for T steps. A
-    gradient with respect to (omega_t, weight) is all that training the schedule needs of the
+    Each is one number per example, or one per dimension (a multivariate schedule, MuLAN,
+    arXiv:2312.13236); a schedule that depends on the data would give them for each example. weight
+    is omega'(t) in continuous time and T expm1(omega_t - omega_s) for T steps. To train the
+    schedule, the gradient with respect to (omega_t, weight) is all that is needed from the
     network's backward pass.
     """
 
@@ -55,21 +55,21 @@ class NoiseLevels(NamedTuple):
 
     @property
     def omega_mean(self) -> Float[Array, " batch"]:
-        """omega_t, its mean over the dimensions where each has its own."""
+        """omega_t, averaged over the dimensions if each has its own."""
         return jnp.mean(self.omega_t, axis=tuple(range(1, self.omega_t.ndim)))
 
     @property
     def weight_mean(self) -> Float[Array, " batch"]:
-        """weight, its mean over the dimensions where each has its own."""
+        """weight, averaged over the dimensions if each has its own."""
         return jnp.mean(self.weight, axis=tuple(range(1, self.weight.ndim)))
 
 
 class Estimate(NamedTuple):
-    """One estimate of the bound, with where and how densely its denoising term was taken.
+    """One estimate of the bound, with the noise levels it was taken at and the loss density there.
 
     loss_density is 1/2 ||eps - eps_hat||^2 [batch], nats per unit of omega: its integral over
-    omega is the continuous-time denoising term. Where each dimension has an omega of its own, it
-    is per nat of their mean.
+    omega is the continuous-time denoising term. If each dimension has its own omega, it is per
+    unit of their mean.
     """
 
     terms: ElboTerms
@@ -78,7 +78,7 @@ class Estimate(NamedTuple):
 
 
 def draw(key: PRNGKey, t: Float[Array, " batch"], dims: tuple[int, ...]) -> Draws:
-    """Standard normal noise for given times, examples of shape `dims`."""
+    """Draws standard normal noise for the given times and for examples of shape `dims`."""
     key_eps, key_eps_0 = jax.random.split(key)
     shape = t.shape + dims
     return Draws(
@@ -89,9 +89,9 @@ def draw(key: PRNGKey, t: Float[Array, " batch"], dims: tuple[int, ...]) -> Draw
 
 
 def noise_levels(schedule: ScheduleFn, t: Float[Array, " batch"], num_steps: int) -> NoiseLevels:
-    """The schedule at times t in [0, 1), for num_steps steps; 0 means continuous time."""
+    """Evaluates the schedule at times t in [0, 1) for num_steps steps (0: continuous time)."""
     omega_0, omega_1 = schedule(jnp.array([0.0, 1.0], t.dtype))
-    if omega_0.ndim:  # one for each dimension: the same for all examples
+    if omega_0.ndim:  # One value per dimension, the same for all examples.
         omega_0, omega_1 = omega_0[None], omega_1[None]
     if num_steps == 0:
         omega_t, weight = jax.jvp(schedule, (t,), (jnp.ones_like(t),))
@@ -103,9 +103,10 @@ def noise_levels(schedule: ScheduleFn, t: Float[Array, " batch"], num_steps: int
 
 
 def prior_matching(x: Float[Array, "batch *dims"], omega_1: EndPoint) -> Float[Array, " batch"]:
-    """KL(q(z_1 | x) || N(0, I)) in nats, summed over every non-batch axis (VDM Eq. 11).
+    """The prior term KL(q(z_1 | x) || N(0, I)) in nats, summed over every non-batch axis (VDM
+    Eq. 11).
 
-    At x = 0 and omega_1 = 12 the two parts cancel to 1% of a term of 1e-11 nats.
+    At x = 0 and omega_1 = 12 its two parts cancel: a term of 1e-11 nats is right to 1%.
     """
     # sigma^2 - log sigma^2 - 1, in that order, is 0.15% off at omega_1 = 5 in float32
     # (x = 0) and returns 0 at omega_1 = 8.
@@ -117,16 +118,16 @@ def prior_matching(x: Float[Array, "batch *dims"], omega_1: EndPoint) -> Float[A
 def loss_density(
     eps: Float[Array, "batch *dims"], eps_hat: Float[Array, "batch *dims"]
 ) -> Float[Array, " batch"]:
-    """1/2 ||eps - eps_hat||^2, summed over every non-batch axis."""
+    """The loss density 1/2 ||eps - eps_hat||^2, summed over every non-batch axis."""
     return 0.5 * jnp.sum(jnp.square(eps - eps_hat), axis=tuple(range(1, eps.ndim)))
 
 
 def denoising_matching(
     eps: Float[Array, "batch *dims"], eps_hat: Float[Array, "batch *dims"], weight: PerDraw
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
-    """1/2 sum_d weight_d (eps_d - eps_hat_d)^2, nats, an estimate of the denoising term with the
-    weights of `noise_levels` (VDM Eq. 15-17 and 12-14); and the same for a weight whose mean over
-    the dimensions is 1, the loss density."""
+    """Estimates the denoising term, 1/2 sum_d weight_d (eps_d - eps_hat_d)^2 in nats, with the
+    weights of `noise_levels` (VDM Eq. 15-17 and 12-14). The second result is the loss density: the
+    same sum with the weights divided by their mean over the dimensions."""
     if weight.ndim == 1:
         density = loss_density(eps, eps_hat)
         return weight * density, density
@@ -142,7 +143,7 @@ def estimate_elbo(
     denoiser: Denoiser,
     likelihood: Likelihood,
 ) -> Estimate:
-    """One estimate of the negative bound for each example, unbiased for t ~ U(0, 1)."""
+    """Estimates the negative bound once for each example; unbiased for t ~ U(0, 1)."""
     x = likelihood.encode(data)
     z_t = diffuse(x, draws.eps, levels.omega_t)
     eps_hat = denoiser(z_t, levels.omega_t)
@@ -156,5 +157,5 @@ def estimate_elbo(
 
 
 def to_bpd(nats: Float[Array, "*shape"], num_dims: int) -> Float[Array, "*shape"]:
-    """Bits per dimension: nats / (D ln 2), D the number of dimensions of an example."""
+    """Converts nats per example to bits per dimension, nats / (D ln 2) for D = num_dims."""
     return nats / (num_dims * math.log(2))

@@ -1,6 +1,6 @@
 """The probability-flow ODE as a sampler, with steps as long as a tolerance allows.
 
-dz/domega = 1/2 sigma (eps_hat - sigma z), see `vdm.diffusion.ode`, which has the density of it.
+It solves dz/domega = 1/2 sigma (eps_hat - sigma z); `vdm.diffusion.ode` computes its density.
 """
 
 import diffrax
@@ -15,16 +15,20 @@ from vdm.diffusion.ode import EVALUATIONS_PER_STEP, MAX_STEPS
 from vdm.diffusion.samplers import Interval, Sampler
 from vdm.typing import Denoiser, PyTree
 
-_FIRST_STEP = 0.05  # of the interval; a step too long is tried again shorter
+_FIRST_STEP = 0.05  # As a share of the interval; a step that is too long is retried shorter.
 
 
 @interned
 def flow(tolerance: float = 1e-3) -> Sampler:
-    """Tsitouras' 5(4) method between the points of the grid; one step is the whole way.
+    """A sampler that solves the ODE by Tsitouras' 5(4) method between the points of the grid; a
+    grid of one step leaves the whole way to the solver.
 
-    Every example has steps of its own, so that it does not depend on its batch. tolerance: of a
-    step, relative and absolute, root mean square over an example. NaN where 4096 steps do not
-    reach the end.
+    Every example has its own steps, so its result does not depend on the batch. An example that
+    does not reach the end in 4096 steps becomes NaN.
+
+    Args:
+        tolerance: both the relative and the absolute tolerance of a step, for the root mean square
+            error over an example.
     """
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance = {tolerance}: it must be in (0, 1)")
@@ -40,15 +44,15 @@ def flow(tolerance: float = 1e-3) -> Sampler:
                 return denoiser(z, i.omega_t + time * span)
             return denoiser(z, jnp.broadcast_to(i.omega_t + expand(time, z) * span, z.shape))
 
-        # Each example is solved for itself and evaluated with its batch, whose labels the denoiser
-        # may hold: under vmap one call of eps_hat_of_one is one call of the denoiser.
+        # Each example is solved separately, but the denoiser is called with the whole batch, as it
+        # may hold the batch's labels: under vmap one call of eps_hat_of_one becomes one such call.
         converted = eqx.filter_closure_convert(eps_hat_at, z_t, jnp.zeros(len(z_t), z_t.dtype))
         held, function = eqx.partition(converted, eqx.is_array)
 
         @jax.custom_batching.custom_vmap
         def eps_hat_of_one(held: PyTree, z: Array, time: Array) -> Array:
             del held, time
-            return jnp.full_like(z, jnp.nan)  # for its shape alone
+            return jnp.full_like(z, jnp.nan)  # Only its shape is used.
 
         @eps_hat_of_one.def_vmap
         def eps_hat_of_all(size: int, mapped: list, held: PyTree, z: Array, time: Array) -> tuple:

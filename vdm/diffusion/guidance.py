@@ -1,5 +1,7 @@
-"""Denoisers that favour what a label asks for. A guided denoiser is a denoiser, so every sampler
-runs with it; what it makes is no longer a draw of the model, whose bound says nothing of it.
+"""Guided denoisers, which steer samples towards a label.
+
+A guided denoiser is itself a denoiser, so every sampler accepts it. Its samples are no longer draws
+from the model, and the model's bound does not apply to them.
 """
 
 from collections.abc import Callable
@@ -16,11 +18,11 @@ LogProb = Callable[[Array, Array], Array]
 
 
 def classifier_free(conditional: Denoiser, unconditional: Denoiser, strength: float) -> Denoiser:
-    """eps_hat_none + strength (eps_hat_label - eps_hat_none): 0 ignores the label, 1 is the
-    conditional model itself, more exaggerates what the label changes.
+    """Classifier-free guidance, eps_hat_none + strength (eps_hat_label - eps_hat_none): strength 0
+    ignores the label, 1 is the conditional model, and more exaggerates the effect of the label.
 
-    Ho & Salimans 2022 (arXiv:2207.12598) Eq. 6, whose w is strength - 1; in Luo 2022
-    (arXiv:2208.11970), section "Guidance", it is gamma.
+    This is Eq. 6 of Ho & Salimans 2022 (arXiv:2207.12598), whose w is strength - 1; Luo 2022
+    (arXiv:2208.11970), section "Guidance", calls the strength gamma.
     """
 
     def eps_hat(z_t: Array, omega: Array) -> Array:
@@ -31,9 +33,9 @@ def classifier_free(conditional: Denoiser, unconditional: Denoiser, strength: fl
 
 
 def classifier(denoiser: Denoiser, log_prob: LogProb, strength: float) -> Denoiser:
-    """eps_hat - strength sigma grad log p(label | z_t): the score -eps_hat / sigma with the
-    classifier's gradient added, Bayes' rule at strength 1 (Dhariwal & Nichol 2021,
-    arXiv:2105.05233, section 4.2; Luo 2022, section "Guidance")."""
+    """Classifier guidance, eps_hat - strength sigma grad log p(label | z_t): it adds the
+    classifier's gradient to the score -eps_hat / sigma, which at strength 1 is Bayes' rule
+    (Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.2; Luo 2022, section "Guidance")."""
 
     def eps_hat(z_t: Array, omega: PerExample) -> Float[Array, "batch *dims"]:
         slope = jax.grad(lambda z: jnp.sum(log_prob(z, omega)))(z_t)

@@ -1,8 +1,8 @@
-"""Samplers of score-based models: Langevin dynamics, annealed, and as a corrector.
+"""Samplers of score-based models: Langevin dynamics, annealed or as a corrector.
 
-z <- z + c score(z) + sqrt(2 c) noise leaves q(z_t) as it is for small c; the score is -eps_hat /
-sigma. Step sizes are a share of sigma^2, the variance of the narrowest thing that q(z_t) can hold,
-so that one number serves every noise level.
+A step z <- z + c score(z) + sqrt(2 c) noise leaves q(z_t) unchanged for small c; the score is
+-eps_hat / sigma. Step sizes are given as a share of sigma^2, the variance of the narrowest possible
+q(z_t), so that one number suits every noise level.
 """
 
 import jax
@@ -23,10 +23,10 @@ def langevin_steps(
     num_steps: int,
     step_size: float,
 ) -> Float[Array, "batch *dims"]:
-    """num_steps steps of c = step_size sigma^2 at one noise level.
+    """Takes num_steps Langevin steps with c = step_size sigma^2 at one noise level.
 
-    Where q(z_t) is N(0, sigma^2), the narrowest case, their stationary variance is sigma^2 / (1 -
-    step_size / 2): the price of a step of finite size.
+    If q(z_t) is N(0, sigma^2), the narrowest case, their stationary variance is
+    sigma^2 / (1 - step_size / 2): the bias that a finite step size costs.
     """
     s = sigma(omega)
 
@@ -39,10 +39,11 @@ def langevin_steps(
 
 @interned
 def annealed_langevin(corrections: int = 5, step_size: float = 0.1) -> Sampler:
-    """Langevin dynamics at each level of the grid in turn (Song & Ermon 2019, arXiv:1907.05600,
-    algorithm 1): between levels z / alpha stays, as their x does.
+    """A sampler that runs `corrections` Langevin steps at each level of the grid in turn (Song &
+    Ermon 2019, arXiv:1907.05600, algorithm 1); from one level to the next it keeps z / alpha, which
+    is their x.
 
-    Plain Langevin dynamics is a grid of two equal levels.
+    For plain Langevin dynamics use a grid of two equal levels.
     """
     _check(corrections, step_size, "step_size")
 
@@ -55,12 +56,12 @@ def annealed_langevin(corrections: int = 5, step_size: float = 0.1) -> Sampler:
 
 @interned
 def predictor_corrector(corrections: int = 1, snr: float = 0.16) -> Sampler:
-    """An ancestral step, then Langevin steps at its end (Song et al. 2021, arXiv:2011.13456,
-    algorithm 1 and appendix G).
+    """A sampler whose every step is an ancestral step followed by Langevin steps at the level it
+    reached (Song et al. 2021, arXiv:2011.13456, algorithm 1 and appendix G).
 
-    c = 2 snr^2 sigma^2: their 2 (snr ||noise|| / ||score||)^2 with the norms at sqrt(D) and
-    sqrt(D) / sigma, so that no sample depends on the others of its batch, and without the factor
-    alpha_i of a single step, near 1, that they have for this process.
+    The step size is c = 2 snr^2 sigma^2. This is their 2 (snr ||noise|| / ||score||)^2 with the
+    norms replaced by sqrt(D) and sqrt(D) / sigma, so that no sample depends on the others of its
+    batch, and without the factor alpha_i of a single step, near 1, that they use for this process.
     """
     _check(corrections, snr, "snr")
     predictor = ancestral()
@@ -69,7 +70,7 @@ def predictor_corrector(corrections: int = 1, snr: float = 0.16) -> Sampler:
         z_s, memory = predictor.step(denoiser, z_t, memory, i)
 
         def noise(k: Array) -> Array:
-            return i.noise(k + 1)  # the predictor has the first
+            return i.noise(k + 1)  # The predictor uses the first.
 
         z_s = langevin_steps(denoiser, z_s, i.omega_s, noise, corrections, 2 * snr**2)
         return z_s, memory
@@ -79,6 +80,8 @@ def predictor_corrector(corrections: int = 1, snr: float = 0.16) -> Sampler:
 
 def _check(corrections: int, size: float, name: str) -> None:
     if corrections < 1:
-        raise ValueError(f"corrections = {corrections}: at least 1 Langevin step at each level")
+        raise ValueError(
+            f"corrections = {corrections}: there must be at least 1 Langevin step at each level"
+        )
     if not size > 0:
         raise ValueError(f"{name} = {size}: it must be positive")

@@ -5,12 +5,12 @@ With omega = -log SNR as the time,
     dz / domega = 1/2 sigma (eps_hat(z, omega) - sigma z)
 
 moves q(z_0) to q(z_1) when eps_hat = E[eps | z_t] (Song et al. 2021, arXiv:2011.13456, Eq. 13,
-written in omega): the schedule enters through its two ends alone. Whatever the denoiser, the
-flow makes a density of its own at omega_0 out of N(0, I) at omega_1,
+written in omega); the schedule enters only through its two ends. For any denoiser, the flow turns
+N(0, I) at omega_1 into a density of its own at omega_0,
 
     log p_0(z_0) = log N(z_1; 0, I) + integral over omega of 1/2 sigma (div eps_hat - sigma D),
 
-their Eq. 39. It is the density of this flow, not of the ancestral sampler.
+(their Eq. 39). This is the density of the flow, not of the ancestral sampler.
 """
 
 import dataclasses
@@ -28,25 +28,27 @@ from vdm.typing import Denoiser, PRNGKey
 DIVERGENCES = ("exact", "hutchinson")
 
 MAX_STEPS = 4096
-"""Of the adaptive solver, rejected ones included; a path that needs more has failed (NaN)."""
+"""Most steps of the adaptive solver, rejected ones included; a path that needs more fails (NaN)."""
 
 FIRST_STEP = 0.01
-"""Of the adaptive solver, as a share of the path; a step too long is tried again shorter."""
+"""First step of the adaptive solver, as a share of the path; a step that is too long is retried
+shorter."""
 
-EVALUATIONS_PER_STEP = 6  # Tsit5 has seven stages, the first is the last of the step before
+EVALUATIONS_PER_STEP = 6  # Tsit5 has seven stages, but the first repeats the previous step's last.
 
 
 @dataclasses.dataclass(frozen=True)
 class Solver:
-    """How the ODE is solved: Tsitouras' 5(4) Runge-Kutta method, six evaluations a step.
+    """Settings of the ODE solver: Tsitouras' 5(4) Runge-Kutta method, six evaluations per step.
 
-    num_steps: steps between the points of a given grid; 0: adaptive, each path with steps of its
-        own. Which it takes turns on rounding: in float32, where rounding changes with the batch,
-        the result changes by as much as the tolerance leaves open.
-    rtol, atol: of the adaptive steps. They hold for the root mean square over z and for the log
-        density in nats *per dimension*, each by itself.
+    num_steps: number of steps on a given grid; 0 means adaptive steps, chosen for each path. The
+        choice depends on rounding: in float32, where rounding changes with the batch, the result
+        may change by as much as the tolerance allows.
+    rtol, atol: tolerances of the adaptive steps. They apply separately to the root mean square
+        over z and to the log density in nats *per dimension*.
     divergence: "exact" (one directional derivative for each dimension) or "hutchinson".
-    probes: random directions of Hutchinson's estimate; two or more tell its error.
+    probes: number of random directions of Hutchinson's estimate; with two or more its error can be
+        estimated.
     """
 
     num_steps: int = 0
@@ -69,8 +71,8 @@ class Solver:
 
 
 class FlowDensity(NamedTuple):
-    """log p_0(z_0) in nats, one estimate for each probe (one in all when exact), and the calls
-    of the denoiser that it took. NaN where the solver failed."""
+    """log p_0(z_0) in nats, one estimate for each probe (a single one if the divergence is exact),
+    and the number of denoiser calls. log_prob is NaN where the solver failed."""
 
     log_prob: Float[Array, " probes"]
     num_evaluations: Int[Array, ""]
@@ -83,10 +85,16 @@ def flow_log_density(
     denoiser: Denoiser,
     solver: Solver,
 ) -> FlowDensity:
-    """log p_0(z_0) of one example, without a batch axis: jax.vmap gives each its own steps.
+    """Computes log p_0(z_0) of one example (no batch axis): under jax.vmap each example has its own
+    steps.
 
-    omegas increases from omega_0 to omega_1; the points between matter to fixed steps only, of
-    which there is one for each interval. The key is for the probes, fixed along the path.
+    Args:
+        key: for the probes, which stay fixed along the path.
+        z_0: the example.
+        omegas: increasing values from omega_0 to omega_1. A fixed number of steps takes one step
+            per interval; adaptive steps use the first and the last value only.
+        denoiser: defines the flow.
+        solver: settings of the solver.
     """
     if solver.num_steps and omegas.shape[0] != solver.num_steps + 1:
         raise ValueError(
@@ -100,16 +108,16 @@ def flow_log_density(
         del args
         z, _ = state
 
-        def eps_of(z: Array) -> Array:
+        def eps_hat_at(z: Array) -> Array:
             return denoiser(z[None], omega[None])[0]
 
         # Forward mode: on the CPU a convolution's backward pass in a loop is 20-36 times slower.
         # linearize computes the primal once for all directions.
-        eps_hat, directional = jax.linearize(eps_of, z)
+        eps_hat, directional = jax.linearize(eps_hat_at, z)
         quadratic = jax.vmap(lambda v: jnp.sum(v * directional(v)))(directions)
         trace = quadratic if solver.divergence == "hutchinson" else jnp.sum(quadratic)[None]
         s = sigma(omega)
-        # Per dimension, so that tolerances mean the same whatever D.
+        # Per dimension, so that a tolerance means the same for every D.
         return 0.5 * s * (eps_hat - s * z), 0.5 * s * (trace / num_dims - s)
 
     growth = jnp.zeros(solver.probes if solver.divergence == "hutchinson" else 1, z_0.dtype)
@@ -134,7 +142,8 @@ def flow_log_density(
 
 
 def _directions(key: PRNGKey, z_0: Array, solver: Solver) -> Array:
-    """[directions, *dims]: random signs (Hutchinson), or every unit vector."""
+    """The directions [directions, *dims] of the derivatives: random signs (Hutchinson), or every
+    unit vector (exact)."""
     if solver.divergence == "hutchinson":
         return jax.random.rademacher(key, (solver.probes, *z_0.shape), z_0.dtype)
     return jnp.eye(z_0.size, dtype=z_0.dtype).reshape(z_0.size, *z_0.shape)
@@ -145,12 +154,12 @@ def _controller(omegas: Array, solver: Solver) -> diffrax.AbstractStepSizeContro
         return diffrax.StepTo(omegas)
 
     def norm(scaled: tuple[Array, Array]) -> Array:
-        # The larger of the two parts: in a mean over all D + P numbers the log density counts
-        # 1/D, and with its error left out entirely the steps know nothing of it.
+        # The larger of the two errors counts. In a mean over all D + P numbers the log density
+        # would have weight 1/D, and without its error the steps would ignore it.
         rms = [jnp.sqrt(jnp.mean(jnp.square(part))) for part in scaled]
         error = jnp.maximum(*rms)
-        # To diffrax a step into NaN has an infinite error and is made smaller, MAX_STEPS times. A
-        # denoiser's NaN stays: let through, it ends the path at once.
+        # diffrax gives a step into NaN an infinite error and shortens it, up to MAX_STEPS times.
+        # Where the denoiser itself gives NaN that cannot help: with error 0 the path ends at once.
         return jnp.where(jnp.isfinite(error), error, 0.0)
 
     return diffrax.PIDController(rtol=solver.rtol, atol=solver.atol, norm=norm)

@@ -1,12 +1,12 @@
-"""What a network's output may mean, and how one meaning becomes another.
+"""What a network may predict, and how to convert one kind of prediction to another.
 
-Given z_t and omega, each of eps, x, v, the score and the mean of the next step is a linear
-re-writing of any other, so the bound is one function of eps_hat whatever the network
-predicts. Sources: VDM appendix A and K; v: Salimans & Ho 2022 (arXiv:2202.00512) appendix D;
-score and next-step mean: Luo 2022 (arXiv:2208.11970) Eq. 84-151.
+Given z_t and omega, each of eps, x, v, the score and the mean of the next step is a linear function
+of any other, so the bound is one function of eps_hat whatever the network predicts. Sources: VDM
+appendix A and K; v: Salimans & Ho 2022 (arXiv:2202.00512) appendix D; score and next-step mean:
+Luo 2022 (arXiv:2208.11970) Eq. 84-151.
 
-Every entry of the table gives, for one kind of output, (x, eps) from (z, output) and the
-output from (x, eps, z). Going through both x and eps keeps the coefficients at or below one
+Every entry of the table converts one kind of output: from (z, output) to (x, eps), and from
+(x, eps, z) back to the output. Going through both x and eps keeps the coefficients at or below one
 wherever the conversion allows it.
 """
 
@@ -23,7 +23,7 @@ from vdm.typing import PerExample
 
 
 class NoisePoint(NamedTuple):
-    """z_t with its noise levels; omega_s belongs to the next step, where there is one."""
+    """z_t with its noise level, and omega_s at the end of the next step if there is one."""
 
     z: Float[Array, "batch *dims"]
     alpha: Float[Array, "..."]
@@ -33,7 +33,7 @@ class NoisePoint(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """One meaning of the network's output."""
+    """The two conversions of one kind of network output."""
 
     to_x_and_eps: Callable[[NoisePoint, Array], tuple[Array, Array]]
     from_x_and_eps: Callable[[NoisePoint, Array, Array], Array]
@@ -77,7 +77,7 @@ PREDICTIONS: MappingProxyType[str, Prediction] = MappingProxyType(
             lambda p, v: (p.alpha * p.z - p.sigma * v, p.sigma * p.z + p.alpha * v),
             lambda p, x, eps: p.alpha * eps - p.sigma * x,
         ),
-        # grad log q(z | x) = -eps / sigma; with E[eps | z] it is the marginal score (Tweedie)
+        # grad log q(z | x) = -eps / sigma; with E[eps | z] for eps, the marginal score (Tweedie)
         "score": Prediction(
             lambda p, score: ((p.z + p.sigma**2 * score) / p.alpha, -p.sigma * score),
             lambda p, x, eps: -eps / p.sigma,
@@ -96,9 +96,10 @@ def convert(
     omega: PerExample,
     omega_s: PerExample | None = None,
 ) -> Float[Array, "batch *dims"]:
-    """A network output of meaning `source` re-written as `target`, same shape as z.
+    """Converts a network output of kind `source` to kind `target`, in the shape of z.
 
-    omega belongs to z; omega_s, needed by 'next_mean' only, to the step that comes next.
+    omega is the noise level of z; omega_s, which only 'next_mean' needs, is that at the end of the
+    next step. Raises ValueError for an unknown kind, and for 'next_mean' without omega_s.
     """
     for name in (source, target):
         if name not in PREDICTIONS:

@@ -1,11 +1,11 @@
-"""From noise to data: samplers, and the scan over their steps.
+"""Samplers, which turn noise into data, and the scan over their steps.
 
 A sampler is a tuple of pure functions (`Sampler`); each constructor here returns one, the same one
-for the same arguments, so that what is compiled for it is found again. A step goes from omega_t
+for the same arguments, so that what was compiled for it is found again. A step goes from omega_t
 down to omega_s < omega_t with any denoiser, guided or not, so every sampler runs on any grid and
-under any guidance. Deterministic ones solve the probability-flow ODE, random ones the reverse SDE
-or Langevin dynamics; Langevin's are in `vdm.diffusion.langevin`, the adaptive solver in
-`vdm.diffusion.flow`.
+with any guidance. Deterministic samplers solve the probability-flow ODE, random ones the reverse
+SDE or Langevin dynamics. Those with Langevin steps are in `vdm.diffusion.langevin`, the adaptive
+ODE solver is in `vdm.diffusion.flow`.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from vdm.typing import Denoiser, EndPoint, OmegaGrid, PyTree
 
 
 class Interval(NamedTuple):
-    """One step: from omega_t to omega_s; whether it is the last one; and its noise, k -> the k-th
+    """One step from omega_t to omega_s. last: whether it is the last step. noise: k -> the k-th
     standard normal draw [batch, *dims] of this step."""
 
     omega_s: EndPoint
@@ -34,12 +34,13 @@ Step = Callable[[Denoiser, Array, PyTree, Interval], tuple[Array, PyTree]]
 
 
 class Sampler(NamedTuple):
-    """How to go from z_t to z_s.
+    """A rule for stepping from z_t to z_s.
 
-    step: (denoiser, z_t [batch, *dims], memory, interval) -> (z_s, memory). init: z_1 -> the
-    memory before the first step. evaluations: of the denoiser in each step; 0 where that is found
-    out on the way, and the memory is their number for each example. deterministic: whether z_0 is
-    a function of z_1.
+    step: (denoiser, z_t [batch, *dims], memory, interval) -> (z_s, memory).
+    init: z_1 -> the memory before the first step.
+    evaluations: denoiser calls per step; 0 if the number varies, and then the memory must be the
+        number of calls so far for each example.
+    deterministic: whether z_0 is a function of z_1.
     """
 
     step: Step
@@ -49,8 +50,8 @@ class Sampler(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """z_0; how often the denoiser was called for each example; and what was seen of the way,
-    evenly spaced latents that end with z_0 (none unless asked for)."""
+    """The result z_0, the number of denoiser calls for each example, and frames: evenly spaced
+    latents on the way that end with z_0 (none unless asked for)."""
 
     z_0: Float[Array, "batch *dims"]
     evaluations: Int[Array, " batch"]
@@ -65,9 +66,10 @@ def run_chain(
     sampler: Sampler,
     num_frames: int = 0,
 ) -> Trajectory:
-    """Down the increasing grid `omegas`: T + 1 values, or T + 1 for each dimension.
+    """Runs a sampler from z_1 down the increasing grid `omegas` of T + 1 values, or T + 1 for each
+    dimension.
 
-    Step T ... 1 takes the noise of the indices i + k (T + 1), i the step, k = 0, 1, ...
+    The steps are i = T ... 1; the k-th noise of step i has the index i + k (T + 1), k = 0, 1, ...
     """
     num_steps = omegas.shape[0] - 1
 
@@ -80,7 +82,7 @@ def run_chain(
             lambda k: noise_at(index + k * (num_steps + 1)),
         )
         z_s, memory = sampler.step(denoiser, z_t, memory, interval)
-        if num_frames:  # each latent overwrites those of its frame before it
+        if num_frames:  # Several latents share a frame; the last one written stays.
             frames = frames.at[(num_steps - index) * num_frames // num_steps].set(z_s)
         return (z_s, memory, frames), None
 
@@ -99,9 +101,9 @@ def sample(
     denoiser: Denoiser,
     sampler: Sampler,
 ) -> Float[Array, "batch *dims"]:
-    """z_0 for every key, from z_1 ~ N(0, I).
+    """Draws z_1 ~ N(0, I) for every key and runs the sampler to z_0.
 
-    Each sample has a key of its own, so it does not depend on the batch it is drawn in.
+    Each sample has its own key, so it does not depend on the batch it is drawn in.
     """
     return run_chain(
         first_latent(keys, dims), fresh_noise(keys, dims), omegas, denoiser, sampler
@@ -109,19 +111,19 @@ def sample(
 
 
 def first_latent(keys: Key[Array, " batch"], dims: tuple[int, ...]) -> Float[Array, "batch *dims"]:
-    """z_1 ~ N(0, I): the noise of index 0, which no step uses."""
+    """Draws z_1 ~ N(0, I), using the noise of index 0, which no step uses."""
     return fresh_noise(keys, dims)(jnp.zeros((), jnp.int32))
 
 
 def evaluate(
     denoiser: Denoiser, z: Float[Array, "batch *dims"], omega: EndPoint
 ) -> Float[Array, "batch *dims"]:
-    """eps_hat at one noise level for the whole batch."""
+    """Calls the denoiser with one noise level for the whole batch."""
     return denoiser(z, jnp.broadcast_to(omega, z.shape if omega.ndim else z.shape[:1]))
 
 
 def without_last(noise: Array, last: Bool[Array, ""], last_noise: bool) -> Array:
-    """The noise of a step; none in the last one unless `last_noise`."""
+    """Returns the noise of a step, set to zero in the last step unless `last_noise`."""
     return noise if last_noise else jnp.where(last, jnp.zeros_like(noise), noise)
 
 
@@ -130,11 +132,13 @@ VARIANCES = ("posterior", "forward")
 
 @interned
 def ancestral(variance: str = "posterior", last_noise: bool = True) -> Sampler:
-    """A draw of p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat), variance) (VDM Eq. 33).
+    """The ancestral sampler: each step draws from p(z_s | z_t) = N(mean of q(z_s | z_t, x_hat),
+    variance) (VDM Eq. 33).
 
-    variance: "posterior" is sigma_s^2 c of q(z_s | z_t, x), DDPM's beta-tilde; "forward" is
-    sigma_{t|s}^2 of q(z_t | z_s), DDPM's beta (section 3.2: the right ones for a single point and
-    for N(0, I)). last_noise = False leaves the noise of the last step out, as DDPM's algorithm 2.
+    variance: "posterior" is sigma_s^2 c of q(z_s | z_t, x), DDPM's beta-tilde, which is right for
+        data at a single point; "forward" is sigma_{t|s}^2 of q(z_t | z_s), DDPM's beta, which is
+        right for data N(0, I) (DDPM section 3.2).
+    last_noise: False omits the noise of the last step, as DDPM's algorithm 2 does.
     """
     if variance not in VARIANCES:
         raise ValueError(f"unknown variance {variance!r}; known: {', '.join(VARIANCES)}")
@@ -151,8 +155,9 @@ def ancestral(variance: str = "posterior", last_noise: bool = True) -> Sampler:
 
 @interned
 def ddim(eta: float = 0.0) -> Sampler:
-    """z_s = alpha_s x_hat + sqrt(sigma_s^2 - var) eps_hat + sqrt(var) noise, var = eta^2 times the
-    posterior's (DDIM Eq. 12 and 16): 0 is deterministic, 1 the ancestral sampler."""
+    """The DDIM sampler, z_s = alpha_s x_hat + sqrt(sigma_s^2 - var) eps_hat + sqrt(var) noise,
+    where var is eta^2 times the posterior's variance (DDIM Eq. 12 and 16): eta = 0 is
+    deterministic, eta = 1 is the ancestral sampler."""
     if not 0 <= eta <= 1:
         raise ValueError(f"eta = {eta}: it must be in [0, 1], from deterministic to ancestral")
 
@@ -171,7 +176,7 @@ def ddim(eta: float = 0.0) -> Sampler:
 
 @interned
 def euler_maruyama(last_noise: bool = True) -> Sampler:
-    """The reverse SDE by Euler and Maruyama's method in omega.
+    """Solves the reverse SDE by the Euler-Maruyama method in omega.
 
     Forward, with omega as the time: dz = -1/2 sigma^2 z domega + sigma dW. Backward: dz =
     (-1/2 sigma^2 z + sigma eps_hat) domega + sigma dW (Song et al. 2021, arXiv:2011.13456, Eq. 6,
@@ -189,13 +194,13 @@ def euler_maruyama(last_noise: bool = True) -> Sampler:
 
 @interned
 def heun() -> Sampler:
-    """The probability-flow ODE by Heun's method, second order, in the variables of Karras et al.
-    2022 (arXiv:2206.00364, algorithm 1): with u = z / alpha and r = sigma / alpha it is du/dr =
-    eps_hat, of which a DDIM step is Euler's."""
+    """Solves the probability-flow ODE by Heun's second-order method in the variables of Karras et
+    al. 2022 (arXiv:2206.00364, algorithm 1): with u = z / alpha and r = sigma / alpha the ODE is
+    du/dr = eps_hat, and an Euler step of it is a DDIM step."""
 
     def step(denoiser: Denoiser, z_t: Array, memory: PyTree, i: Interval) -> tuple[Array, PyTree]:
         ratio = alpha(i.omega_s) / alpha(i.omega_t)
-        change = sigma(i.omega_s) - ratio * sigma(i.omega_t)  # of r, times alpha_s
+        change = sigma(i.omega_s) - ratio * sigma(i.omega_t)  # The change of r times alpha_s.
         first = evaluate(denoiser, z_t, i.omega_t)
         second = evaluate(denoiser, ratio * z_t + change * first, i.omega_s)
         return ratio * z_t + 0.5 * change * (first + second), memory
@@ -205,16 +210,17 @@ def heun() -> Sampler:
 
 @interned
 def dpm_solver(stochastic: bool = False) -> Sampler:
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): second order with one
-    evaluation a step, x_hat being extrapolated from this step and the one before.
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): a second-order method with
+    one evaluation per step, which extrapolates x_hat from this step and the one before.
 
-    z_s = (sigma_s / sigma_t) z_t - alpha_s expm1(-h) D, h = (omega_t - omega_s) / 2 the step in
-    log(alpha / sigma), D = x_hat + (h / (2 h_before)) (x_hat - x_hat_before); in the first step
-    D = x_hat. stochastic: their solver of the reverse SDE, an ancestral step with D for x_hat.
+    z_s = (sigma_s / sigma_t) z_t - alpha_s expm1(-h) D, where h = (omega_t - omega_s) / 2 is the
+    step in log(alpha / sigma) and D = x_hat + (h / (2 h_before)) (x_hat - x_hat_before); in the
+    first step D = x_hat. stochastic: their solver of the reverse SDE, an ancestral step with D in
+    place of x_hat.
     """
 
     def init(z_1: Array) -> PyTree:
-        return jnp.zeros_like(z_1), jnp.zeros_like(z_1)  # x_hat and h of the step before
+        return jnp.zeros_like(z_1), jnp.zeros_like(z_1)  # x_hat and h of the previous step
 
     def step(denoiser: Denoiser, z_t: Array, memory: PyTree, i: Interval) -> tuple[Array, PyTree]:
         x_before, h_before = memory

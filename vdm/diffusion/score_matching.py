@@ -1,8 +1,8 @@
-"""Score-based models: learning grad log q, and what a diffusion model has to do with it.
+"""Score-based models, which learn grad log q, and their relation to diffusion models.
 
 NCSN (Song & Ermon 2019, arXiv:1907.05600) adds noise without shrinking the data, x_noisy = x + r
-eps. That is z_t / alpha with r = sigma / alpha = exp(omega / 2), so a denoiser is a score network
-and the other way round; r is their sigma. The score at x_noisy is alpha times that at z_t.
+eps, where r is their sigma. That is z_t / alpha with r = sigma / alpha = exp(omega / 2), so every
+denoiser is a score network and vice versa. The score at x_noisy is alpha times that at z_t.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ ScoreFn = Callable[[Array, Array], Array]
 
 
 def ncsn_score(denoiser: Denoiser) -> ScoreFn:
-    """A denoiser as a score network: -eps_hat / r at z_t = alpha x_noisy, omega = 2 log r."""
+    """Makes a denoiser a score network: -eps_hat / r at z_t = alpha x_noisy, omega = 2 log r."""
 
     def score(x_noisy: Array, r: Array) -> Array:
         r = jnp.broadcast_to(r, x_noisy.shape[:1])
@@ -30,7 +30,7 @@ def ncsn_score(denoiser: Denoiser) -> ScoreFn:
 
 
 def ncsn_denoiser(score: ScoreFn) -> Denoiser:
-    """A score network as a denoiser, the inverse of `ncsn_score`: eps_hat = -r score."""
+    """Makes a score network a denoiser, eps_hat = -r score: the inverse of `ncsn_score`."""
 
     def eps_hat(z_t: Array, omega: Array) -> Array:
         omega = jnp.broadcast_to(omega, z_t.shape[:1])
@@ -43,8 +43,9 @@ def ncsn_denoiser(score: ScoreFn) -> Denoiser:
 def explicit_score_matching(
     score_hat: Float[Array, "batch *dims"], score: Float[Array, "batch *dims"]
 ) -> Float[Array, " batch"]:
-    """1/2 ||score_hat - score||^2, summed over every non-batch axis: in the mean half the Fisher
-    divergence (Hyvarinen 2005; Luo 2022, arXiv:2208.11970), for data whose score is known."""
+    """The explicit loss 1/2 ||score_hat - score||^2, summed over every non-batch axis, for data
+    whose score is known. Its mean is half the Fisher divergence (Hyvarinen 2005; Luo 2022,
+    arXiv:2208.11970)."""
     return 0.5 * jnp.sum(jnp.square(score_hat - score), axis=tuple(range(1, score.ndim)))
 
 
@@ -54,15 +55,15 @@ def denoising_score_matching(
     r: PerExample,
     score_hat: ScoreFn,
 ) -> Float[Array, " batch"]:
-    """r^2 times 1/2 ||score_hat(x + r eps, r) + eps / r||^2, summed over every non-batch axis
-    (Song & Ermon 2019, Eq. 5-6 with lambda(r) = r^2).
+    """The denoising loss r^2/2 ||score_hat(x + r eps, r) + eps / r||^2, summed over every non-batch
+    axis (Song & Ermon 2019, Eq. 5-6 with lambda(r) = r^2).
 
-    It needs no score of the data: in the mean it is r^2 times the explicit loss at x_noisy, plus
-    its own value at the exact score (Vincent 2011). It is also 1/2 ||eps - eps_hat||^2, VDM's
-    loss density, so that over a geometric ladder of levels it is the bound's denoising term with a
-    linear schedule, divided by omega_1 - omega_0.
+    It does not need the score of the data: its mean is r^2 times the explicit loss at x_noisy plus
+    its own mean at the exact score (Vincent 2011). It also equals 1/2 ||eps - eps_hat||^2, VDM's
+    loss density, so averaged over a geometric ladder of levels it is the bound's denoising term
+    with a linear schedule, divided by omega_1 - omega_0.
     """
     scale = expand(r, x)
     score = score_hat(x + scale * eps, r)
-    # r (score + eps / r), the same, divides by a small r what it multiplies by it.
+    # Equals r (score + eps / r), which would divide by a small r and multiply by it again.
     return 0.5 * jnp.sum(jnp.square(scale * score + eps), axis=tuple(range(1, x.ndim)))
