@@ -1,4 +1,4 @@
 """Networks and schedules: flax.linen modules, used as pure functions of their parameters.
 
-The papers that docstrings name by letters are listed in `vdm.diffusion`.
+`vdm.diffusion` lists the papers that docstrings cite by abbreviation.
 """

@@ -1,8 +1,8 @@
 """Self-attention over all pixels of an image (VDM appendix B).
 
-Queries are gone through a part at a time, so that the pixels^2 weights are never in memory
-together (Rabe & Staats 2021, arXiv:2112.05682). In training on the CPU it has a backward pass of
-its own, which keeps the outputs and two numbers for each query (Dao et al. 2022, arXiv:2205.14135).
+The queries are processed one part at a time, so that the pixels^2 weights are never all in memory
+(Rabe & Staats 2021, arXiv:2112.05682). Training on the CPU uses a backward pass written here, which
+keeps only the outputs and two numbers for each query (Dao et al. 2022, arXiv:2205.14135).
 """
 
 import math
@@ -17,7 +17,7 @@ from vdm.nn.blocks import group_norm
 
 
 class Attention(nn.Module):
-    """Single-head self-attention over all pixels, residual, zero at first."""
+    """Single-head self-attention over all pixels, added to its input; it starts as the identity."""
 
     num_groups: int = 0
     dtype: DTypeLike | None = None
@@ -30,44 +30,44 @@ class Attention(nn.Module):
         q, k, v = (
             nn.Dense(c, dtype=dtype, name=name)(normed) for name in ("query", "key", "value")
         )
-        attention = attend_to_train if train and is_by_hand(q) else attend
+        attention = attend_to_train if train and uses_own_products(q) else attend
         out = attention(q, k, v).reshape(b, h, w, c)
         return x + nn.Dense(c, kernel_init=zeros, dtype=dtype, name="out")(out)
 
 
-QUERIES_BY_HAND, QUERIES = 128, 256
-"""Pixels whose attention is computed at a time, on the CPU and elsewhere."""
+QUERIES_ON_CPU, QUERIES = 128, 256
+"""Most pixels whose attention is computed at a time, on the CPU and elsewhere."""
 
 
 def num_parts(pixels: int, most: int) -> int:
-    """The fewest equal parts of at most `most` pixels and at least a quarter of that; 1 if there
-    are none."""
+    """The smallest number of equal parts with at most `most` and at least `most` / 4 pixels each;
+    1 if the pixels cannot be divided so."""
     candidates = range(-(-pixels // most), 4 * pixels // most + 1)
     return next((n for n in candidates if n and pixels % n == 0), 1)
 
 
-def is_by_hand(q: Array) -> bool:
-    """Whether the products are written here, in the order that suits XLA:CPU, or those of
-    jax.nn.dot_product_attention: these take every softmax in float32, 2e-8 off in float64."""
+def uses_own_products(q: Array) -> bool:
+    """Whether to use the matrix products of this file, whose order suits XLA:CPU, instead of
+    jax.nn.dot_product_attention, which takes every softmax in float32 (2e-8 off for float64)."""
     return jax.default_backend() == "cpu" or q.dtype == jnp.float64
 
 
 def attend(
     q: Float[Array, "b p c"], k: Float[Array, "b p c"], v: Float[Array, "b p c"]
 ) -> Float[Array, "b p c"]:
-    """softmax(q k^T / sqrt(c)) v over the pixels p; the weights of each part are computed again in
-    a backward pass."""
+    """Attention over the pixels p, softmax(q k^T / sqrt(c)) v, one part of the queries at a time;
+    the backward pass recomputes the weights of each part."""
     if len(_parts(q)) == 1:
         return attend_at_once(q, k, v)
-    again = jax.checkpoint(lambda q: attend_at_once(q, k, v))
-    return _joined(jax.lax.map(again, _parts(q)))
+    attend_part = jax.checkpoint(lambda q: attend_at_once(q, k, v))
+    return _joined(jax.lax.map(attend_part, _parts(q)))
 
 
 def attend_at_once(
     q: Float[Array, "b n c"], k: Float[Array, "b p c"], v: Float[Array, "b p c"]
 ) -> Float[Array, "b n c"]:
-    """The same, with the weights of all queries in memory."""
-    if is_by_hand(q):
+    """Attention over the pixels p for all queries at once, with all their weights in memory."""
+    if uses_own_products(q):
         return _attend(q, jnp.swapaxes(k, 1, 2), v)[0]
     return jax.nn.dot_product_attention(*(x[:, :, None] for x in (q, k, v)))[:, :, 0]
 
@@ -76,12 +76,13 @@ def attend_at_once(
 def attend_to_train(
     q: Float[Array, "b p c"], k: Float[Array, "b p c"], v: Float[Array, "b p c"]
 ) -> Float[Array, "b p c"]:
-    """`attend`, differentiable in reverse mode only; `experiments/throughput` has what it gains."""
+    """`attend` with a backward pass of its own, so that it is differentiable in reverse mode only;
+    `experiments/throughput` measures what that gains."""
     return _forward(q, k, v)[0]
 
 
 Residuals = tuple[Array, Array, Array, Array, Array, Array]
-"""q, k, v, the output; of each query the largest score, and the sum of exp(score - largest)."""
+"""q, k, v, the output; for each query the largest score and the sum of exp(score - largest)."""
 
 
 def _forward(q: Array, k: Array, v: Array) -> tuple[Array, Residuals]:
@@ -91,39 +92,39 @@ def _forward(q: Array, k: Array, v: Array) -> tuple[Array, Residuals]:
     return out, (q, k, v, out, largest, total)
 
 
-def _backward(residuals: Residuals, by_out: Array) -> tuple[Array, Array, Array]:
+def _backward(residuals: Residuals, grad_out: Array) -> tuple[Array, Array, Array]:
     q, k, v, out, largest, total = residuals
     keys, values = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    # sum_j w_ij d/dw_ij of each query i, without its weights: they are in the output.
-    along = jnp.sum(by_out.astype(wide) * out.astype(wide), axis=-1, keepdims=True)
+    # sum_j w_ij d/dw_ij for each query i; the output contains the weights, so they are not needed.
+    weighted = jnp.sum(grad_out.astype(wide) * out.astype(wide), axis=-1, keepdims=True)
 
-    def of_part(so_far: tuple[Array, Array], part: tuple) -> tuple[tuple[Array, Array], Array]:
-        by_keys, by_values = so_far
-        q, by_out, along, largest, share = part
+    def add_part(sums: tuple[Array, Array], part: tuple) -> tuple[tuple[Array, Array], Array]:
+        grad_keys, grad_values = sums
+        q, grad_out, weighted, largest, share = part
         weights = jnp.exp(_scores(q, keys) - largest) * share
-        by_scores = weights * (_product(by_out, values) - along) / math.sqrt(q.shape[-1])
-        weights, by_scores = weights.astype(q.dtype), by_scores.astype(q.dtype)
-        # Transposed results, as no matrix of weights need be turned round for them.
-        by_keys += _product(jnp.swapaxes(q, 1, 2), by_scores)
-        by_values += _product(jnp.swapaxes(by_out, 1, 2), weights)
-        return (by_keys, by_values), _product(by_scores, k).astype(q.dtype)
+        grad_scores = weights * (_product(grad_out, values) - weighted) / math.sqrt(q.shape[-1])
+        weights, grad_scores = weights.astype(q.dtype), grad_scores.astype(q.dtype)
+        # The results are transposed, so that no matrix of weights has to be.
+        grad_keys += _product(jnp.swapaxes(q, 1, 2), grad_scores)
+        grad_values += _product(jnp.swapaxes(grad_out, 1, 2), weights)
+        return (grad_keys, grad_values), _product(grad_scores, k).astype(q.dtype)
 
-    nothing = jnp.zeros(keys.shape, wide), jnp.zeros(values.shape, wide)
-    parts = tuple(_parts(x) for x in (q, by_out, along, largest, 1 / total))
-    (by_keys, by_values), by_queries = jax.lax.scan(of_part, nothing, parts)
-    by_k, by_v = (jnp.swapaxes(x, 1, 2).astype(q.dtype) for x in (by_keys, by_values))
-    return _joined(by_queries), by_k, by_v
+    zeros = jnp.zeros(keys.shape, wide), jnp.zeros(values.shape, wide)
+    parts = tuple(_parts(x) for x in (q, grad_out, weighted, largest, 1 / total))
+    (grad_keys, grad_values), grad_queries = jax.lax.scan(add_part, zeros, parts)
+    grad_k, grad_v = (jnp.swapaxes(x, 1, 2).astype(q.dtype) for x in (grad_keys, grad_values))
+    return _joined(grad_queries), grad_k, grad_v
 
 
 attend_to_train.defvjp(_forward, _backward)
 
 
 def _attend(q: Array, keys: Array, v: Array) -> tuple[Array, Array, Array]:
-    """Output, largest score and sum of exp(score - largest), [b, n, 1], of queries q [b, n, c];
-    keys are [b, c, p]."""
+    """The output of the queries q [b, n, c] and, [b, n, 1] each, their largest score and their sum
+    of exp(score - largest); keys are [b, c, p]."""
     scores = _scores(q, keys)
-    # What is subtracted cancels, and so would its derivatives.
+    # The largest score cancels in the result, and so would its derivatives.
     largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -136,19 +137,19 @@ def _scores(q: Array, keys: Array) -> Array:
 
 
 def _product(a: Array, b: Array) -> Array:
-    """Matrix products [b, m, n], float32 at least."""
+    """Matrix products [b, m, n] in at least float32."""
     wide = jnp.promote_types(a.dtype, jnp.float32)
     return jnp.matmul(a, b, preferred_element_type=wide)
 
 
 def _parts(x: Array) -> Array:
-    """[b, p, c] -> [parts, b, p / parts, c]."""
+    """Splits the pixels into parts, [b, p, c] -> [parts, b, p / parts, c]."""
     b, p, c = x.shape
-    parts = num_parts(p, QUERIES_BY_HAND if is_by_hand(x) else QUERIES)
+    parts = num_parts(p, QUERIES_ON_CPU if uses_own_products(x) else QUERIES)
     return jnp.moveaxis(x.reshape(b, parts, p // parts, c), 1, 0)
 
 
 def _joined(parts: Array) -> Array:
-    """The inverse."""
+    """Joins the parts again, the inverse of `_parts`."""
     n, b, p, c = parts.shape
     return jnp.moveaxis(parts, 0, 1).reshape(b, n * p, c)

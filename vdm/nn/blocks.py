@@ -16,7 +16,8 @@ MIN_GROUP_SIZE = 4
 
 
 def num_groups(channels: int) -> int:
-    """Groups for GroupNorm: the most, up to 32, with at least 4 channels in each.
+    """The number of groups for GroupNorm: as many as possible, up to 32, with at least 4 channels
+    in each.
 
     With one channel per group (32 groups on 32 channels, as published) the normalisation
     subtracts exactly what the conditioning added, and the network is blind to omega.
@@ -28,18 +29,20 @@ def num_groups(channels: int) -> int:
 def group_norm(
     x: Float[Array, "..."], name: str, groups: int = 0, dtype: DTypeLike | None = None
 ) -> Float[Array, "..."]:
-    """GroupNorm over the last axis of x, called inside a compact module; its statistics are
-    float32, or what x has beyond it.
+    """Applies GroupNorm over the last axis of x; call it inside a compact module. Its statistics
+    are at least float32.
 
-    groups = 0 chooses as `num_groups` does; the published networks have 32 whatever the width.
-    dtype: of what comes out, None: that of x and the parameters.
+    groups: the number of groups; 0 takes that of `num_groups`. The published networks have 32 for
+        every width.
+    dtype: of the result; None means that of x and the parameters.
     """
     groups = check_groups(groups, x.shape[-1])
     return nn.GroupNorm(groups, epsilon=EPSILON, dtype=dtype, name=name)(x)
 
 
 def check_groups(groups: int, channels: int) -> int:
-    """`groups`, or the choice of `num_groups` for 0. ValueError where they do not divide."""
+    """Returns `groups`, or the choice of `num_groups` if it is 0. Raises ValueError if the number
+    does not divide the channels."""
     if groups and channels % groups:
         raise ValueError(
             f"network.kwargs.num_groups = {groups} does not divide {channels} channels: choose "
@@ -51,19 +54,19 @@ def check_groups(groups: int, channels: int) -> int:
 def dropout(
     x: Float[Array, "*shape channels"], rate: float, key: PRNGKey
 ) -> Float[Array, "*shape channels"]:
-    """x / q where a random bit of probability q says so, else 0; q is 1 - rate to 1/65,536, and
-    never 0. ValueError for a rate that is not in [0, 1).
+    """Dropout: each entry becomes x / q with probability q and 0 otherwise, where q is 1 - rate,
+    rounded to a multiple of 1/65,536 and never 0. Raises ValueError for a rate outside [0, 1).
 
-    Two bits come of one random word, where flax's Dropout takes one word for each. The backward
-    pass draws the mask again: a loop over blocks would stack the masks of all of them, which at 32
-    images of 32 x 32 x 128 a chip do not fit into the scoped memory of TPU v4 and v5.
+    One random word serves two entries, whereas flax's Dropout draws one word for each. The backward
+    pass draws the mask again: a loop over blocks would store the masks of all blocks, which at 32
+    images of 32 x 32 x 128 per chip do not fit into the scoped memory of TPU v4 and v5.
     """
     return _redrawn_dropout(x, check_share("dropout", rate), key)
 
 
 def _where_kept(x: Array, rate: float, key: PRNGKey) -> Array:
     kept = max(1, round((1 - rate) * 65536))
-    if kept == 65536:  # which is 0 in 16 bits
+    if kept == 65536:  # In 16 bits this would be 0.
         return x
     words = jax.random.bits(key, (*x.shape[:-1], (x.shape[-1] + 1) // 2), jnp.uint32)
     halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
@@ -79,19 +82,20 @@ def _dropout_forward(x: Array, rate: float, key: PRNGKey) -> tuple[Array, PRNGKe
 
 
 def _dropout_backward(rate: float, key: PRNGKey, grad: Array) -> tuple[Array, None]:
-    return _where_kept(grad, rate, key), None  # linear in x, and its own transpose
+    return _where_kept(grad, rate, key), None  # Dropout is linear in x and its own transpose.
 
 
 _redrawn_dropout.defvjp(_dropout_forward, _dropout_backward)
 
 
 class Conditioning(nn.Module):
-    """omega, and optionally a class label, -> features that every block reads.
+    """Maps omega, and optionally a class label, to features that every block reads.
 
-    The label has an embedding of its own, NO_LABEL none; or with label_as_scalar it is one number
-    more beside the features of omega, as published: any real number, 0 where no labels are given.
-    With `augmented` the network is told which images are: they have an embedding, or with
-    label_as_scalar that number is 1 for them; where nothing is said, none is.
+    A label is passed as a learned embedding (NO_LABEL adds nothing), or, with label_as_scalar, as
+    one number beside the features of omega, as in the published code: any real number, 0 if no
+    labels are given. With `augmented` the network is also told which images are augmented, by one
+    more embedding, or with label_as_scalar by setting that number to 1 for them; without that
+    information it treats every image as not augmented.
     """
 
     features: int
@@ -116,7 +120,7 @@ class Conditioning(nn.Module):
             raise ValueError(
                 f"this network is conditional on {self.num_classes} classes: it needs labels"
             )
-        # NO_LABEL would be the number -1 here: withheld labels need an embedding.
+        # NO_LABEL would be the number -1 here: dropped labels need an embedding.
         if self.label_as_scalar:
             number = augmented if self.augmented else labels
             scalar = jnp.zeros_like(omega) if number is None else number.astype(omega.dtype)
@@ -135,13 +139,15 @@ class Conditioning(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """norm, swish, conv, + conditioning, norm, swish, dropout, conv (zero at first), + shortcut.
+    """A residual block: norm, swish, convolution, conditioning, norm, swish, dropout and a
+    convolution that starts at zero, added to the input (through a dense layer if widths differ).
 
-    The conditioning shifts each channel before the second norm (VDM), or with `film` scales and
-    shifts it after that norm (Perez et al. 2018, arXiv:1709.07871), which the norm then cannot
-    undo.
+    The conditioning shifts each channel before the second norm (VDM). With `film` it scales and
+    shifts each channel after that norm (Perez et al. 2018, arXiv:1709.07871), so that the norm
+    cannot undo it.
 
-    dtype: what is computed in, but for the statistics of the norms; None: as inputs and parameters.
+    dtype: of all computations but the statistics of the norms; None means that of the inputs and
+        the parameters.
     """
 
     features: int
@@ -184,8 +190,11 @@ class ResidualBlock(nn.Module):
 
 
 def check_image(z: jax.Array, what: str, for_vectors: str) -> None:
-    """ValueError unless z is images [batch, height, width, channels]; for_vectors: the component to
-    choose for other data."""
+    """Raises ValueError unless z has the shape of images, [batch, height, width, channels].
+
+    what: the component that needs images, for the message.
+    for_vectors: the setting that the message recommends for vectors.
+    """
     if z.ndim != 4:
         raise ValueError(
             f"{what} takes images [batch, height, width, channels], not shape {z.shape}; "

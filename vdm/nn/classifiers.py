@@ -1,4 +1,4 @@
-"""Networks that read a label from a noisy example, for classifier guidance."""
+"""Classifiers of noisy examples, for classifier guidance."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,9 +10,12 @@ from vdm.nn.embeddings import read_omega
 
 
 class ConvNet(nn.Module):
-    """(z_t [batch, height, width, channels], omega [batch] or of z_t's shape) -> logits
-    [batch, num_classes]: `stages` stages of one residual block each, the image halved between
-    them, and the mean over what is left of it."""
+    """A convolutional classifier of images: `stages` residual blocks, with the image halved between
+    them, and a mean over the remaining pixels.
+
+    (z_t [batch, height, width, channels], omega [batch] or of z_t's shape) -> logits
+    [batch, num_classes].
+    """
 
     num_classes: int
     width: int = 32
@@ -45,8 +48,11 @@ class ConvNet(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """(z_t [batch, dim], omega [batch] or [batch, dim]) -> logits [batch, num_classes]: `stages`
-    hidden layers, each scaled and shifted by features of omega."""
+    """A classifier of vectors with `stages` hidden layers, each scaled and shifted by features of
+    omega.
+
+    (z_t [batch, dim], omega [batch] or [batch, dim]) -> logits [batch, num_classes].
+    """
 
     num_classes: int
     width: int = 64

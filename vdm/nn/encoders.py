@@ -10,11 +10,11 @@ from jaxtyping import Array, Float
 from vdm.arguments import check_share
 
 LEAST_LOG_VARIANCE = -12.0
-"""Where a log variance levels off: a standard deviation of 0.0025."""
+"""Lower limit of a log variance, a standard deviation of 0.0025."""
 
 
 class ResidualMLP(nn.Module):
-    """[batch, *any] -> [batch, *dims]. With zero_init it gives 0 for every input at first."""
+    """A residual MLP [batch, *any] -> [batch, *dims]. With zero_init its output starts at 0."""
 
     dims: tuple[int, ...]
     width: int = 256
@@ -45,9 +45,12 @@ class ResidualMLP(nn.Module):
 
 
 class GaussianMLP(nn.Module):
-    """[batch, *any] -> mean and log variance [batch, *dims] of a diagonal Gaussian over examples of
-    shape dims. log_variance: the one that it starts around; with zero_init it starts at
-    N(0, exp(log_variance) I) for every input."""
+    """An MLP whose output is a diagonal Gaussian: [batch, *any] -> mean and log variance, each
+    [batch, *dims].
+
+    log_variance: the log variance that training starts around; with zero_init it starts exactly at
+        N(0, exp(log_variance) I) for every input.
+    """
 
     dims: tuple[int, ...]
     width: int = 256

@@ -1,9 +1,9 @@
-"""Inception-v3 as FID uses it, up to its 2,048 pooled features; inference only.
+"""Inception-v3 as FID uses it, up to its 2,048 pooled features, for inference only.
 
-Szegedy et al. 2016, arXiv:1512.00567, in the variant of Heusel et al. 2017 (arXiv:1706.08500),
-whose weights of 2015 go with two departures: average pools do not count their padding, and the
-pool branch of the last block takes the maximum. Modules are named as in the PyTorch port, so
-that a name there, "Mixed_5b.branch1x1.conv.weight", is a path here.
+This is the network of Szegedy et al. 2016 (arXiv:1512.00567) in the variant of Heusel et al. 2017
+(arXiv:1706.08500), whose weights of 2015 need two changes: average pools do not count their
+padding, and the pool branch of the last block takes the maximum. Modules are named as in the
+PyTorch port, so that a name there, "Mixed_5b.branch1x1.conv.weight", is a path here.
 """
 
 import functools
@@ -18,13 +18,13 @@ from jaxtyping import Array, Float
 from vdm.typing import Params
 
 LISTED = 4
-"""Arrays that a refusal names of each kind; the others are counted."""
+"""Most arrays of each kind that an error message names; it counts the others."""
 
 Size = tuple[int, int]
 
 
 class Convolution(nn.Module):
-    """Convolution without bias, batch norm with its running statistics, ReLU."""
+    """A convolution without bias, batch norm with its running statistics, and ReLU."""
 
     features: int
     kernel: Size = (1, 1)
@@ -33,14 +33,14 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w features"]:
-        # The highest precision: features are not to depend on the device (TF32, bfloat16).
+        # Highest precision, so that features do not depend on the device (TF32, bfloat16).
         x = nn.Conv(
             self.features,
             self.kernel,
             self.stride,
             self.padding,
             use_bias=False,
-            kernel_init=nn.initializers.zeros,  # weights are always somebody's
+            kernel_init=nn.initializers.zeros,  # Weights are always loaded.
             precision=jax.lax.Precision.HIGHEST,
             name="conv",
         )(x)
@@ -48,31 +48,31 @@ class Convolution(nn.Module):
 
 
 def chain(x: Array, name: str, *layers: tuple[int, Size]) -> Array:
-    """Convolutions (features, kernel) one after the other, called name_1, name_2 and so on."""
+    """Applies convolutions (features, kernel) in turn; they are named name_1, name_2 and so on."""
     for number, (features, kernel) in enumerate(layers, 1):
         x = Convolution(features, kernel, name=f"{name}_{number}")(x)
     return x
 
 
 def halve(x: Array, features: int, name: str) -> Array:
-    """A 3 x 3 convolution with stride 2, without padding."""
+    """Halves the image by a 3 x 3 convolution with stride 2 and no padding."""
     return Convolution(features, (3, 3), 2, "VALID", name=name)(x)
 
 
 def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Mean of the pixels among 3 x 3 that lie in the image."""
+    """The mean over 3 x 3 pixels, counting only those inside the image."""
     return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
 
 
 def max_pool(
     x: Float[Array, "b h w c"], stride: int = 2, padding: str = "VALID"
 ) -> Float[Array, "b i j c"]:
-    """Largest of 3 x 3 pixels."""
+    """The maximum over 3 x 3 pixels."""
     return nn.max_pool(x, (3, 3), (stride, stride), padding)
 
 
 class Mixed5(nn.Module):
-    """Mixed_5b, 5c, 5d: 224 + pool_features channels."""
+    """The blocks Mixed_5b, 5c and 5d, with 224 + pool_features channels."""
 
     pool_features: int
 
@@ -88,7 +88,7 @@ class Mixed5(nn.Module):
 
 
 class Mixed6a(nn.Module):
-    """Half the height and width, 480 channels more."""
+    """The block Mixed_6a, which halves height and width and adds 480 channels."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
@@ -98,7 +98,7 @@ class Mixed6a(nn.Module):
 
 
 class Mixed6(nn.Module):
-    """Mixed_6b ... 6e: 768 channels, `width` within the branches of 7 x 7."""
+    """The blocks Mixed_6b ... 6e, with 768 channels, `width` inside the 7 x 7 branches."""
 
     width: int
 
@@ -116,7 +116,7 @@ class Mixed6(nn.Module):
 
 
 class Mixed7a(nn.Module):
-    """Half the height and width, 512 channels more."""
+    """The block Mixed_7a, which halves height and width and adds 512 channels."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
@@ -130,7 +130,8 @@ class Mixed7a(nn.Module):
 
 
 class Mixed7(nn.Module):
-    """Mixed_7b, 7c: 2,048 channels; the pool takes the mean, or in 7c the maximum."""
+    """The blocks Mixed_7b and 7c, with 2,048 channels; the pool takes the mean in 7b and the
+    maximum in 7c."""
 
     pool_maximum: bool
 
@@ -144,7 +145,7 @@ class Mixed7(nn.Module):
 
         single = chain(x, "branch3x3", (384, (1, 1)))
         double = chain(x, "branch3x3dbl", (448, (1, 1)), (384, (3, 3)))
-        # The published graph has a maximum in 7c, the paper a mean.
+        # In 7c the published graph takes a maximum where the paper has a mean.
         pooled = max_pool(x, 1, "SAME") if self.pool_maximum else average_pool(x)
         branches = [
             Convolution(320, name="branch1x1")(x),
@@ -156,9 +157,10 @@ class Mixed7(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """Images in [-1, 1], [batch, 299, 299, 3] (75 pixels at least) -> features [batch, 2048].
+    """The network: images in [-1, 1], [batch, 299, 299, 3] (at least 75 pixels wide and high), ->
+    features [batch, 2048].
 
-    Variables are {"params": ..., "batch_stats": ...}; `from_pytorch` makes them.
+    Its variables are {"params": ..., "batch_stats": ...}; `from_pytorch` makes them.
     """
 
     @nn.compact
@@ -180,11 +182,9 @@ class InceptionV3(nn.Module):
 
 
 def pytorch_shapes() -> dict[str, tuple[int, ...]]:
-    """The shape of every array by its name in the PyTorch port; kernels [out, in, height, width].
-
-    470 of them: 94 convolutions of five arrays each.
-    """
-    return {name: shape for name, (_, shape) in _wanted().items()}
+    """The shapes of the 470 arrays (94 convolutions of five arrays each) by their names in the
+    PyTorch port, where kernels are [out, in, height, width]."""
+    return {name: shape for name, (_, shape) in _arrays_of_the_port().items()}
 
 
 _LEAVES = {
@@ -194,21 +194,22 @@ _LEAVES = {
     "bn/mean": "bn.running_mean",
     "bn/var": "bn.running_var",
 }
-"""Our name of an array within a `Convolution`, and the PyTorch port's."""
+"""The name of an array inside a `Convolution`, here -> in the PyTorch port."""
 
 _TO_OIHW, _TO_HWIO = (3, 2, 0, 1), (2, 3, 1, 0)
 
 
 def from_pytorch(arrays: Mapping[str, np.ndarray]) -> Params:
-    """The variables of `InceptionV3`, float32, of a PyTorch state dict's arrays by name.
+    """Converts the arrays of a PyTorch state dict, by name, to the float32 variables of
+    `InceptionV3`.
 
-    The classifier (`fc.*`) and the counters `*.num_batches_tracked` are left out. ValueError for
-    arrays that are missing, unexpected or of other shape: torchvision's own Inception-v3 has
+    The classifier (`fc.*`) and the counters `*.num_batches_tracked` are ignored. Raises ValueError
+    for arrays that are missing, unexpected or of another shape: torchvision's own Inception-v3 has
     `AuxLogits.*`, and other weights than FID's.
     """
     check_pytorch({name: np.shape(array) for name, array in arrays.items()})
     variables: Params = {}
-    for name, (path, _) in _wanted().items():
+    for name, (path, _) in _arrays_of_the_port().items():
         array = np.asarray(arrays[name], np.float32)
         *parents, leaf = path
         node = variables
@@ -218,12 +219,12 @@ def from_pytorch(arrays: Mapping[str, np.ndarray]) -> Params:
     return variables
 
 
-def check_pytorch(found: Mapping[str, tuple[int, ...]]) -> None:
-    """The ValueError of `from_pytorch`, by the shapes of the arrays."""
+def check_pytorch(all_given: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises the ValueError of `from_pytorch` from the shapes of the arrays alone."""
     shapes = pytorch_shapes()
     given = {
         name: shape
-        for name, shape in found.items()
+        for name, shape in all_given.items()
         if not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
     }
     lists = {
@@ -244,17 +245,17 @@ def check_pytorch(found: Mapping[str, tuple[int, ...]]) -> None:
 
 
 @functools.cache
-def _wanted() -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """The port's name of an array -> its path in our variables, and its shape in the port."""
+def _arrays_of_the_port() -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    """The name of an array in the PyTorch port -> its path in our variables, its shape there."""
     image = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
     variables = jax.eval_shape(InceptionV3().init, jax.random.key(0), image)
-    wanted = {}
+    arrays = {}
     for keys, leaf in jax.tree.leaves_with_path(variables):
         path = tuple(key.key for key in keys)
         name = ".".join((*path[1:-2], _LEAVES["/".join(path[-2:])]))
-        turned = len(leaf.shape) == 4
-        wanted[name] = (path, tuple(leaf.shape[i] for i in _TO_OIHW) if turned else leaf.shape)
-    return wanted
+        is_kernel = len(leaf.shape) == 4
+        arrays[name] = (path, tuple(leaf.shape[i] for i in _TO_OIHW) if is_kernel else leaf.shape)
+    return arrays
 
 
 def _listing(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""A residual MLP for vectors: 2-D toys, codes of an encoder."""
+"""A residual MLP that denoises vectors, such as 2-D toy data and the latents of an encoder."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,11 +10,12 @@ from vdm.nn.embeddings import fourier_features, fourier_frequencies, read_omega
 
 
 class MLP(nn.Module):
-    """(z_t [batch, dim], omega [batch] or [batch, dim], labels, which examples are augmented) ->
-    the prediction, of z_t's shape, or with one axis more of `outputs_per_dim` > 1.
+    """The network for vectors: (z_t [batch, dim], omega [batch] or [batch, dim], labels, which
+    examples are augmented) -> the prediction, in z_t's shape, with one more axis if
+    `outputs_per_dim` > 1.
 
-    `num_codes`, `num_classes` (0: unconditional), `augmented` (whether it is told that) and
-    `outputs_per_dim` are facts that the config fills in.
+    `num_codes`, `num_classes` (0: unconditional), `augmented` (whether the network is told which
+    examples are augmented) and `outputs_per_dim` follow from the data and the rest of the config.
     """
 
     num_codes: int = 0

@@ -1,9 +1,9 @@
-"""swish(GroupNorm(x)) with a backward pass that keeps x and its statistics, and nothing else.
+"""swish(GroupNorm(x)) with a backward pass that needs only x and its statistics in memory.
 
-Differentiated by JAX, XLA keeps three more arrays of x's size for each of them: x - mean, the
-normalised x, and the denominator of the sigmoid. `jax.checkpoint` does not help on the CPU, where
-XLA merges what is computed again with what was computed first. Here the backward pass writes the
-same numbers in another form, which nothing merges.
+With JAX's own derivative, every call keeps three more arrays of x's size: x - mean, the normalised
+x, and the denominator of the sigmoid. `jax.checkpoint` does not help on the CPU, where XLA merges
+the recomputation with the original computation. The backward pass here computes the same numbers in
+another form, which XLA does not merge.
 """
 
 import functools
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 EPSILON = 1e-6
 
 Residuals = tuple[Array, Array, Array, Array, Array]
-"""x; mean and 1/std of its group for each channel; scale; shift."""
+"""x; for each channel the mean and 1/std of its group; scale; shift."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -28,8 +28,9 @@ def norm_swish(
     shift: Float[Array, "b c"],
     groups: int,
 ) -> Float[Array, "b h w c"]:
-    """swish(scale (x - mean) / std + shift), mean and std over the pixels and channels of a group
-    (Wu & He 2018, arXiv:1803.08494, Eq. 1-3). Differentiable in reverse mode only."""
+    """Computes swish(scale (x - mean) / std + shift), with mean and std over the pixels and the
+    channels of a group (Wu & He 2018, arXiv:1803.08494, Eq. 1-3). Differentiable in reverse mode
+    only."""
     return _forward(x, scale, shift, groups)[0]
 
 
@@ -44,20 +45,21 @@ def _backward(groups: int, residuals: Residuals, dy: Array) -> tuple[Array, Arra
     x, mean, inverse, scale, shift = residuals
     normed = (x - _pixels(mean)) * _pixels(inverse)
     y = normed * _pixels(scale) + _pixels(shift)
-    # Not jax.nn.sigmoid: the forward pass has that, and would keep it for this.
+    # Not jax.nn.sigmoid: XLA would keep that of the forward pass in memory.
     gate = 0.5 + 0.5 * jnp.tanh(0.5 * y)
     dy = dy * (gate + y * gate * (1 - gate))
-    by_shift = jnp.sum(dy, axis=(1, 2))
-    by_scale = jnp.sum(dy * normed, axis=(1, 2))
+    grad_shift = jnp.sum(dy, axis=(1, 2))
+    grad_scale = jnp.sum(dy * normed, axis=(1, 2))
     size = x.shape[1] * x.shape[2]
-    along_one = _over_groups(by_shift * scale, groups) / size
-    along_normed = _over_groups(by_scale * scale, groups) / size
-    by_normed = dy * _pixels(scale) - _pixels(along_one) - normed * _pixels(along_normed)
-    return (_pixels(inverse) * by_normed).astype(x.dtype), by_scale, by_shift
+    along_one = _over_groups(grad_shift * scale, groups) / size
+    along_normed = _over_groups(grad_scale * scale, groups) / size
+    grad_normed = dy * _pixels(scale) - _pixels(along_one) - normed * _pixels(along_normed)
+    return (_pixels(inverse) * grad_normed).astype(x.dtype), grad_scale, grad_shift
 
 
 def _statistics(x: Array, groups: int) -> tuple[Array, Array]:
-    """Mean and 1/std [b, c], at least float32. As flax has it, by E[x^2] - E[x]^2."""
+    """The mean and 1/std [b, c] of each channel's group, in at least float32; like flax, it
+    computes the variance as E[x^2] - E[x]^2."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = _over_groups(jnp.mean(x, axis=(1, 2)), groups)
     square = _over_groups(jnp.mean(jnp.square(x), axis=(1, 2)), groups)
@@ -65,7 +67,7 @@ def _statistics(x: Array, groups: int) -> tuple[Array, Array]:
 
 
 def _over_groups(x: Array, groups: int) -> Array:
-    """[b, c]: for each channel the mean over those of its group."""
+    """The mean of x over the channels of a group, [b, c], repeated for each of them."""
     b, c = x.shape
     return jnp.repeat(jnp.mean(x.reshape(b, groups, -1), axis=-1), c // groups, axis=-1)
 
@@ -78,10 +80,10 @@ norm_swish.defvjp(_forward, _backward)
 
 
 class NormSwish(nn.Module):
-    """swish(GroupNorm(x)), with the parameters of flax's GroupNorm.
+    """swish(GroupNorm(x)) with the parameters of flax's GroupNorm.
 
-    While `train`ing by `norm_swish`, else as flax computes it, which may be differentiated in
-    either mode. dtype: of what comes out; None: that of x and the parameters.
+    In training it calls `norm_swish`, otherwise flax's GroupNorm, which can be differentiated in
+    forward and reverse mode. dtype: of the result; None means that of x and the parameters.
     """
 
     groups: int
@@ -94,7 +96,7 @@ class NormSwish(nn.Module):
         train: bool,
         film: tuple[Float[Array, "b 1 1 c"], Float[Array, "b 1 1 c"]] | None = None,
     ) -> Float[Array, "b h w c"]:
-        """film: (s, t), for swish(GroupNorm(x) (1 + s) + t)."""
+        """Computes swish(GroupNorm(x)), or swish(GroupNorm(x) (1 + s) + t) if film = (s, t)."""
         shape = (x.shape[0], x.shape[-1])
         scale = self.param("scale", nn.initializers.ones, shape[1:])
         shift = self.param("bias", nn.initializers.zeros, shape[1:])

@@ -1,4 +1,5 @@
-"""The learned schedules of VDM's published code, parameter by parameter, for its checkpoints.
+"""The learned schedules of VDM's published code, with the same parameters, so that they can load
+its checkpoints.
 
 VDM = arXiv:2107.00630, appendix H; their gamma is our omega.
 """
@@ -12,7 +13,8 @@ from vdm.nn.schedules import check_ends
 
 
 class AbsDense(nn.Module):
-    """x -> x |kernel| + bias over the last axis: increasing in every input (VDM appendix H)."""
+    """A dense layer x |kernel| + bias over the last axis, increasing in every input (VDM
+    appendix H)."""
 
     features: int
     kernel_init: nn.initializers.Initializer
@@ -30,11 +32,11 @@ class AbsDense(nn.Module):
 
 
 class VDMNet(nn.Module):
-    """omega(t) = l1(t) + l3(2 sigmoid(l2(2 t - 1)) - 1) / K, each l an `AbsDense`.
+    """The learned SNR of VDM's published code:
+    omega(t) = l1(t) + l3(2 sigmoid(l2(2 t - 1)) - 1) / K, each l an `AbsDense`, K hidden features.
 
-    The learned SNR of VDM's published code. omega_0 and omega_1 initialise l1 and nothing else:
-    the ends are not normalised, they follow from all the weights, and the hidden part starts at
-    1e-4 of the linear one.
+    omega_0 and omega_1 only initialise l1: the ends are not normalised but follow from all the
+    weights. The hidden part starts at 1e-4 of the linear one.
     """
 
     omega_0: float = -13.3
@@ -54,7 +56,7 @@ class VDMNet(nn.Module):
 
 
 class VDMScalar(nn.Module):
-    """omega(t) = b + |w| t: the straight line of VDM's published code and its CIFAR-10 model."""
+    """The straight line omega(t) = b + |w| t of VDM's published code and its CIFAR-10 model."""
 
     omega_0: float = -13.3
     omega_1: float = 5.0

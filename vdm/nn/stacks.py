@@ -1,10 +1,10 @@
-"""What a stack of equal blocks is in the compiled program: what its backward pass keeps of the
-forward one, and whether it is one block in a loop or all of them in a row.
+"""How a stack of equal blocks is compiled: what its backward pass keeps from the forward pass, and
+whether it is one block in a loop or a sequence of all blocks.
 
 A loop reads the parameters of its blocks as arrays with a leading axis for the blocks, under one
-name, `down_*` instead of `down_0`, `down_1`, ...: so a train state has them where its network is a
-loop, and the gradient, the optimiser and the average are of a few arrays instead of every block's.
-Checkpoints have each block by its own name, whatever the program is.
+name, `down_*` instead of `down_0`, `down_1`, ... If the network is a loop, the train state stores
+them that way too, so that the gradient, the optimiser and the average handle a few arrays instead
+of those of every block. Checkpoints always store each block under its own name.
 """
 
 import functools
@@ -25,14 +25,14 @@ Remat = Literal["none", "blocks", "dots"]
 Scan = Literal["auto", "on", "off"]
 
 LONG_STACK = 4
-"""Blocks from which on scan = "auto" makes a loop of them."""
+"""Number of blocks from which on scan = "auto" uses a loop."""
 
 Block = Callable[[Params, Array, Array | None, PRNGKey | None], Array]
-"""(parameters, h, what is joined to h, key of the dropout) -> h behind the block."""
+"""(parameters, h, skip that is concatenated to h or None, dropout key or None) -> the next h."""
 
 
 def check_form(dtype: str, remat: str, scan: str) -> None:
-    """ValueError for a name that is none."""
+    """Raises ValueError for an unknown value of network.kwargs.dtype, remat or scan."""
     for field, value, known in (
         ("dtype", dtype, ("float32", "bfloat16")),
         ("remat", remat, ("none", "blocks", "dots")),
@@ -45,17 +45,17 @@ def check_form(dtype: str, remat: str, scan: str) -> None:
 
 
 def is_looped(scan: str, length: int) -> bool:
-    """Whether a stack of that length is a loop: "auto" says so of a long one on an accelerator.
-    In a loop XLA:CPU takes 20 to 36 times as long for the gradient of a convolution."""
+    """Whether a stack of `length` blocks is compiled as a loop; "auto" means a long stack on an
+    accelerator. On the CPU the gradient of a convolution takes 20 to 36 times longer in a loop."""
     if scan == "auto":
         return length >= LONG_STACK and jax.default_backend() != "cpu"
     return scan == "on" and length > 0
 
 
 def rematerialised(block: Block, remat: str) -> Block:
-    """The block with a backward pass that computes again what it needs of the forward one: with
-    "blocks" all but the block's inputs; with "dots" all but what convolutions and dense layers put
-    out, so norms, swish, dropout and the weights of the attention."""
+    """Returns the block with a backward pass that recomputes parts of the forward pass: with
+    "blocks" everything inside the block, with "dots" everything except the outputs of convolutions
+    and dense layers, that is norms, swish, dropout and the weights of the attention."""
     if remat == "none":
         return block
     keep = _convolutions_and_dense if remat == "dots" else checkpoint_policies.nothing_saveable
@@ -72,54 +72,62 @@ def run_stack(
     block: Block,
     params: Params | list[Params],
     h: Array,
-    joined: PyTree,
+    skips: PyTree,
     keys: PRNGKey | None,
 ) -> tuple[Array, PyTree]:
-    """(h behind the last of the blocks, h behind each of them, if nothing is joined).
+    """Applies the blocks in turn and returns the last h and the h after each block.
 
-    params: of each block, a list, or of all of them, arrays with an axis for the blocks, and then
-    it is a loop. joined: such a second result, which joins the inputs of the blocks, its last one
-    that of the first block; None: nothing does. keys: one for each block. In a loop the second
-    result is an array with an axis for the blocks, else a list.
+    Args:
+        block: the function of one block.
+        params: a list with the parameters of each block; or arrays with a leading axis for the
+            blocks, and then the stack is a loop.
+        h: the input of the first block.
+        skips: the second result of another stack, to concatenate to the inputs of the blocks, the
+            last one to that of the first block; or None.
+        keys: a dropout key for each block, or None.
+
+    Returns:
+        h after the last block; and h after each block, as a list, or in a loop as an array with a
+        leading axis for the blocks (None in a loop with skips).
     """
     if not isinstance(params, list):
-        # What is joined is read from its end, for which it need not be turned round in memory.
-        backwards = joined is not None
+        # The loop runs backwards, so that the skips need not be reversed in memory.
+        backwards = skips is not None
         if backwards:
             params = jax.tree.map(lambda leaf: leaf[::-1], params)
             keys = None if keys is None else keys[::-1]
 
-        def body(h: Array, of_block: tuple) -> tuple[Array, Array | None]:
-            of, more, key = of_block
-            h = block(of, h, more, key)
+        def body(h: Array, inputs: tuple) -> tuple[Array, Array | None]:
+            block_params, skip, key = inputs
+            h = block(block_params, h, skip, key)
             return h, None if backwards else h
 
-        return jax.lax.scan(body, h, (params, joined, keys), reverse=backwards)
+        return jax.lax.scan(body, h, (params, skips, keys), reverse=backwards)
     passed = []
-    for i, of in enumerate(params):
-        more = None if joined is None else joined[-1 - i]
-        h = block(of, h, more, None if keys is None else keys[i])
+    for i, block_params in enumerate(params):
+        skip = None if skips is None else skips[-1 - i]
+        h = block(block_params, h, skip, None if keys is None else keys[i])
         passed.append(h)
     return h, passed
 
 
 STACKED = "_*"
-"""What stands in a name for the numbers of all blocks."""
+"""Stands for the numbers of all blocks in the name of a stack."""
 
 
 def stacked_name(name: str) -> str:
-    """ "down_*" of the blocks "down_0", "down_1", ..."""
+    """The name of a whole stack: "down_*" for the blocks "down_0", "down_1", ..."""
     return f"{name}{STACKED}"
 
 
 def is_stacked(path: tuple) -> bool:
-    """Whether the array at that path of a state has an axis for the blocks in front."""
+    """Whether the array at that path of a state has a leading axis for the blocks."""
     return any(STACKED in str(getattr(key, "key", "")) for key in path)
 
 
 def stack_blocks(tree: PyTree, loops: Mapping[str, int]) -> PyTree:
-    """A train state, or a part of it, with the arrays of `loops` (name -> blocks in it) as a loop
-    reads them: every dict in it that has all the blocks NAME_0, ... has NAME_* instead."""
+    """Returns a train state, or a part of it, with the arrays of `loops` (name -> number of blocks)
+    stacked: in every dict that has all blocks NAME_0, ..., NAME_* takes their place."""
     names = {f"{name}_{i}" for name, count in loops.items() for i in range(count)}
 
     def is_network(node: Any) -> bool:
@@ -130,18 +138,18 @@ def stack_blocks(tree: PyTree, loops: Mapping[str, int]) -> PyTree:
             return node
         rest, blocks = {}, defaultdict(dict)
         for key, value in node.items():
-            found = re.fullmatch(r"(.+)_(\d+)(\D*)", key)  # down_3, down_3_attention
-            if found and int(found[2]) < loops.get(found[1], 0):
-                blocks[stacked_name(found[1]) + found[3]][int(found[2])] = value
+            match = re.fullmatch(r"(.+)_(\d+)(\D*)", key)  # down_3, down_3_attention
+            if match and int(match[2]) < loops.get(match[1], 0):
+                blocks[stacked_name(match[1]) + match[3]][int(match[2])] = value
             else:
                 rest[key] = value
-        return rest | {key: stack([of[i] for i in sorted(of)]) for key, of in blocks.items()}
+        return rest | {key: stack([rows[i] for i in sorted(rows)]) for key, rows in blocks.items()}
 
     return jax.tree.map(stacked, tree, is_leaf=is_network)
 
 
 def unstack_blocks(tree: PyTree, loops: Mapping[str, int]) -> PyTree:
-    """The inverse of `stack_blocks`: every block under its own name."""
+    """Stores every block under its own name again, the inverse of `stack_blocks`."""
 
     def is_network(node: Any) -> bool:
         return isinstance(node, dict) and any(stacked_name(name) in node for name in loops)
@@ -155,7 +163,7 @@ def unstack_blocks(tree: PyTree, loops: Mapping[str, int]) -> PyTree:
             if not stacked:
                 blocks[key] = value
                 continue
-            for i, block in enumerate(rows_of(value, loops[name])):
+            for i, block in enumerate(unstack(value, loops[name])):
                 blocks[key.replace("*", str(i))] = block
         return blocks
 
@@ -163,12 +171,12 @@ def unstack_blocks(tree: PyTree, loops: Mapping[str, int]) -> PyTree:
 
 
 def stack(blocks: list[Params]) -> Params:
-    """The parameters of blocks as arrays with an axis for them."""
+    """Stacks the parameters of blocks into arrays with a leading axis for the blocks."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def rows_of(stacked: Params, count: int) -> list[Params]:
-    """The inverse of `stack`, for `count` blocks."""
+def unstack(stacked: Params, count: int) -> list[Params]:
+    """Splits stacked parameters into those of `count` blocks, the inverse of `stack`."""
     leaves, structure = jax.tree.flatten(stacked)
     return [jax.tree.unflatten(structure, [leaf[i] for leaf in leaves]) for i in range(count)]

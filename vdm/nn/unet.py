@@ -1,15 +1,14 @@
 """The score network of VDM: a U-Net that never down-samples (VDM appendix B).
 
-conv_in, `num_blocks` blocks down, block-attention-block in the middle, `num_blocks` + 1
-blocks up, each fed the concatenated skip of its level, and a last convolution, zero at first.
+It consists of a first convolution, `num_blocks` blocks down, block-attention-block in the middle,
+`num_blocks` + 1 blocks up, each with the skip of its level concatenated to its input, and a last
+convolution that starts at zero. With `outputs_per_dim` = 1 (VDM) z is added to the result; with V
+outputs for each dimension the result is the logits of V codes (model.prediction = "codes").
 
-With `outputs_per_dim` = 1 (VDM) z is added to it; with V outputs for each dimension it gives the
-logits of V codes (model.prediction = "codes").
-
-The blocks down are alike, and so are those up: `scan` makes a loop of either, `remat` lets the
-backward pass compute again what lies inside a block, `dtype` has all of it but the ends computed in
-bfloat16. It takes parameters of either form, each block's or stacked (`vdm.nn.stacks`), and starts
-with each block's.
+All blocks down are alike, and so are all blocks up: `scan` turns each group into a loop, `remat`
+makes the backward pass recompute the inside of a block, and `dtype` computes everything but the
+ends in bfloat16. The network accepts parameters stored per block or stacked (`vdm.nn.stacks`); it
+initialises them per block.
 """
 
 from typing import Any, Literal
@@ -36,33 +35,34 @@ from vdm.nn.stacks import (
     check_form,
     is_looped,
     rematerialised,
-    rows_of,
     run_stack,
     stack,
     stacked_name,
+    unstack,
 )
 from vdm.typing import Params, PRNGKey
 
 
 class UNet(nn.Module):
-    """(z_t [batch, height, width, channels], omega [batch] or of z_t's shape, labels, which images
-    are augmented) -> the prediction, of z_t's shape, or with one axis more of `outputs_per_dim`.
+    """The network for images: (z_t [batch, height, width, channels], omega [batch] or of z_t's
+    shape, labels, which images are augmented) -> the prediction, in z_t's shape, with one more axis
+    if `outputs_per_dim` > 1.
 
-    `num_codes`, `num_classes` (0: unconditional), `augmented` (whether it is told that) and
-    `outputs_per_dim` are facts that the config fills in.
+    `num_codes`, `num_classes` (0: unconditional), `augmented` (whether the network is told which
+    images are augmented) and `outputs_per_dim` follow from the data and the rest of the config.
 
-    The published network is num_groups = 32, frequencies = (64, 128) whatever V is,
-    label_as_scalar = True and, for other end points than -13.3 and 5, omega_low = omega_0 and
-    omega_range = omega_1 - omega_0. 0 groups and () choose by the width and by V.
+    The published network has num_groups = 32, frequencies = (64, 128) for every V,
+    label_as_scalar = True and, for end points other than -13.3 and 5, omega_low = omega_0 and
+    omega_range = omega_1 - omega_0. num_groups = 0 depends on the width, frequencies = () on V.
 
-    dtype: of the blocks and the first convolution, "float32" or "bfloat16". Parameters, the
-    features of omega and z, the statistics of norms, the last norm and convolution, whose rounding
-    would be that of the prediction, and what comes out are float32 with both.
-    remat: what the backward pass computes again, "none", "blocks": all inside of a block, "dots":
-    what is neither a convolution nor a dense layer (`vdm.nn.stacks`).
-    scan: "on": a loop over the blocks down, and up, which compiles in a fraction of the time;
-    "off"; "auto": on accelerators, from 4 blocks on.
-    With remat or scan the masks of dropout are others than with neither.
+    dtype: "float32" or "bfloat16" for the blocks and the first convolution. Always float32 are the
+        parameters, the features of omega and z, the statistics of norms, the result, and the last
+        norm and convolution, whose rounding would be that of the prediction.
+    remat: what the backward pass recomputes: "none"; "blocks", whole blocks; "dots", everything
+        except convolutions and dense layers (`vdm.nn.stacks`).
+    scan: whether the blocks down, and those up, are a loop, which compiles in a fraction of the
+        time: "on", "off", or "auto", on accelerators from 4 blocks on.
+    With remat or scan, dropout draws other masks than without them.
     """
 
     num_codes: int
@@ -91,7 +91,7 @@ class UNet(nn.Module):
 
     @property
     def loops(self) -> dict[str, int]:
-        """The stacks of blocks that are a loop, with their lengths; the last block up is apart."""
+        """The stacks that are a loop (name -> number of blocks); the last block up is in none."""
         looped = is_looped(self.scan, self.num_blocks)
         return dict.fromkeys(("down", "up"), self.num_blocks) if looped else {}
 
@@ -108,7 +108,7 @@ class UNet(nn.Module):
         if self.attention not in ("middle", "all", "none"):
             raise ValueError(f"attention is 'middle', 'all' or 'none', not {self.attention!r}")
         check_form(self.dtype, self.remat, self.scan)
-        # None, not float32: in a test in float64 everything is.
+        # None instead of float32, because in float64 tests everything is float64.
         dtype = jnp.bfloat16 if self.dtype == "bfloat16" else None
         omega, inputs = read_omega(omega, self.omega_range)
         cond = Conditioning(
@@ -150,7 +150,7 @@ class UNet(nn.Module):
         else:
             h = self._stacks(h, cond, train, looped, residual | parts)
 
-        # The norm would do this twice, and its backward pass round each of two gradients.
+        # If the norm did this cast, it would do it twice and round each of two gradients.
         h = nn.swish(group_norm(h.astype(z.dtype), "norm_out", groups))
         outputs = z.shape[-1] * self.outputs_per_dim
         zeros = nn.initializers.zeros
@@ -165,16 +165,16 @@ class UNet(nn.Module):
         looped: bool,
         settings: dict[str, Any],
     ) -> Float[Array, "b h w width"]:
-        """All blocks, as functions of their parameters."""
+        """Applies all blocks, down, middle and up, as functions of their parameters."""
         residual = ResidualBlock(**settings, parent=None)
         attention = Attention(settings["num_groups"], settings["dtype"], parent=None)
 
-        def block(of: Params, h: Array, skip: Array | None, key: PRNGKey | None) -> Array:
+        def block(params: Params, h: Array, skip: Array | None, key: PRNGKey | None) -> Array:
             h = h if skip is None else jnp.concatenate([h, skip], axis=-1)
             rngs = {} if key is None else {"dropout": key}
-            out: Any = residual.apply({"params": of["block"]}, h, cond, train, rngs=rngs)
-            if "attention" in of:
-                out = attention.apply({"params": of["attention"]}, out, train)
+            out: Any = residual.apply({"params": params["block"]}, h, cond, train, rngs=rngs)
+            if "attention" in params:
+                out = attention.apply({"params": params["attention"]}, out, train)
             return out
 
         def params_of(name: str, attend: bool) -> Params:
@@ -187,15 +187,15 @@ class UNet(nn.Module):
         def params_of_stack(name: str) -> Params | list[Params]:
             if stacked_name(name) in self.variables["params"]:
                 stacked = params_of(stacked_name(name), everywhere)
-                return stacked if looped else rows_of(stacked, num)
-            apart = [params_of(f"{name}_{i}", everywhere) for i in range(num)]
-            return stack(apart) if looped else apart
+                return stacked if looped else unstack(stacked, num)
+            per_block = [params_of(f"{name}_{i}", everywhere) for i in range(num)]
+            return stack(per_block) if looped else per_block
 
         block = rematerialised(block, self.remat)
         down_keys, up_keys, keys = None, None, [None, None, None]
         if train and self.dropout:
-            every = jax.random.split(self.make_rng("dropout"), 2 * num + 3)
-            down_keys, up_keys, keys = every[:num], every[num : 2 * num], list(every[2 * num :])
+            split = jax.random.split(self.make_rng("dropout"), 2 * num + 3)
+            down_keys, up_keys, keys = split[:num], split[num : 2 * num], list(split[2 * num :])
 
         first = h
         h, skips = run_stack(block, params_of_stack("down"), h, None, down_keys)
