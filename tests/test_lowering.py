@@ -79,9 +79,8 @@ def test_step_evaluation_and_sampler_lower_for_accelerators(on_accelerator, pres
 
     @jax.jit
     def draw(params, keys, labels):
-        omegas = run.grid(run.model.schedule_fn(params), run.options.sample.num_steps)
-        denoiser = run.guidance(run.model, params, labels)
-        return run.model.sample(params, keys, omegas, run.sampler, denoiser)
+        denoiser, num_steps = run.guidance(run.model, params, labels), run.options.sample.num_steps
+        return run.model.sample(params, keys, run.sampler, run.grid, num_steps, denoiser)
 
     keys = jax.eval_shape(lambda: jax.random.split(root_key(0), SIZE))
     lower(draw, state.ema_params, keys, batch["labels"])

@@ -33,7 +33,9 @@ from vdm.evaluation.guided import Guidance
 from vdm.evaluation.samples import Sampling, draw_samples
 from vdm.io.atomic import read_json
 from vdm.io.places import check_local
+from vdm.models import interface
 from vdm.models.inputs import check_codes, check_labels
+from vdm.models.interface import has_noise_levels, require
 from vdm.models.latent_variable import AnyModel
 from vdm.models.vdm import VDM, count_parameters
 from vdm.nn.stacks import unstack_blocks
@@ -98,7 +100,7 @@ class Model:
     @property
     def num_classes(self) -> int:
         """Of the labels that it is conditional on; 0: none."""
-        return getattr(self.model, "num_classes", 0)
+        return interface.num_classes(self.model)
 
     def split(self, name: str = "test") -> Split:
         """The data of the config, read from its files: "train", "test" or, with data.holdout > 0,
@@ -162,13 +164,14 @@ class Model:
         `vdm.evaluation.guided`) may be names that config.sample takes, with its kwargs. ValueError
         for an argument of no use.
         """
-        if not isinstance(self.model, VDM) and (sampler or num_steps or grid or guidance):
+        if not has_noise_levels(self.model) and (sampler or num_steps or grid or guidance):
             raise ValueError(
                 "this model has no steps: leave out sampler, num_steps, grid and guidance"
             )
         run = self._sampled_with(sampler, grid, guidance)
-        if isinstance(self.model, VDM):
-            run.guidance.check(self.model)
+        if has_noise_levels(model := self.model):
+            run.guidance.check(model)
+            require(model, run.sampler.needs, "this sampler")
         num_samples = check_count("num_samples", num_samples, 1)
         num_steps = run.options.sample.num_steps if num_steps is None else num_steps
         classes = self.num_classes or run.guidance.num_classes
@@ -247,7 +250,9 @@ class Model:
 
     @_in_float32
     def omega(self, t: np.ndarray) -> np.ndarray:
-        """omega(t) = -log SNR(t) for times t in [0, 1], any shape."""
+        """omega(t) = -log SNR(t) for times t in [0, 1], any shape. ValueError for a model without a
+        noise level of the time alone."""
+        require(self.model, "schedule", "Model.omega")
         return np.asarray(self.vdm.schedule_fn(self.params)(jnp.asarray(t, jnp.float32)))
 
 

@@ -32,6 +32,11 @@ Denoiser = Callable[[Array, Array], Array]
 """(z_t [batch, *dims], omega [batch] or [batch, *dims]) -> eps_hat [batch, *dims]."""
 
 
+Kernel = Callable[[Array, Array, Array], tuple[Array, Array]]
+"""The reverse step p(z_s | z_t) = N(mean, variance): (z_t, omega_s, omega_t) -> mean, variance, at
+one noise level for the whole batch."""
+
+
 @runtime_checkable
 class Likelihood(Protocol):
     """p(x | z_0) and the scaling between data (codes, or real numbers) and x."""

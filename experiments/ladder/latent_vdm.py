@@ -101,11 +101,6 @@ class LatentVDM(VDM):
         return (self.latent_dim,)
 
     @property
-    def latents_are_data(self) -> bool:
-        """They are not: a decoder stands between."""
-        return False
-
-    @property
     def encoder(self) -> ResidualMLP:
         """x -> f."""
         return ResidualMLP(self.latent_dims, self.width, self.num_blocks, self.dropout)

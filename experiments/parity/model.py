@@ -79,7 +79,10 @@ def recompute_model(arrays: Arrays, dtype: Any) -> dict[str, Any]:
 
     def bound(params: Any) -> tuple[jax.Array, Any]:
         estimate = model.elbo(params, codes, draws, num_steps, labels)
-        bits = [to_bpd(jnp.mean(nats), math.prod(model.dims)) for nats in estimate.terms]
+        bits = [
+            to_bpd(jnp.mean(nats), math.prod(model.dims))
+            for nats in jax.tree.leaves(estimate.terms)
+        ]
         return sum(bits, start=jnp.zeros((), dtype)), (jnp.stack(bits), estimate)
 
     with_gradient = any(re.match("out64/grad", name) for name in arrays)

@@ -33,7 +33,7 @@ def collapse(run: Run, params: Params) -> list[Row]:
         draws = draw(key_noise, timesteps.low_discrepancy(key_t, len(data)), model.dims)
         schedule = params["schedule"] | {"ends": ends}
         estimate = model.elbo(params | {"schedule": schedule}, data, draws)
-        means = [to_bpd(jnp.mean(nats), num_dims) for nats in estimate.terms]
+        means = [to_bpd(jnp.mean(nats), num_dims) for nats in jax.tree.leaves(estimate.terms)]
         return means[2], (means, estimate.levels.omega_0, estimate.levels.omega_1)
 
     @jax.jit

@@ -8,6 +8,7 @@ import pytest
 from vdm.config import build as configs
 from vdm.diffusion import noise, timesteps
 from vdm.diffusion.elbo import Draws, draw, to_bpd
+from vdm.diffusion.grids import equal_times
 from vdm.diffusion.likelihood import Discretised
 from vdm.diffusion.predictions import PREDICTIONS, convert
 from vdm.diffusion.samplers import ancestral
@@ -65,8 +66,8 @@ def test_a_schedule_for_each_dimension_gives_bounds_samples_and_gradients():
     grads = jax.grad(lambda p: jnp.mean(model.elbo(p, CODES, DRAWS).terms.total))(params)
     # a and b move the path alone, which matters as the network is no ideal denoiser
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
-    keys, omegas = jax.random.split(jax.random.key(1), 5), model.schedule_fn(params)(GRID)
-    codes = model.sample(params, keys, omegas, ancestral(), model.denoiser(params)).data
+    keys, denoiser = jax.random.split(jax.random.key(1), 5), model.denoiser(params)
+    codes = model.sample(params, keys, ancestral(), equal_times, len(GRID) - 1, denoiser).data
     assert codes.shape == (5, 6)
     # the network sees which dimension is noisier
     z, omega = jnp.zeros((1, 6)), jnp.zeros((1, 6))
@@ -199,8 +200,8 @@ def test_samples_are_codes_and_repeat_with_their_key():
     keys = jax.random.split(jax.random.key(1), 5)
 
     def draw():
-        omegas = model.schedule_fn(params)(GRID)
-        return model.sample(params, keys, omegas, ancestral(), model.denoiser(params)).data
+        denoiser = model.denoiser(params)
+        return model.sample(params, keys, ancestral(), equal_times, len(GRID) - 1, denoiser).data
 
     codes = draw()
     assert codes.shape == (5, 6)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from vdm.compression.lattice import Gaussians
 from vdm.devices import sharding
 from vdm.diffusion.grids import equal_times
+from vdm.models.interface import require
 from vdm.models.vdm import VDM
 from vdm.typing import Params
 
@@ -107,7 +108,7 @@ def _compiled(model: VDM) -> _Functions:
         return model.denoiser(params, batch.get("labels"))(batch["z"], of_each)
 
     def encode(params: Params, batch: dict) -> jax.Array:
-        return model.likelihood_of(params).encode(batch["codes"])
+        return model.encode(params, batch["codes"], jnp.zeros(()))  # the same at every level
 
     def probabilities(params: Params, batch: dict, omega_0: jax.Array) -> jax.Array:
         likelihood: Any = model.likelihood_of(params)
@@ -141,6 +142,7 @@ class Chain:
                 f"T = {num_steps} steps on {cells_per_std} cells per standard deviation: both must "
                 "be at least 1"
             )
+        require(model, "lossless_codec", "lossless compression")
         parts = (model.likelihood, model.likelihood_of(params))
         if not all(hasattr(part, "log_probs") for part in parts):
             raise ValueError(

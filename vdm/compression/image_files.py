@@ -11,6 +11,7 @@ import numpy as np
 from vdm.compression.lattice import DamagedError
 from vdm.data import advice, folders, pictures
 from vdm.data.arrays import UNREADABLE
+from vdm.models import interface
 from vdm.models.vdm import VDM
 
 
@@ -102,7 +103,7 @@ def _read_array(path: Path) -> np.ndarray:
 def check_pictures(shape: tuple[int, ...], model: VDM) -> None:
     """ValueError where an array of that shape is not one of 8-bit pictures."""
     grey, coloured = len(shape) == 3 or shape[-1] == 1, len(shape) == 4 and shape[-1] == 3
-    num_codes = getattr(model.likelihood, "num_codes", 0)
+    num_codes = interface.num_codes(model)
     if not (grey or coloured) or len(shape) > 4 or num_codes > 256:
         raise ValueError(
             f"{num_codes} codes in an array of shape {shape} are no 8-bit pictures: name an .npy"

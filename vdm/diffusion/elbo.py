@@ -6,52 +6,82 @@ schedule enters only through its values at the drawn times (`NoiseLevels`), a ne
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Key, Shaped
 
-from vdm.diffusion.noise import diffuse
+from vdm.diffusion.noise import diffuse, expand
 from vdm.diffusion.timesteps import step_interval
-from vdm.typing import Denoiser, EndPoint, Likelihood, PerDraw, PRNGKey, ScheduleFn
+from vdm.typing import Denoiser, Likelihood, PerDraw, PerExample, PRNGKey, PyTree, ScheduleFn
 
 
 class ElboTerms(NamedTuple):
-    """The three terms of the negative bound, nats per example, each of shape [batch]."""
+    """The terms of the negative bound, nats per example, each of shape [batch].
+
+    more: the terms that a family of models has beside the three, by name; a VDM has none.
+    """
 
     reconstruction: Float[Array, " batch"]
     prior_matching: Float[Array, " batch"]
     denoising_matching: Float[Array, " batch"]
+    more: Mapping[str, Float[Array, " batch"]] = {}
 
     @property
     def total(self) -> Float[Array, " batch"]:
         """The negative bound: at least -log p(x), in expectation over the draws."""
-        return self.reconstruction + self.prior_matching + self.denoising_matching
+        return sum(
+            self.more.values(),
+            start=self.reconstruction + self.prior_matching + self.denoising_matching,
+        )
+
+    @property
+    def by_name(self) -> dict[str, Float[Array, " batch"]]:
+        """Every term under its name, those in `more` last."""
+        own = self._asdict()
+        return own | dict(own.pop("more"))
 
 
 class Draws(NamedTuple):
-    """All random numbers of one estimate of the bound."""
+    """All random numbers of one estimate of the bound.
+
+    keys: one per example, from which a family of models draws what else it needs, such as the
+        latent variable that its noise levels depend on; None where nothing else is drawn.
+    """
 
     t: Float[Array, " batch"]
     eps: Float[Array, "batch *dims"]
     eps_0: Float[Array, "batch *dims"]
+    keys: Key[Array, " batch"] | None = None
 
 
 class NoiseLevels(NamedTuple):
     """What the bound needs to know of a schedule: its ends, and omega and a weight at drawn times.
 
-    Each is one number per example, or one per dimension (a multivariate schedule, MuLAN,
-    arXiv:2312.13236); a schedule that depends on the data would give them for each example. weight
-    is omega'(t) in continuous time and T expm1(omega_t - omega_s) for T steps. To train the
-    schedule, the gradient with respect to (omega_t, weight) is all that is needed from the
+    omega_0, omega_1: shared by all examples, or one per example where the schedule depends on the
+        data.
+    omega_t, weight: one per example, or one per dimension of each (a multivariate schedule, MuLAN,
+        arXiv:2312.13236). weight is omega'(t) in continuous time, T expm1(omega_t - omega_s) for T
+        steps.
+    omega_s: the level to which a step of T leads; None in continuous time.
+    context: what else the denoiser of a family is told about each example, such as the latent
+        variable on which its noise levels depend.
+    nats: what the levels themselves cost, by the name of the term of the bound, such as the KL of
+        that variable.
+
+    To train the schedule, the gradient with respect to these levels is all that is needed from the
     network's backward pass.
     """
 
-    omega_0: EndPoint
-    omega_1: EndPoint
+    omega_0: PerExample
+    omega_1: PerExample
     omega_t: PerDraw
     weight: PerDraw
+    omega_s: PerDraw | None = None
+    context: PyTree = ()
+    nats: Mapping[str, Float[Array, " batch"]] = {}
 
     @property
     def omega_mean(self) -> Float[Array, " batch"]:
@@ -95,19 +125,20 @@ def noise_levels(schedule: ScheduleFn, t: Float[Array, " batch"], num_steps: int
         omega_0, omega_1 = omega_0[None], omega_1[None]
     if num_steps == 0:
         omega_t, weight = jax.jvp(schedule, (t,), (jnp.ones_like(t),))
-    else:
-        s, t = step_interval(t, num_steps)
-        omega_t = schedule(t)
-        weight = num_steps * jnp.expm1(omega_t - schedule(s))
-    return NoiseLevels(omega_0, omega_1, omega_t, weight)
+        return NoiseLevels(omega_0, omega_1, omega_t, weight)
+    s, t = step_interval(t, num_steps)
+    omega_s, omega_t = schedule(s), schedule(t)
+    weight = num_steps * jnp.expm1(omega_t - omega_s)
+    return NoiseLevels(omega_0, omega_1, omega_t, weight, omega_s)
 
 
-def prior_matching(x: Float[Array, "batch *dims"], omega_1: EndPoint) -> Float[Array, " batch"]:
+def prior_matching(x: Float[Array, "batch *dims"], omega_1: PerExample) -> Float[Array, " batch"]:
     """The prior term KL(q(z_1 | x) || N(0, I)) in nats, summed over every non-batch axis (VDM
     Eq. 11).
 
     At x = 0 and omega_1 = 12 its two parts cancel: a term of 1e-11 nats is right to 1%.
     """
+    omega_1 = expand(omega_1, x)
     # sigma^2 - log sigma^2 - 1, in that order, is 0.15% off at omega_1 = 5 in float32
     # (x = 0) and returns 0 at omega_1 = 8.
     snr_share = jax.nn.sigmoid(-omega_1)
@@ -143,15 +174,22 @@ def estimate_elbo(
     denoiser: Denoiser,
     likelihood: Likelihood,
 ) -> Estimate:
-    """Estimates the negative bound once for each example; unbiased for t ~ U(0, 1)."""
+    """Estimates the negative bound once for each example; unbiased for t ~ U(0, 1).
+
+    The cost of the noise levels themselves, if any, becomes further terms.
+    """
     x = likelihood.encode(data)
+    omega_0 = levels.omega_0
+    if omega_0.ndim == 1:  # a likelihood takes one for all examples, or one for each dimension
+        omega_0 = jnp.broadcast_to(expand(omega_0, x), x.shape)
     z_t = diffuse(x, draws.eps, levels.omega_t)
     eps_hat = denoiser(z_t, levels.omega_t)
     denoising, density = denoising_matching(draws.eps, eps_hat, levels.weight)
     terms = ElboTerms(
-        reconstruction=likelihood.reconstruction(data, draws.eps_0, levels.omega_0),
+        reconstruction=likelihood.reconstruction(data, draws.eps_0, omega_0),
         prior_matching=prior_matching(x, levels.omega_1),
         denoising_matching=denoising,
+        more=levels.nats,
     )
     return Estimate(terms, density, levels)
 

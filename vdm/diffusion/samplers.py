@@ -41,12 +41,15 @@ class Sampler(NamedTuple):
     evaluations: denoiser calls per step; 0 if the number varies, and then the memory must be the
         number of calls so far for each example.
     deterministic: whether z_0 is a function of z_1.
+    needs: what it asks of a model (`vdm.models.interface`): the reverse steps of the bound, or a
+        denoiser that is a score.
     """
 
     step: Step
     init: Callable[[Array], PyTree] = lambda z_1: ()
     evaluations: int = 1
     deterministic: bool = False
+    needs: str = "probability_flow"
 
 
 class Trajectory(NamedTuple):
@@ -122,6 +125,14 @@ def evaluate(
     return denoiser(z, jnp.broadcast_to(omega, z.shape if omega.ndim else z.shape[:1]))
 
 
+def reverse_step(
+    denoiser: Denoiser, z_t: Float[Array, "batch *dims"], omega_s: EndPoint, omega_t: EndPoint
+) -> tuple[Float[Array, "batch *dims"], Float[Array, "..."]]:
+    """Returns the mean and variance of p(z_s | z_t): those of q(z_s | z_t, x) at the denoiser's
+    estimate of x (VDM Eq. 31-33)."""
+    return posterior(z_t, evaluate(denoiser, z_t, omega_t), omega_s, omega_t)
+
+
 def without_last(noise: Array, last: Bool[Array, ""], last_noise: bool) -> Array:
     """Returns the noise of a step, set to zero in the last step unless `last_noise`."""
     return noise if last_noise else jnp.where(last, jnp.zeros_like(noise), noise)
@@ -144,13 +155,13 @@ def ancestral(variance: str = "posterior", last_noise: bool = True) -> Sampler:
         raise ValueError(f"unknown variance {variance!r}; known: {', '.join(VARIANCES)}")
 
     def step(denoiser: Denoiser, z_t: Array, memory: PyTree, i: Interval) -> tuple[Array, PyTree]:
-        mean, var = posterior(z_t, evaluate(denoiser, z_t, i.omega_t), i.omega_s, i.omega_t)
+        mean, var = reverse_step(denoiser, z_t, i.omega_s, i.omega_t)
         if variance == "forward":
             _, var = transition(i.omega_s, i.omega_t)
         noise = without_last(i.noise(jnp.int32(0)), i.last, last_noise)
         return mean + jnp.sqrt(var) * noise, memory
 
-    return Sampler(step)
+    return Sampler(step, needs="reverse_steps")
 
 
 @interned

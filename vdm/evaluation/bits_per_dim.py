@@ -24,16 +24,14 @@ from vdm.devices import sharding
 from vdm.devices.keys import root_key
 from vdm.devices.waiting import wait
 from vdm.evaluation.calls import Parts, call_size
-from vdm.evaluation.estimators import Estimator, Place
+from vdm.evaluation.estimators import TERMS, Estimator, Place
 from vdm.evaluation.statistics import Error, monte_carlo_error, standard_error
+from vdm.models.interface import has_noise_levels, num_classes
 from vdm.models.latent_variable import AnyModel
-from vdm.models.vdm import VDM
 from vdm.typing import Params
 
 KEY_STREAM = 1_000_001
 """Keeps the noise of evaluation apart from that of a training run of the same seed."""
-
-TERMS = ("reconstruction", "prior_matching", "denoising_matching")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +41,8 @@ class Evaluation:
     columns: what the estimator gives, numpy float64 [draws, examples]; the three terms of the
     negative bound, or its "total", are nats. omega_0, omega_1: the ends of the schedule, if there
     is one. strata: parts that the draws are spread over, draw k in part k mod strata.
-    independent: the noise of an example is independent of that of the others.
+    independent: the noise of an example is independent of that of the others. more_terms: those
+    columns that are terms of the bound beside the three.
     """
 
     columns: dict[str, np.ndarray]
@@ -52,11 +51,12 @@ class Evaluation:
     num_dims: int
     strata: int = 1
     independent: bool = False
+    more_terms: tuple[str, ...] = ()
 
     @property
     def total(self) -> np.ndarray:
         """The negative bound, nats."""
-        parts = ("total",) if "total" in self.columns else TERMS
+        parts = ("total",) if "total" in self.columns else (*TERMS, *self.more_terms)
         return np.sum([self.columns[name] for name in parts], axis=0)
 
     def bpd(self, nats: np.ndarray) -> np.ndarray:
@@ -81,6 +81,7 @@ class Evaluation:
             "bpd_reconstruction": self._mean_bpd("reconstruction"),
             "bpd_prior": self._mean_bpd("prior_matching"),
             "bpd_denoising": self._mean_bpd("denoising_matching"),
+            **{f"bpd_{name}": self._mean_bpd(name) for name in self.more_terms},
             "stderr_images": standard_error(total.mean(axis=0)),
             "stderr_monte_carlo": noise.stderr,
             "stderr_degrees": noise.degrees or None,
@@ -111,7 +112,7 @@ def make_evaluate_batch(
 
     def evaluate_batch(params: Params, batch: dict, key: jax.Array, draw: jax.Array) -> jax.Array:
         place = Place(key, draw, num_draws, batch["index"], num_examples)
-        labels = batch["labels"] if getattr(model, "num_classes", 0) else None
+        labels = batch["labels"] if num_classes(model) else None
         columns = estimator.estimate(model, params, batch["examples"], labels, place)
         return jnp.stack([columns[name].astype(jnp.float32) for name in estimator.columns])
 
@@ -195,7 +196,7 @@ def _to_evaluation(
     finite."""
     _, draws, num_examples = columns.shape
     ends: Sequence[float | None] = (None, None)
-    if isinstance(model, VDM):
+    if has_noise_levels(model) and "schedule" in model.supports:
         omega = model.schedule_fn(params)(jnp.array([0.0, 1.0]))
         ends = [float(end.mean()) for end in omega]
     evaluation = Evaluation(
@@ -205,6 +206,7 @@ def _to_evaluation(
         num_dims=math.prod(model.dims),
         strata=estimator.strata(draws),
         independent=estimator.independent,
+        more_terms=getattr(model, "more_terms", ()) if "total" not in estimator.columns else (),
     )
     bad = np.flatnonzero(~np.isfinite(evaluation.total).all(axis=0))
     if bad.size:

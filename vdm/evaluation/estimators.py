@@ -12,13 +12,15 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vdm.diffusion import bounds
-from vdm.diffusion.elbo import Draws
-from vdm.diffusion.grids import equal_times
+from vdm.diffusion.elbo import Draws, ElboTerms
 from vdm.diffusion.ode import EVALUATIONS_PER_STEP, Solver
 from vdm.evaluation.statistics import num_strata
 from vdm.models.latent_variable import LatentVariableModel
 from vdm.models.vdm import VDM
 from vdm.typing import Params, PRNGKey
+
+TERMS = ElboTerms._fields[:3]
+"""The terms that every bound over noise levels has."""
 
 BOUNDS = ("elbo", "iw-K", *(f"ode-{kind}" for kind in bounds.DEQUANTISATIONS))
 
@@ -89,16 +91,17 @@ class Estimator(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Elbo:
     """The evidence lower bound in num_steps steps, which need not be those trained with; 0:
-    continuous time. Its three terms, where its denoising term was taken and how dense it is there.
+    continuous time. Its three terms and those that the model's family has beside them, where its
+    denoising term was taken and how dense it is there.
 
     Within a draw the times are low-discrepancy over the split; over the draws every example has
     equally many, two or more, in each of `strata(draws)` equal parts of [0, 1).
     """
 
     num_steps: int = 0
+    more_terms: tuple[str, ...] = ()
     name = "elbo"
     independent = False  # the times of a draw have one offset
-    columns = ("reconstruction", "prior_matching", "denoising_matching", "omega_t", "loss_density")
     remedy = NOT_FINITE
 
     def __post_init__(self) -> None:
@@ -111,6 +114,11 @@ class Elbo:
     def facts(self) -> dict[str, Any]:
         """Nothing more."""
         return {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The terms, then omega_t and the loss density."""
+        return (*TERMS, *self.more_terms, "omega_t", "loss_density")
 
     def passes(self, num_dims: int) -> int:
         """One."""
@@ -130,13 +138,18 @@ class Elbo:
         u = (place.draw % strata + jax.random.uniform(key_t, (), jnp.float32)) / strata
         t = jnp.mod(u + place.index.astype(jnp.float32) / place.num_examples, 1.0)
 
-        def noise(i: jax.Array) -> jax.Array:
-            return jax.random.normal(jax.random.fold_in(key_noise, i), (2, *model.latent_dims))
+        def noise(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+            key = jax.random.fold_in(key_noise, i)
+            # The largest number that can be folded in: no draw of the noise has it as its counter.
+            other = jax.random.fold_in(key, 2**32 - 1)
+            return jax.random.normal(key, (2, *model.latent_dims)), other
 
-        eps, eps_0 = jnp.moveaxis(jax.vmap(noise)(place.index), 1, 0)
-        estimate = model.elbo(params, data, Draws(t, eps, eps_0), self.num_steps, labels)
+        noises, keys = jax.vmap(noise)(place.index)
+        eps, eps_0 = jnp.moveaxis(noises, 1, 0)
+        draws = Draws(t, eps, eps_0, keys)
+        estimate = model.elbo(params, data, draws, self.num_steps, labels)
         return {
-            **estimate.terms._asdict(),
+            **estimate.terms.by_name,
             "omega_t": estimate.levels.omega_mean,
             "loss_density": estimate.loss_density,
         }
@@ -186,14 +199,12 @@ class ImportanceWeighted:
         self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
     ) -> dict[str, Array]:
         """total [batch], nats."""
-        omegas = equal_times(model.schedule_fn(params), self.num_steps)
-        denoiser, likelihood = model.denoiser(params, labels), model.likelihood_of(params)
+        path_log_weight = model.path_log_weight(params, data, self.num_steps, labels)
         keys = _keys(place)
 
         def one_path(_: None, k: Array) -> tuple[None, Array]:
             path_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, k)
-            weight = bounds.path_log_weight(path_keys, data, omegas, denoiser, likelihood)
-            return None, weight
+            return None, path_log_weight(path_keys)
 
         # One path at a time: memory does not grow with K.
         _, log_weights = jax.lax.scan(one_path, None, jnp.arange(self.num_weights))
@@ -250,18 +261,8 @@ class ProbabilityFlow:
         self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
     ) -> dict[str, Array]:
         """total [batch], nats; its variance from the probes; evaluations of the network."""
-        # Where fixed steps lie; an adaptive solver takes only the ends.
-        num_steps = max(1, self.solver.num_steps)
-        omegas = equal_times(model.schedule_fn(params), num_steps)
-        likelihood = model.likelihood_of(params)
-
-        def one(key: PRNGKey, example: Array, label: Array | None) -> bounds.OdeEstimate:
-            denoiser = model.denoiser(params, None if label is None else label[None])
-            return bounds.probability_flow_bound(
-                key, example, omegas, denoiser, likelihood, self.dequantisation, self.solver
-            )
-
-        return jax.vmap(one)(_keys(place), data, labels)._asdict()
+        bound = model.flow_bound(params, self.dequantisation, self.solver)
+        return jax.vmap(bound)(_keys(place), data, labels)._asdict()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +273,7 @@ class PathElbo:
     name = "elbo"
     num_steps = None
     independent = True
-    columns = ("reconstruction", "prior_matching", "denoising_matching")
+    columns = TERMS
     remedy = NOT_FINITE
 
     @property
@@ -300,7 +301,7 @@ class PathElbo:
     ) -> dict[str, Array]:
         """Column -> [batch], nats."""
         del labels
-        return model.elbo(params, data, _keys(place))._asdict()
+        return model.elbo(params, data, _keys(place)).by_name
 
 
 def _keys(place: Place) -> Array:

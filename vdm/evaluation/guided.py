@@ -97,7 +97,7 @@ class Classified:
             raise ValueError(
                 "sample.guidance.name = 'classifier': the data set has no labels: choose 'none'"
             )
-        if not model.latents_are_data:
+        if "noisy_data" not in model.supports:
             raise ValueError(
                 "sample.guidance.name = 'classifier' reads noisy data, which the latents of "
                 "this model are not: choose 'none' or 'classifier_free'"

@@ -16,8 +16,9 @@ from vdm.diffusion.grids import Grid, equal_times
 from vdm.diffusion.samplers import Sampler, first_latent
 from vdm.evaluation.calls import Parts, call_size
 from vdm.evaluation.guided import Guidance, Unguided
+from vdm.models.interface import has_noise_levels, num_classes, num_codes
 from vdm.models.latent_variable import AnyModel
-from vdm.models.vdm import VDM, Drawn
+from vdm.models.vdm import Drawn
 from vdm.typing import Params, PRNGKey
 
 UNGUIDED = Unguided()
@@ -85,9 +86,9 @@ def check_samples(sampler: Sampler, num_samples: int, num_steps: int, interpolat
 
 def sample_dtype(model: AnyModel, sampling: Sampling) -> np.dtype:
     """One sample as a record: data, evaluations of the denoiser, frames."""
-    num_codes = getattr(model.likelihood, "num_codes", 0)
-    value = np.min_scalar_type(num_codes - 1) if num_codes else np.dtype(np.float32)
-    frames = min(sampling.num_frames, sampling.num_steps) if isinstance(model, VDM) else 0
+    largest = num_codes(model) - 1
+    value = np.min_scalar_type(largest) if largest >= 0 else np.dtype(np.float32)
+    frames = min(sampling.num_frames, sampling.num_steps) if has_noise_levels(model) else 0
     return np.dtype(
         [
             ("data", value, model.dims),
@@ -108,7 +109,7 @@ def samples_per_call(
     """Samples that `draw_samples` draws at a time: batch_size of them, or fewer where that would
     take long (`vdm.evaluation.calls`)."""
     passes = 1
-    if isinstance(model, VDM):  # an adaptive sampler finds out on the way: say 100
+    if has_noise_levels(model):  # an adaptive sampler finds out on the way: say 100
         evaluations = sampling.sampler.evaluations or 100
         passes = sampling.num_steps * evaluations * sampling.guidance.passes
     return call_size(model, params, min(batch_size, num_samples), passes, mesh)
@@ -125,7 +126,7 @@ def make_draw(
         def keys_of(index: jax.Array) -> jax.Array:
             return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
-        if not isinstance(model, VDM):
+        if not has_noise_levels(model):
             data, is_finite = model.sample(params, keys_of(index))
             frames = jnp.zeros((0, *data.shape), data.dtype)
             return Drawn(data, is_finite, jnp.ones_like(index), frames)
@@ -136,11 +137,11 @@ def make_draw(
             angle = angle.reshape(-1, *(1,) * len(dims))
             first, last = (first_latent(keys_of(2 * row + end), dims) for end in (0, 1))
             z_1 = jnp.cos(angle) * first + jnp.sin(angle) * last
-        omegas = sampling.grid(model.schedule_fn(params), sampling.num_steps)
         denoiser = sampling.guidance(model, params, labels)
         return model.sample(
-            params, keys_of(index), omegas, sampling.sampler, denoiser, z_1, sampling.num_frames
-        )
+            params, keys_of(index), sampling.sampler, sampling.grid, sampling.num_steps, denoiser,
+            z_1, sampling.num_frames,
+        )  # fmt: skip
 
     return jax.jit(draw)
 
@@ -169,7 +170,7 @@ def draw_samples(
     """
     check_samples(sampling.sampler, num_samples, sampling.num_steps, sampling.interpolate)
     if labels is None:
-        classes = getattr(model, "num_classes", 0) or sampling.guidance.num_classes
+        classes = num_classes(model) or sampling.guidance.num_classes
         labels = np.arange(num_samples) // max(1, sampling.interpolate) % max(1, classes)
     labels = np.asarray(labels, np.int32)
     draw = make_draw(model, sampling)
@@ -204,7 +205,7 @@ def _records(model: AnyModel, drawn: Drawn, kind: np.dtype) -> np.ndarray:
         remedy = (
             "with sample.name = 'flow' raise sample.kwargs.tolerance, else take more "
             "steps or less guidance"
-            if isinstance(model, VDM)
+            if has_noise_levels(model)
             else "the parameters are not, or the decoder overflows: try an earlier "
             "checkpoint (eval.step)"
         )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from vdm.models.interface import num_codes
 from vdm.models.latent_variable import AnyModel
 
 
@@ -11,17 +12,15 @@ def check_codes(model: AnyModel, images: np.ndarray) -> np.ndarray:
     if images.shape[1:] != model.dims or not images.ndim:
         expected = ", ".join(map(str, model.dims))
         raise ValueError(f"images of shape {images.shape}: expected [N, {expected}]")
-    num_codes = getattr(model.likelihood, "num_codes", 0)
-    if not num_codes:
+    largest = num_codes(model) - 1
+    if largest < 0:
         if images.dtype.kind not in "iuf":
             raise ValueError(f"images of dtype {images.dtype}: expected real numbers")
         return images.astype(np.float32)
     if not np.issubdtype(images.dtype, np.integer):
         raise ValueError(f"images of dtype {images.dtype}: expected integer codes")
-    if images.size and not 0 <= images.min() <= images.max() < num_codes:
-        raise ValueError(
-            f"codes from {images.min()} to {images.max()}: expected 0 to {num_codes - 1}"
-        )
+    if images.size and not 0 <= images.min() <= images.max() <= largest:
+        raise ValueError(f"codes from {images.min()} to {images.max()}: expected 0 to {largest}")
     return images.astype(images.dtype.newbyteorder("="), copy=False)  # JAX takes no other
 
 

@@ -10,6 +10,7 @@ from vdm.devices.keys import root_key
 from vdm.diffusion.elbo import (
     ElboTerms,
 )
+from vdm.models.interface import num_codes
 from vdm.models.vdm import VDM
 from vdm.typing import Likelihood, Params, PRNGKey
 
@@ -62,11 +63,13 @@ AnyModel = VDM | LatentVariableModel
 def check_methods(model: LatentVariableModel, params: Params) -> None:
     """ValueError where a model without a schedule gives other shapes than it should; params: their
     shapes."""
-    dtype = jnp.int32 if hasattr(model.likelihood, "num_codes") else jnp.float32
+    dtype = jnp.int32 if num_codes(model) else jnp.float32
     keys = jax.eval_shape(lambda: jax.random.split(root_key(0), 2))
     data = jax.ShapeDtypeStruct((2, *model.dims), dtype)
     found = {
-        "elbo": [term.shape for term in jax.eval_shape(model.elbo, params, data, keys)],
+        "elbo": [
+            term.shape for term in jax.tree.leaves(jax.eval_shape(model.elbo, params, data, keys))
+        ],
         "sample": [part.shape for part in jax.eval_shape(model.sample, params, keys)],
     }
     asked = {"elbo": [(2,)] * 3, "sample": [(2, *model.dims), (2,)]}

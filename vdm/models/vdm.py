@@ -1,11 +1,12 @@
-"""The variational diffusion model: schedule, network and likelihood tied into one bound; and what
-is asked of a model without a schedule.
+"""The variational diffusion model: schedule, network and likelihood tied into one bound.
 
 Models hold no parameters. Their methods are pure functions of `params`, a dict with the entry
 "network" and, of a `VDM`, "schedule".
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,19 +15,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from vdm.devices.keys import root_key
-from vdm.diffusion.elbo import (
-    Draws,
-    Estimate,
-    NoiseLevels,
-    estimate_elbo,
-    noise_levels,
-)
+from vdm.diffusion import bounds
+from vdm.diffusion.elbo import Draws, Estimate, NoiseLevels, estimate_elbo, noise_levels
+from vdm.diffusion.grids import Grid, equal_times
 from vdm.diffusion.likelihood import expected_eps
 from vdm.diffusion.noise import fresh_noise, level
+from vdm.diffusion.ode import Solver
 from vdm.diffusion.predictions import convert
-from vdm.diffusion.samplers import Sampler, first_latent, run_chain
+from vdm.diffusion.samplers import Sampler, first_latent, reverse_step, run_chain
 from vdm.diffusion.schedule_algebra import next_omega
-from vdm.typing import Denoiser, Likelihood, OmegaGrid, Params, PRNGKey, ScheduleFn
+from vdm.models.interface import left_of
+from vdm.typing import Denoiser, Kernel, Likelihood, Params, PRNGKey, ScheduleFn
 
 
 class Drawn(NamedTuple):
@@ -69,9 +68,21 @@ class VDM:
         return self.dims
 
     @property
-    def latents_are_data(self) -> bool:
-        """Whether z_0 is data with noise, so that a density of z_0 is one of the data."""
-        return True
+    def supports(self) -> frozenset[str]:
+        """What the model can do, names of `vdm.models.interface.CAPABILITIES`. A subclass loses
+        what rests on a method that it overrides, but for what it names in `keeps`."""
+        return left_of(type(self))
+
+    @property
+    def more_terms(self) -> tuple[str, ...]:
+        """The names of the terms of its bound beside the three of `ElboTerms`."""
+        return ()
+
+    @property
+    def interior_matters(self) -> bool:
+        """Whether the bound of continuous time depends on the noise levels between the ends, as it
+        does where each dimension has its own, or each example."""
+        return self.multivariate or "schedule" not in self.supports
 
     def likelihood_of(self, params: Params, dropout_key: PRNGKey | None = None) -> Likelihood:
         """p(data | z_0) and what noise is added to. A model whose own have parameters gives them
@@ -93,6 +104,35 @@ class VDM:
         """The entry "schedule" of `init(key)`."""
         _, key_schedule = jax.random.split(key)
         return self.schedule.init(key_schedule, jnp.zeros((), jnp.float32)).get("params", {})
+
+    def levels(
+        self,
+        params: Params,
+        t: Float[Array, " batch"],
+        num_steps: int,
+        data: Shaped[Array, "batch *dims"] | None = None,
+        key: Key[Array, " batch"] | None = None,
+    ) -> NoiseLevels:
+        """The noise levels of the bound at times t, for num_steps steps (0: continuous time).
+
+        A schedule that depends on the data reads `data` and draws what it needs from `key`, one for
+        each example; it reads params["schedule"] alone, so that its gradient needs no second pass
+        through the network.
+        """
+        del data, key
+        return noise_levels(self.schedule_fn(params), t, num_steps)
+
+    def encode(
+        self, params: Params, data: Shaped[Array, "batch *dims"], omega: Float[Array, "..."]
+    ) -> Float[Array, "batch *dims"]:
+        """x of q(z | x) = N(alpha x, sigma^2), to which noise is added at level omega."""
+        del omega  # the same at every level
+        return self.likelihood_of(params).encode(data)
+
+    def kernel(self, denoiser: Denoiser) -> Kernel:
+        """The reverse step p(z_s | z_t) of that denoiser: (z_t, omega_s, omega_t) -> its mean and
+        variance, those of q(z_s | z_t, x) with the estimate in place of the noise (VDM Eq. 33)."""
+        return functools.partial(reverse_step, denoiser)
 
     def schedule_fn(self, params: Params) -> ScheduleFn:
         """t, any shape -> omega(t), that shape, with `dims` appended if multivariate."""
@@ -162,7 +202,7 @@ class VDM:
 
         num_steps = 0 is continuous time; it need not be the number trained with.
         """
-        levels = noise_levels(self.schedule_fn(params), draws.t, num_steps)
+        levels = self.levels(params, draws.t, num_steps, data, draws.keys)
         return self.elbo_at(params, data, draws, levels, labels, dropout_key)
 
     def elbo_at(
@@ -181,19 +221,51 @@ class VDM:
         likelihood = self.likelihood_of(params, dropout_key)
         return estimate_elbo(data, draws, levels, denoiser, likelihood)
 
+    def path_log_weight(
+        self,
+        params: Params,
+        data: Shaped[Array, "batch *dims"],
+        num_steps: int,
+        labels: Int[Array, " batch"] | None = None,
+    ) -> Callable[[Key[Array, " batch"]], Float[Array, " batch"]]:
+        """A function of keys, one for each example: log p(x, path) / q(path | x) of a path of
+        num_steps steps, nats (`vdm.diffusion.bounds.path_log_weight`)."""
+        omegas = equal_times(self.schedule_fn(params), num_steps)
+        denoiser, likelihood = self.denoiser(params, labels), self.likelihood_of(params)
+        return lambda keys: bounds.path_log_weight(keys, data, omegas, denoiser, likelihood)
+
+    def flow_bound(
+        self, params: Params, dequantisation: str, solver: Solver
+    ) -> Callable[[PRNGKey, Array, Array | None], bounds.OdeEstimate]:
+        """A function (key, example, its label): the bound by the probability-flow ODE, nats
+        (`vdm.diffusion.bounds.probability_flow_bound`)."""
+        # Where fixed steps lie; an adaptive solver takes only the ends.
+        omegas = equal_times(self.schedule_fn(params), max(1, solver.num_steps))
+        likelihood = self.likelihood_of(params)
+
+        def one(key: PRNGKey, example: Array, label: Array | None) -> bounds.OdeEstimate:
+            denoiser = self.denoiser(params, None if label is None else label[None])
+            return bounds.probability_flow_bound(
+                key, example, omegas, denoiser, likelihood, dequantisation, solver
+            )
+
+        return one
+
     def sample(
         self,
         params: Params,
         keys: Key[Array, " batch"],
-        omegas: OmegaGrid,
         sampler: Sampler,
+        grid: Grid,
+        num_steps: int,
         denoiser: Denoiser,
         z_1: Float[Array, "batch *dims"] | None = None,
         num_frames: int = 0,
     ) -> Drawn:
-        """Data drawn down the grid `omegas`, which ends at the schedule's own omega_0, one example
-        for each key; from N(0, I), or from the latents z_1. denoiser: the model's, perhaps
-        guided."""
+        """Data drawn by a sampler in num_steps steps, one example for each key; from N(0, I), or
+        from the latents z_1. grid: where it steps; it ends at the schedule's own omega_0. denoiser:
+        the model's, perhaps guided."""
+        omegas = grid(self.schedule_fn(params), num_steps)
         z_1 = first_latent(keys, self.latent_dims) if z_1 is None else z_1
         noise = fresh_noise(keys, self.latent_dims)
         chain = run_chain(z_1, noise, omegas, denoiser, sampler, num_frames)

@@ -12,6 +12,7 @@ from vdm.io import lock
 from vdm.io.atomic import write_json
 from vdm.io.console import say
 from vdm.models.classifier import NoisyClassifier
+from vdm.models.interface import require, supports
 from vdm.runs import states
 from vdm.runs.data import FILENAME as DATA
 from vdm.runs.data import settle
@@ -33,7 +34,8 @@ def train_classifier(run: Run, init_from: str | None = None, accept_new_data: bo
         raise ValueError(
             f"--mode=classifier: data set {run.source.name!r} has no labels; choose one that has"
         )
-    if not run.vdm.latents_are_data:
+    require(run.model, "schedule", "--mode=classifier")
+    if "noisy_data" not in supports(run.model):
         raise ValueError(
             "--mode=classifier: it reads noisy data, which the latents of this model are not; "
             "sample.guidance.name = 'classifier_free' needs no classifier"

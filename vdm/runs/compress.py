@@ -28,6 +28,7 @@ from vdm.data.pictures import MOST_LEVELS, as_levels
 from vdm.devices import sharding
 from vdm.io.atomic import write_bytes
 from vdm.io.console import Progress, say
+from vdm.models import interface
 from vdm.models.inputs import check_codes, check_labels
 from vdm.runs import states
 from vdm.runs.run import Run
@@ -195,7 +196,7 @@ def compress(run: Run, source: str, target: str, init_from: str | None = None) -
             f"this model is conditional on {run.vdm.num_classes} classes: set compress.labels to "
             "an .npy of one label for each image"
         )
-    num_codes = getattr(run.vdm.likelihood, "num_codes", 0) or 256
+    num_codes = interface.num_codes(run.model) or 256
     images, names, note = read_images(Path(source), num_codes)
     if note:
         say(note)
@@ -220,7 +221,7 @@ def compress(run: Run, source: str, target: str, init_from: str | None = None) -
 
 def _check_greys(run: Run, images: np.ndarray, source: str) -> None:
     """ValueError for pictures whose greys are no codes of the model, with what makes them codes."""
-    largest, num_codes = int(images.max()), getattr(run.vdm.likelihood, "num_codes", 256)
+    largest, num_codes = int(images.max()), interface.num_codes(run.model) or 256
     if largest < num_codes:
         return
     codes = as_levels(images, num_codes) if num_codes <= MOST_LEVELS else None

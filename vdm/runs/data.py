@@ -21,6 +21,7 @@ from vdm.data.sources import Source, Split
 from vdm.io.atomic import read_json
 from vdm.io.console import say
 from vdm.models.inputs import check_codes, check_labels
+from vdm.models.interface import num_classes
 from vdm.models.latent_variable import AnyModel
 
 FILENAME = "data.json"
@@ -88,7 +89,7 @@ def check_split(model: AnyModel, source: Source, split: Split) -> None:
     in_range = not source.num_codes or (examples.dtype == np.uint8 and source.num_codes == 256)
     try:
         check_codes(model, examples[:1] if in_range else examples)
-        check_labels(split.labels, len(examples), getattr(model, "num_classes", 0))
+        check_labels(split.labels, len(examples), num_classes(model))
         if not len(examples):
             raise ValueError("it has no examples")
         if not source.num_codes and not np.isfinite(examples).all():

@@ -19,7 +19,7 @@ from vdm.io.atomic import read_json, remove, save_npz, write_json
 from vdm.io.checksums import params_digest
 from vdm.io.console import Progress, say
 from vdm.io.journal import Journal
-from vdm.models.vdm import VDM
+from vdm.models.interface import has_noise_levels
 from vdm.runs import states
 from vdm.runs.partial import open_journal, parts_in
 from vdm.runs.run import Run
@@ -113,7 +113,11 @@ def report_evaluation(
         save_npz(  # nats of each image, averaged over its draws, and the bound of every draw
             run.workdir / "eval_examples.npz",
             index=np.arange(len(split.examples)),
-            **{name: result.columns[name].mean(axis=0) for name in TERMS if name in result.columns},
+            **{
+                name: result.columns[name].mean(axis=0)
+                for name in (*TERMS, *result.more_terms)
+                if name in result.columns
+            },
             total=result.total.mean(axis=0),
             total_of_draws=result.total,
         )
@@ -147,21 +151,22 @@ def _identity(run: Run, params: Params, split: Split) -> dict[str, Any]:
 def _pictures(run: Run, params: Params, result: Evaluation) -> list[str]:
     """Writes omega.png, if there is a schedule, and, where the bound has a loss density,
     loss_density.png; their names."""
-    if not isinstance(run.model, VDM):
+    model = run.model
+    if not has_noise_levels(model) or "schedule" not in model.supports:
         return []
     t = jnp.linspace(0.0, 1.0, 513)
-    initial = run.model.init_schedule(run.init_key)
+    initial = model.init_schedule(run.init_key)
     plots.plot_schedule(
         run.workdir / "omega.png",
         t,
-        run.model.schedule_fn(params)(t),
-        run.model.schedule_fn({"schedule": initial})(t),
+        model.schedule_fn(params)(t),
+        model.schedule_fn({"schedule": initial})(t),
     )
     diagnosis = _diagnosis(run, result)
     if diagnosis is None:
         remove(run.workdir / "loss_density.png")  # of another bound
         return ["omega.png"]
-    omega = run.model.schedule_fn(params)(t).reshape(t.size, -1).mean(axis=1)
+    omega = model.schedule_fn(params)(t).reshape(t.size, -1).mean(axis=1)
     plots.plot_loss_density(run.workdir / "loss_density.png", diagnosis, t, omega)
     return ["omega.png", "loss_density.png"]
 

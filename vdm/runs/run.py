@@ -35,6 +35,7 @@ from vdm.io.metrics_log import MetricsHook, read_metrics
 from vdm.io.orbax_paths import check_shared
 from vdm.io.places import check_local
 from vdm.models.classifier import NoisyClassifier
+from vdm.models.interface import has_noise_levels, num_classes
 from vdm.models.latent_variable import AnyModel
 from vdm.models.vdm import VDM
 from vdm.runs.data import open_source
@@ -66,7 +67,7 @@ class Run:
     @property
     def vdm(self) -> VDM:
         """The model, of what needs noise levels. ValueError for a model without a schedule."""
-        if not isinstance(self.model, VDM):
+        if not has_noise_levels(self.model):
             name = self.resolved["model"]["name"]
             raise ValueError(f"model.name = {name!r} has no schedule of noise: choose 'vdm'")
         return self.model
@@ -175,8 +176,7 @@ def build_run(
         configs.build_sampler(config),
         configs.build_guidance(config, model, classifier),
     )
-    num_classes = getattr(model, "num_classes", 0) or guidance.num_classes
-    check_options(options.sample, sampler, num_classes)
+    check_options(options.sample, sampler, num_classes(model) or guidance.num_classes)
     if options.sample.features:
         check_features(options.sample.features, source.shape, source.num_codes)
     return Run(

@@ -23,7 +23,7 @@ from vdm.io.atomic import remove, save_npz, write_json
 from vdm.io.checksums import params_digest
 from vdm.io.console import Progress, say
 from vdm.io.journal import Journal
-from vdm.models.vdm import VDM
+from vdm.models.interface import has_noise_levels
 from vdm.runs import states
 from vdm.runs.partial import open_journal, parts_in
 from vdm.runs.run import Run
@@ -181,7 +181,7 @@ def _write_report(
 ) -> None:
     """Writes samples.json."""
     settings = run.resolved["sample"]
-    if not isinstance(run.model, VDM):  # no step of these was taken
+    if not has_noise_levels(run.model):  # no step of these was taken
         settings = {key: settings[key] for key in _OF_ANY_MODEL}
     report = settings | {
         "network_evaluations": drawn.network_evaluations,

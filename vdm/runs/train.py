@@ -15,7 +15,8 @@ from vdm.io import lock
 from vdm.io.atomic import to_json, write_json
 from vdm.io.console import say
 from vdm.io.metrics_log import MetricsWriter, read_metrics
-from vdm.models.vdm import VDM, count_parameters
+from vdm.models.interface import has_noise_levels
+from vdm.models.vdm import count_parameters
 from vdm.runs import states
 from vdm.runs.data import FILENAME as DATA
 from vdm.runs.data import check_split, settle
@@ -105,9 +106,9 @@ def _announce(run: Run, split: Split, state: TrainState) -> None:
         )
     for note in split.notes:
         say(note)
-    if isinstance(run.model, VDM):
+    if has_noise_levels(run.model):
         wanted, bound_steps = run.options.train_schedule, run.options.bound_steps
-        if objective(wanted, bound_steps, run.model.multivariate) != wanted:
+        if objective(wanted, bound_steps, run.model.interior_matters) != wanted:
             why = f"with T = {bound_steps}" if bound_steps else "with an omega for each dimension"
             say(f"{why} the interior of the schedule changes the bound, and is trained on it")
     if run.options.weighting != "bound":

@@ -28,7 +28,7 @@ The three functions `draw`, `network_gradient` and `schedule_direction` are thes
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -44,7 +44,7 @@ from vdm.models.vdm import VDM
 from vdm.training import schedule_objectives
 from vdm.training.microbatches import Microbatches
 from vdm.training.schedule_objectives import BatchEstimate
-from vdm.typing import NO_LABEL, Params, PerDraw, PRNGKey, PyTree
+from vdm.typing import NO_LABEL, Params, PRNGKey, PyTree
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
@@ -79,15 +79,14 @@ not a number."""
 class Inputs(NamedTuple):
     """Per-example inputs of the network's loss; microbatches divide their leading axis.
 
-    omega_t, weight: the noise levels of the example, as in `elbo.NoiseLevels`. multiplier: the
-    value of the weighting at their means over the dimensions. labels: NO_LABEL where the label is
-    withheld; None for an unconditional model. augmented: None for a model that ignores it.
+    levels: without the ends of the schedule where all examples share them. multiplier: the value of
+    the weighting at the means of the levels over the dimensions. labels: NO_LABEL where the label
+    is withheld; None for an unconditional model. augmented: None for a model that ignores it.
     """
 
     data: Shaped[Array, "batch *dims"]
     draws: Draws
-    omega_t: PerDraw
-    weight: PerDraw
+    levels: NoiseLevels
     labels: Int[Array, " batch"] | None
     augmented: Bool[Array, " batch"] | None
     multiplier: Float[Array, " batch"]
@@ -143,22 +142,35 @@ def draw(model: VDM, objective: Objective, params: Params, batch: Batch, key: PR
         )
         labels = jnp.where(withheld, NO_LABEL, labels)
 
+    keys = jax.random.split(jax.random.fold_in(key, 4), len(data))
+
     def levels_of(schedule: Params) -> NoiseLevels:
-        omega = model.schedule_fn({"schedule": schedule})
-        return elbo.noise_levels(omega, draws.t, objective.num_steps)
+        return model.levels({"schedule": schedule}, t, objective.num_steps, data, keys)
 
     levels, pull_back = jax.vjp(levels_of, params["schedule"])
     multiplier = objective.weighting(levels.omega_mean, levels.weight_mean)
     inputs = Inputs(
         data=data,
         draws=draws,
-        omega_t=levels.omega_t,
-        weight=levels.weight,
+        levels=_split_ends(levels)[1],
         labels=labels,
         augmented=batch["augmented"] if model.augmented_flag else None,
         multiplier=jnp.clip(multiplier, *MULTIPLIERS),
     )
     return Drawn(inputs, levels, pull_back, dropout_key)
+
+
+Ends = dict[str, Any]
+"""omega_0 and omega_1 under their names; empty where each example has its own."""
+
+
+def _split_ends(levels: NoiseLevels) -> tuple[Ends, NoiseLevels]:
+    """Returns the ends that all examples share, and the levels without these."""
+    if levels.omega_0.shape[:1] == levels.omega_t.shape[:1]:
+        return {}, levels
+    none: Any = None
+    ends = {"omega_0": levels.omega_0, "omega_1": levels.omega_1}
+    return ends, levels._replace(omega_0=none, omega_1=none)
 
 
 def network_gradient(
@@ -167,6 +179,7 @@ def network_gradient(
     """Differentiates the mean weighted bound in one pass through the network, by its parameters
     and by the noise levels. The pass is divided into microbatches."""
     num_dims = math.prod(model.dims)
+    ends, _ = _split_ends(drawn.levels)
 
     def loss(
         network: Params, levels: NoiseLevels, inputs: Inputs, key: PRNGKey
@@ -182,22 +195,21 @@ def network_gradient(
         return jnp.mean(to_bpd(terms.total, num_dims)), estimate
 
     def gradient(inputs: Inputs, key: PRNGKey) -> tuple[PyTree, PyTree]:
-        levels = drawn.levels._replace(omega_t=inputs.omega_t, weight=inputs.weight)
+        levels = inputs.levels._replace(**ends)
         (grad_network, grad_levels), estimate = jax.grad(loss, argnums=(0, 1), has_aux=True)(
             params["network"], levels, inputs, key
         )
-        omega_0, omega_1, *per_example = grad_levels
-        means = grad_network, (omega_0, omega_1)
-        return means, (per_example, estimate.terms, estimate.loss_density)
+        grad_ends, per_example = _split_ends(grad_levels)
+        return (grad_network, grad_ends), (per_example, estimate.terms, estimate.loss_density)
 
-    (grad_network, ends), (per_example, nats, loss_density) = microbatches(
+    (grad_network, grad_ends), (per_example, nats, loss_density) = microbatches(
         gradient, drawn.inputs, drawn.dropout_key
     )
-    chex.assert_shape([*nats, loss_density], drawn.inputs.draws.t.shape)
+    chex.assert_shape([*jax.tree.leaves(nats), loss_density], drawn.inputs.draws.t.shape)
     if microbatches.count > 1:  # of the mean over the batch, not over a microbatch
-        per_example = [grad / microbatches.count for grad in per_example]
-    terms = ElboTerms(*(to_bpd(term, num_dims) for term in nats))
-    return NetworkGradient(grad_network, NoiseLevels(*ends, *per_example), terms, loss_density)
+        per_example = jax.tree.map(lambda grad: grad / microbatches.count, per_example)
+    terms = jax.tree.map(lambda term: to_bpd(term, num_dims), nats)
+    return NetworkGradient(grad_network, per_example._replace(**grad_ends), terms, loss_density)
 
 
 def schedule_direction(
@@ -211,10 +223,10 @@ def schedule_direction(
     grad_levels = of_network.grad_levels
     if objective.is_weighted:
         multiplier = drawn.inputs.multiplier
-        grad_levels = grad_levels._replace(
-            omega_t=grad_levels.omega_t / expand(multiplier, grad_levels.omega_t),
-            weight=grad_levels.weight / expand(multiplier, grad_levels.weight),
-        )
+        fields = ("omega_t", "weight", "omega_s", "context")  # what the denoising term reads
+        weighted = {field: getattr(grad_levels, field) for field in fields}
+        bound = jax.tree.map(lambda grad: grad / expand(multiplier, grad), weighted)
+        grad_levels = grad_levels._replace(**bound)
     estimate = BatchEstimate(
         t=drawn.inputs.draws.t,
         levels=drawn.levels,
@@ -239,7 +251,7 @@ def make_gradient(
     """
     gradient_fn = schedule_objectives.GRADIENTS[
         schedule_objectives.objective(
-            objective.train_schedule, objective.num_steps, model.multivariate
+            objective.train_schedule, objective.num_steps, model.interior_matters
         )
     ]
 
@@ -276,7 +288,7 @@ def make_plain_gradient(
         params: Params, data: Array, keys: PRNGKey, dropout_key: PRNGKey
     ) -> tuple[Array, ElboTerms]:
         nats = model.elbo(params, data, keys, dropout_key)
-        terms = ElboTerms(*(to_bpd(term, num_dims) for term in nats))
+        terms = jax.tree.map(lambda term: to_bpd(term, num_dims), nats)
         return jnp.mean(terms.total), terms
 
     def gradient(params: Params, batch: Batch, key: PRNGKey) -> tuple[Params, Metrics, None]:
@@ -288,7 +300,7 @@ def make_plain_gradient(
             (data, jax.random.split(key_noise, len(data))),
             dropout_key,
         )
-        chex.assert_shape(list(terms), data.shape[:1])
+        chex.assert_shape(jax.tree.leaves(terms), data.shape[:1])
         return grads, _metrics(terms), None
 
     return gradient
@@ -301,4 +313,5 @@ def _metrics(terms: ElboTerms) -> Metrics:
         "bpd_reconstruction": jnp.mean(terms.reconstruction),
         "bpd_prior": jnp.mean(terms.prior_matching),
         "bpd_denoising": jnp.mean(terms.denoising_matching),
+        **{f"bpd_{name}": jnp.mean(term) for name, term in terms.more.items()},
     }

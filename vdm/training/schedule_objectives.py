@@ -49,11 +49,8 @@ def recombine(ends: NoiseLevels, interior: NoiseLevels) -> NoiseLevels:
     its parameters are."""
     span, own_span = ends.omega_1 - ends.omega_0, interior.omega_1 - interior.omega_0
     ratio = (interior.omega_t - interior.omega_0) / own_span
-    return NoiseLevels(
-        ends.omega_0,
-        ends.omega_1,
-        ends.omega_0 + span * ratio,
-        span * interior.weight / own_span,
+    return ends._replace(
+        omega_t=ends.omega_0 + span * ratio, weight=span * interior.weight / own_span
     )
 
 
@@ -138,8 +135,8 @@ def updated(
         return old
     if train != "adaptive":
         return new
-    omega_0, omega_1, omega_t, _ = estimate.levels
-    position = (omega_t - omega_0) / (omega_1 - omega_0)
+    levels = estimate.levels
+    position = (levels.omega_t - levels.omega_0) / (levels.omega_1 - levels.omega_0)
     return new | schedule.adapt(old, position, estimate.loss_density)
 
 

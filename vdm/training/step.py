@@ -10,8 +10,8 @@ import optax
 from jax.sharding import Mesh
 
 from vdm.devices import sharding
+from vdm.models.interface import has_noise_levels
 from vdm.models.latent_variable import AnyModel
-from vdm.models.vdm import VDM
 from vdm.training import schedule_objectives
 from vdm.training.gradient import (
     Batch,
@@ -67,7 +67,7 @@ def make_train_step(
     network, and updated where they live.
     """
     microbatches = Microbatches(accumulate, mesh)
-    if isinstance(model, VDM):
+    if has_noise_levels(model):
         gradient = make_gradient(model, objective, microbatches)
     else:
         gradient = make_plain_gradient(model, microbatches)
@@ -77,7 +77,7 @@ def make_train_step(
         grads, metrics, estimate = gradient(sharding.gather(state.params, mesh), batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
-        if isinstance(model, VDM) and estimate is not None:
+        if has_noise_levels(model) and estimate is not None:
             schedule = schedule_objectives.updated(
                 objective.train_schedule, model.schedule, state.params["schedule"],
                 params["schedule"], estimate,
