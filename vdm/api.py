@@ -197,11 +197,12 @@ class Model:
         config, changes = ConfigDict(self.run.resolved), {}
         fields: dict[str, tuple[Any, bool, ConfigDict, Callable[[], Any]]] = {
             "sampler": (sampler, isinstance(sampler, Sampler), config.sample,
-                        lambda: configs.build_sampler(config)),
+                        lambda: configs.build_sampler(config.sample)),
             "grid": (grid, callable(grid), config.sample.grid,
-                     lambda: configs.build_grid(config)),
+                     lambda: configs.build_grid(config.sample.grid)),
             "guidance": (guidance, hasattr(guidance, "passes"), config.sample.guidance,
-                         lambda: configs.build_guidance(config, self.model, self.run.classifier)),
+                         lambda: configs.build_guidance(
+                             config.sample.guidance, self.run.classifier, self.model)),
         }  # fmt: skip
         for field, (given, fits, group, make) in fields.items():
             if isinstance(given, str):

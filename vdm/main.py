@@ -147,7 +147,6 @@ def run(options: flags.FlagValues, given: Given) -> int:
     from vdm.config.options import read
     from vdm.devices import sharding
     from vdm.io.console import say
-    from vdm.runs import classifier, compress, evaluate, sample, train
     from vdm.runs.run import open_run
     from vdm.training import loop
     from vdm.training.metrics import NonFiniteError
@@ -162,18 +161,7 @@ def run(options: flags.FlagValues, given: Given) -> int:
     if options.mode in ("train", "eval"):  # others evaluate nothing
         check_ode(opened.options.eval, opened.estimator, opened.model, given.fields)
     try:
-        if options.mode == "train":
-            train.train(opened, options.init_from, options.accept_new_data)
-        elif options.mode == "eval":
-            evaluate.evaluate_run(opened, options.init_from)
-        elif options.mode == "classifier":
-            classifier.train_classifier(opened, options.init_from, options.accept_new_data)
-        elif options.mode == "compress":
-            compress.compress(opened, options.input, options.output, options.init_from)
-        elif options.mode == "decompress":
-            compress.decompress(opened, options.input, options.output, options.init_from)
-        else:
-            sample.sample_run(opened, options.init_from)
+        run_mode(options, opened)
     except loop.Interrupted as stop:
         say(str(stop))
         return 128 + stop.signum
@@ -191,6 +179,24 @@ def run(options: flags.FlagValues, given: Given) -> int:
             print(f"error: {error}; {kept}", file=sys.stderr)
         return 1
     return 0
+
+
+def run_mode(options: flags.FlagValues, opened: Any) -> None:
+    """What --mode names, done to the opened run."""
+    from vdm.runs import classifier, compress, evaluate, sample, train
+
+    if options.mode == "train":
+        train.train(opened, options.init_from, options.accept_new_data)
+    elif options.mode == "eval":
+        evaluate.evaluate_run(opened, options.init_from)
+    elif options.mode == "classifier":
+        classifier.train_classifier(opened, options.init_from, options.accept_new_data)
+    elif options.mode == "compress":
+        compress.compress(opened, options.input, options.output, options.init_from)
+    elif options.mode == "decompress":
+        compress.decompress(opened, options.input, options.output, options.init_from)
+    else:
+        sample.sample_run(opened, options.init_from)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def facts(case: Case, job: Job) -> Row:
     return {
         "config": f"configs/{case.file}{argument}",
         "parameters": count_parameters(params),
-        "uniform_bpd": float(np.log2(build_source(job.config).num_codes)),
+        "uniform_bpd": float(np.log2(build_source(job.config.data).num_codes)),
     }
 
 

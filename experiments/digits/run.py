@@ -20,7 +20,7 @@ def references(config: ConfigDict) -> list[Row]:
 
     Counts start at one for each code, so that no test image is impossible.
     """
-    source = build_source(config)
+    source = build_source(config.data)
     train_split, test = source.load("train"), source.load("test")
     v = source.num_codes
     flat = train_split.examples.reshape(len(train_split.examples), -1)

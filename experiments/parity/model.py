@@ -59,7 +59,7 @@ def recompute_model(arrays: Arrays, dtype: Any) -> dict[str, Any]:
     published = json.loads(str(arrays["config_json"]))
     config = config_of(published, arrays["images"].shape[1:])
     num_steps = config.model.num_steps
-    model = build_model(config, build_source(config))
+    model = build_model(config, build_source(config.data))
     assert isinstance(model, VDM)
     like = jax.eval_shape(model.init, jax.random.key(0))
     params = interop.from_published(nested(below(arrays, "params"), dtype), like)

@@ -90,7 +90,7 @@ def recompute_optimizer(arrays: Arrays, dtype: Any) -> dict[str, Any]:
     """Steps of AdamW with warm-up, mask and EMA, as the files' README states them."""
     config = load_config(CONFIG, "published")
     config.optim.kwargs.warmup_steps, ema_rate = 3, 0.999
-    optimizer, kwargs = build_optimizer(config), config.optim.kwargs
+    optimizer, kwargs = build_optimizer(config.optim, config.train.num_steps), config.optim.kwargs
     rate = learning_rate_schedule(
         config.train.num_steps, kwargs.learning_rate, kwargs.warmup_steps, kwargs.decay
     )

@@ -14,7 +14,6 @@ from vdm.api import load_config
 from vdm.config import build as configs
 from vdm.config import defaults, options, registry
 from vdm.config.build import build_estimator
-from vdm.config.checks import check_options
 from vdm.config.compatibility import differing_fields
 from vdm.diffusion import weightings
 from vdm.evaluation.estimators import Elbo
@@ -63,7 +62,7 @@ def test_a_field_that_no_config_has_is_refused(group, key, value, message):
 
 def test_cifar10_builds_the_paper_network_of_its_stated_size():
     config = load("cifar10")
-    model = configs.build_model(config, configs.build_source(config))
+    model = configs.build_model(config, configs.build_source(config.data))
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert f"{count / 1e6:.1f} M parameters" in (FOLDER / "cifar10.py").read_text()
@@ -77,7 +76,7 @@ def test_the_network_moves_when_omega_moves(name):
     if config.network.name == "unet":
         config.network.kwargs.num_blocks = 0
         config.network.kwargs.width = min(32, config.network.kwargs.width)
-    source = configs.build_source(config)
+    source = configs.build_source(config.data)
     model = configs.build_model(config, source)
     params = jax.jit(model.init)(jax.random.key(0))
     keys = iter(jax.random.split(jax.random.key(1), 200))
@@ -97,20 +96,20 @@ def test_the_network_moves_when_omega_moves(name):
 
 def test_a_component_is_swapped_by_its_name_alone():
     config = load("digits")
-    source = configs.build_source(config)
+    source = configs.build_source(config.data)
     for name, kind in [("linear", Linear), ("cosine", Cosine), ("monotone", Monotone)]:
         config.schedule.name = name  # hidden_features is left out where it is not a parameter
         schedule = configs.build_model(config, source).schedule
         assert type(schedule) is kind
         assert schedule.omega_0 == config.schedule.kwargs.omega_0
     config.sample.name = "ddim"
-    assert configs.build_sampler(config).deterministic
+    assert configs.build_sampler(config.sample).deterministic
     for name in registry.SAMPLERS:  # kwargs of the others are left out
         config.sample.name = name
-        assert callable(configs.build_sampler(config).step)
+        assert callable(configs.build_sampler(config.sample).step)
     for name in registry.GRIDS:
         config.sample.grid.name = name
-        grid = configs.build_grid(config)(lambda t: 13 * t - 8, 4)
+        grid = configs.build_grid(config.sample.grid)(lambda t: 13 * t - 8, 4)
         np.testing.assert_allclose(grid[np.array([0, -1])], [-8, 5], rtol=1e-5)
 
 
@@ -147,7 +146,7 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path))
     config = load("toy_swirl")
     config.schedule = {"name": "my_schedules:Square", "kwargs": {"lowest": -7.0}, "train": "fixed"}
-    model = configs.build_model(config, configs.build_source(config))
+    model = configs.build_model(config, configs.build_source(config.data))
     params = model.init(jax.random.key(0))
     assert float(model.schedule_fn(params)(np.float32(1.0))) == 4.0
 
@@ -222,7 +221,7 @@ def test_nonsense_is_refused_with_the_remedy(change, message):
             group = group[part]
         group[last] = value
     with pytest.raises(ValueError, match=message):
-        check_and_build(config)
+        build_run(config, Path("unused"))
 
 
 @pytest.mark.parametrize("value", [None, "0.5", (0.5,)])
@@ -242,25 +241,11 @@ def test_what_is_no_number_is_refused(field, value):
         options.read(config)
 
 
-def check_and_build(config):
-    read = options.read(config)
-    model = configs.build_model(config, configs.build_source(config))
-    configs.build_augmentation(config, configs.build_source(config))
-    configs.build_weighting(config)
-    configs.build_grid(config)
-    classifier = configs.build_classifier(config, configs.build_source(config))
-    guidance = configs.build_guidance(config, model, classifier)
-    num_classes = model.num_classes or guidance.num_classes
-    check_options(read.sample, configs.build_sampler(config), num_classes)
-    configs.check_shapes(config, model)
-    build_estimator(read.eval, model)
-
-
 def test_a_parameter_that_no_component_has_is_refused():
     config = load("digits")
     config.schedule.kwargs = {"omega_o": -8.0}
     with pytest.raises(ValueError, match=r"omega_o is no parameter .* did you mean 'omega_"):
-        configs.build_model(config, configs.build_source(config))
+        configs.build_model(config, configs.build_source(config.data))
 
 
 def test_only_fields_that_shape_the_state_differ():
@@ -295,7 +280,7 @@ def test_a_config_from_before_a_parameter_existed_is_the_same():
 
 def test_weightings_are_built_by_name_with_their_own_kwargs():
     config = load("digits")
-    assert configs.build_weighting(config) is weightings.bound
+    assert configs.build_weighting(config.weighting) is weightings.bound
     omega, weight = jnp.array([-2.0, 1.0]), jnp.array([3.0, 4.0])
     config.weighting.kwargs.gamma, config.weighting.kwargs.shift = 0.5, 1.0
     for name, want in [
@@ -305,7 +290,7 @@ def test_weightings_are_built_by_name_with_their_own_kwargs():
         ("sigmoid", 1 / (1 + np.exp(-omega - 1.0))),
     ]:
         config.weighting.name = name
-        found = configs.build_weighting(config)(omega, weight)
+        found = configs.build_weighting(config.weighting)(omega, weight)
         np.testing.assert_allclose(found, want, rtol=1e-6)
     assert options.read(config).weighting == "sigmoid"
 
@@ -321,10 +306,10 @@ def test_a_weighting_of_the_users_own_gives_one_number_for_each_example(tmp_path
     config = load("digits")
     config.weighting = {"name": "my_weightings:power", "kwargs": {"p": 3.0}}
     weight = np.array([3.0, 4.0], np.float32)
-    np.testing.assert_allclose(configs.build_weighting(config)(weight, weight), weight**3)
+    np.testing.assert_allclose(configs.build_weighting(config.weighting)(weight, weight), weight**3)
     config.weighting = {"name": "my_weightings:total", "kwargs": {}}
     with pytest.raises(ValueError, match=r"gives shape \(\) .* one multiplier for each"):
-        configs.build_weighting(config)
+        build_run(config, Path("unused"))
 
 
 def test_a_config_from_before_there_were_weightings_trains_on_the_bound():
@@ -446,7 +431,7 @@ def test_next_mean_is_built_for_a_fixed_schedule_of_one_omega():
 
 def test_bounds_are_built_by_name():
     config = load("digits")
-    model = configs.build_model(config, configs.build_source(config))
+    model = configs.build_model(config, configs.build_source(config.data))
     evaluation = dataclasses.replace(options.read(config).eval, num_steps=10)
     assert build_estimator(evaluation, model) == Elbo(10)
     weighted = build_estimator(dataclasses.replace(evaluation, bound="iw-64"), model)
@@ -459,7 +444,7 @@ def test_bounds_are_built_by_name():
         assert flow.facts["divergence"] == "hutchinson"  # 64 dimensions
         assert flow.facts["ode_solver"] == "50 steps"
     toy = load("toy_mixture")
-    model = configs.build_model(toy, configs.build_source(toy))
+    model = configs.build_model(toy, configs.build_source(toy.data))
     evaluation = dataclasses.replace(options.read(toy).eval, bound="ode-decoder")
     assert build_estimator(evaluation, model).facts["divergence"] == "exact"
     with pytest.raises(ValueError, match="is for integer codes: choose 'ode-decoder'"):

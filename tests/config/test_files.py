@@ -107,27 +107,27 @@ def test_data_of_the_users_own_are_named_on_the_command_line(name, tmp_path, mon
     for row in range(5):
         Image.new("L", (6, 4), row).save(tmp_path / f"{row}.png")
     fields = {"kwargs.path": tmp_path, "kwargs.size": 2, "kwargs.num_test": 2}
-    source = build_source(parsed(monkeypatch, name, name="folder", **fields))
+    source = build_source(parsed(monkeypatch, name, name="folder", **fields).data)
     assert (source.shape, len(source.load("test").examples)) == ((2, 2, 1), 2)
     for split in ("train", "test"):
         np.save(tmp_path / f"{split}.npy", np.zeros((3, 4, 6, 1), np.uint8))
     fields = {"kwargs.path": tmp_path, "kwargs.shape": "(4, 6, 1)", "kwargs.num_codes": 17}
-    source = build_source(parsed(monkeypatch, name, name="npy", **fields))
+    source = build_source(parsed(monkeypatch, name, name="npy", **fields).data)
     assert (source.load("test").examples.shape, source.num_codes) == ((3, 4, 6, 1), 17)
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_other_sources_take_empty_kwargs_for_their_defaults(name, monkeypatch):
     with pytest.raises(ValueError, match=r"'synthetic' also needs data\.kwargs\.shape"):
-        build_source(parsed(monkeypatch, name, name="synthetic"))
+        build_source(parsed(monkeypatch, name, name="synthetic").data)
     fields = {"kwargs.shape": "(4, 4, 1)", "kwargs.num_codes": 17}
-    source = build_source(parsed(monkeypatch, name, name="synthetic", **fields))
+    source = build_source(parsed(monkeypatch, name, name="synthetic", **fields).data)
     assert source.load("test").examples.shape == (256, 4, 4, 1)
     fields = {"kwargs.dataset": "mnist"}
-    source = build_source(parsed(monkeypatch, name, name="tfds", **fields))
+    source = build_source(parsed(monkeypatch, name, name="tfds", **fields).data)
     assert (source.shape, source.num_classes) == ((28, 28, 1), 10)
     for toy in ("swirl", "mixture"):
-        source = build_source(parsed(monkeypatch, name, name=toy))
+        source = build_source(parsed(monkeypatch, name, name=toy).data)
         assert len(source.load("test").examples) == 2000
 
 

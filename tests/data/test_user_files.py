@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 
 
 def config_of(name, **kwargs):
-    return ConfigDict({"data": {"name": name, "kwargs": kwargs, "data_dir": "", "holdout": 0}})
+    return ConfigDict({"name": name, "kwargs": kwargs, "data_dir": "", "holdout": 0})
 
 
 def one_line(make, message):

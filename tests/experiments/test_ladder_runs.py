@@ -142,4 +142,4 @@ def test_changes_of_a_rung_name_fields_that_there_are(make_tiny_config):
     with pytest.raises(ValueError, match=r"no field train\.num_step$"):
         changed(config, {"train.num_step": 7})
     for changes in RUNGS_OF_TABLE.values():
-        build_model(changed(config, changes), build_source(config))
+        build_model(changed(config, changes), build_source(config.data))

@@ -195,7 +195,7 @@ def made(size, channels, batch, seed=0, **changes):
     } | changes  # fmt: skip
     rng = np.random.default_rng(seed)
     ours = config_of(config, (*size, channels))
-    model = build_model(ours, build_source(ours))
+    model = build_model(ours, build_source(ours.data))
     shapes = interop.to_published(jax.eval_shape(model.init, jax.random.key(0)))
     params = {}
     for path, leaf in golden.flat(shapes).items():
@@ -307,7 +307,7 @@ def test_the_network_is_the_published_one_in_every_option():
     gamma, label = np.array([-7.0, 2.0]), np.array([0.0, 1.25])
     want = score(p, z, gamma, label, config)
     ours = config_of(config, (3, 4, 1))
-    network = build_model(ours, build_source(ours)).network
+    network = build_model(ours, build_source(ours.data)).network
     with jax.enable_x64(True):
         params = interop.from_published(golden.nested(golden.below(inputs, "params"), np.float64))
         apply = jax.jit(network.apply)

@@ -75,7 +75,7 @@ def our_shapes(n=32, layers=1, everywhere=False, schedule="vdm_nnet"):
     config.schedule.kwargs.learn_ends = False
     config.network.kwargs.width, config.network.kwargs.num_blocks = n, layers
     config.network.kwargs.attention = "all" if everywhere else "middle"
-    model = build_model(config, build_source(config))
+    model = build_model(config, build_source(config.data))
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
@@ -173,7 +173,7 @@ def test_both_trees_have_the_same_arrays_and_names_go_there_and_back(gamma, sche
 
 def test_the_published_config_has_the_arrays_of_the_public_checkpoint():
     config = load_config("configs/cifar10.py", "published")
-    model = build_model(config, build_source(config))
+    model = build_model(config, build_source(config.data))
     theirs = interop.to_published(jax.eval_shape(model.init, jax.random.key(0)))
     want = published_shapes(128, 32, gamma="learnable_scalar")
     assert jax.tree.map(lambda leaf: leaf.shape, theirs) == want

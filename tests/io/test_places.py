@@ -79,7 +79,7 @@ def test_the_api_answers_with_one_line(url, make_tiny_config):
         lambda: open_run(config, url),
         lambda: vdm.build(make_tiny_config(data__data_dir=str(url))),
         lambda: configs.build_source(
-            make_tiny_config(data__name="folder", data__kwargs__path=str(url))
+            make_tiny_config(data__name="folder", data__kwargs__path=str(url)).data
         ),
     ):
         with pytest.raises(ValueError, match="is a URL"):

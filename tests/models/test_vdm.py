@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vdm.config import build as configs
+from vdm.config import checks
 from vdm.diffusion import noise, timesteps
 from vdm.diffusion.elbo import Draws, draw, to_bpd
 from vdm.diffusion.grids import equal_times
@@ -217,7 +218,7 @@ def test_training_tells_the_network_what_is_augmented_and_evaluation_does_not(ma
         data__augmentation__name="images",
         data__augmentation__kwargs__share=0.5,
     )
-    source = configs.build_source(flagged)
+    source = configs.build_source(flagged.data)
     model = configs.build_model(flagged, source)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
@@ -234,7 +235,7 @@ def test_training_tells_the_network_what_is_augmented_and_evaluation_does_not(ma
 
     assert abs(bpd(True) - bpd(False)) > 1e-4
     with pytest.raises(ValueError, match=r"data\.augmentation\.name"):
-        configs.build_model(make_tiny_config(model__augmented_flag=True), source)
+        checks.check_augmented_flag(make_tiny_config(model__augmented_flag=True))
     flagged.data.augmentation.kwargs.share = 1.0  # none would be said not to be augmented
     with pytest.raises(ValueError, match="share = 1"):
-        configs.build_model(flagged, source)
+        checks.check_augmented_flag(flagged)

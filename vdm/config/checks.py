@@ -1,134 +1,149 @@
-"""What a component of the user's own must be, checked before anything is written: a slip would
-otherwise be a traceback in the middle of a run, or bits/dim that are wrong without a word (a
-network's output of another shape is spread over the noise's; a schedule that falls has a negative
-loss).
-
-ValueError, beginning with the field, for each of them.
+"""Every refusal across the groups of a config, once, after all that it names is built and before
+anything is written. ValueError for each of them, one line that names the fields.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from vdm.config.options import SampleOptions
+from vdm.config.build import Built
+from vdm.config.options import Options, SampleOptions
+from vdm.config.own_components import check_own
+from vdm.config.registry import MODELS
+from vdm.data.sources import Source
 from vdm.devices.keys import root_key
-from vdm.diffusion.grids import Grid
 from vdm.diffusion.samplers import Sampler
+from vdm.evaluation.features import check_features
 from vdm.evaluation.samples import check_samples
+from vdm.models.latent_variable import AnyModel, check_methods
 from vdm.models.vdm import VDM
-from vdm.typing import Likelihood, Params
+from vdm.training import schedule_objectives as train_schedule
 
 
-def check_kind(what: str, name: str, found: Any, fits: bool, kind: str) -> None:
-    """`found` must fit what it should be, a `kind`."""
-    if not fits:
+def check(config: ConfigDict, options: Options, built: Built) -> None:
+    """Whether a complete config, its plain values and what it names go together."""
+    check_labels(config, built.source)
+    check_likelihood(config, built.source)
+    check_augmented_flag(config)
+    if not isinstance(built.model, VDM):
+        check_without_schedule(config)
+    check_shapes(config, built.model)
+    check_own(config, built)
+    if isinstance(built.model, VDM):  # others have no guidance
+        built.guidance.check(built.model)
+    num_classes = getattr(built.model, "num_classes", 0) or built.guidance.num_classes
+    check_sample(options.sample, built.sampler, num_classes)
+    if options.sample.features:
+        check_features(options.sample.features, built.source.shape, built.source.num_codes)
+
+
+def check_labels(config: ConfigDict, source: Source) -> None:
+    """A conditional model needs labels, and a number for a label that is withheld."""
+    if config.model.class_conditional and not source.num_classes:
+        own = {"folder": "labels = True", "npy": "num_classes = N"}.get(config.data.name)
+        remedy = f"set data.kwargs.{own}" if own else "choose one that has, or set it to False"
         raise ValueError(
-            f"{what}.name = {name!r} gives an object of type {type(found).__name__}: it must give "
-            f"{kind}; see vdm/README.md"
+            f"model.class_conditional: data set {source.name!r} has no labels; {remedy}"
+        )
+    if config.model.label_dropout and config.network.kwargs.get("label_as_scalar"):
+        raise ValueError(
+            "model.label_dropout: with network.kwargs.label_as_scalar there is no number for a "
+            "label that is withheld: set one of them to 0 or False"
         )
 
 
-def check_schedule(name: str, model: VDM) -> None:
-    """omega has t's shape, perhaps with the axes of an example appended, and increases at its first
-    parameters."""
-    with _named("schedule", name):
-        shapes = jax.eval_shape(model.init_schedule, root_key(0))
-        for shape in ((), (2, 3)):
-            t = jax.ShapeDtypeStruct(shape, jnp.float32)
-            found = jax.eval_shape(
-                lambda params, t: model.schedule_fn({"schedule": params})(t), shapes, t
-            ).shape
-            if found not in (shape, shape + model.dims):
-                raise ValueError(
-                    f"gives omega of shape {found} for t of shape {shape}: it must be that of t, "
-                    f"or {shape + model.dims}"
-                )
-        schedule = model.schedule_fn({"schedule": model.init_schedule(root_key(0))})
-        omega = schedule(jnp.linspace(0.0, 1.0, 101))
-        if not bool(jnp.all(jnp.diff(omega, axis=0) > 0)):  # NaN is not above 0 either
-            raise ValueError("gives an omega that does not increase with t from 0 to 1")
+def check_likelihood(config: ConfigDict, source: Source) -> None:
+    """Integer codes and real numbers have likelihoods and predictions of their own."""
+    needs_codes = config.model.prediction == "codes" or config.likelihood.name == "discretised"
+    if not source.num_codes and needs_codes:
+        raise ValueError(
+            f"data set {source.name!r} is real-valued: likelihood.name = 'discretised' and "
+            "model.prediction = 'codes' need integer codes; choose 'gaussian' and 'eps'"
+        )
+    if source.num_codes and config.likelihood.name == "gaussian":
+        raise ValueError(
+            f"data set {source.name!r} has integer codes: likelihood.name = 'gaussian' is for "
+            "real-valued data; choose 'discretised'"
+        )
 
 
-def check_network(name: str, model: VDM, num_codes: int) -> None:
-    """The output has z's shape, or logits of the codes on an axis more, for examples that the
-    network gets as they are."""
-    with _named("network", name):
-        z = jax.ShapeDtypeStruct((2, *model.latent_dims), jnp.float32)
-        omega = jax.ShapeDtypeStruct(z.shape if model.multivariate else (2,), jnp.float32)
-        labels = jax.ShapeDtypeStruct((2,), jnp.int32) if model.num_classes else None
-        params = jax.eval_shape(model.init, root_key(0))["network"]
+def check_augmented_flag(config: ConfigDict) -> None:
+    """A network that is told which images are augmented must see both kinds, and be able to tell
+    the flag from a label."""
+    if not config.model.augmented_flag:
+        return
+    chosen = config.data.augmentation
+    if chosen.name == "none":
+        raise ValueError(
+            "model.augmented_flag tells the network which images are augmented, and with "
+            "data.augmentation.name = 'none' no image is: choose 'images', or set it to False"
+        )
+    if chosen.name == "images" and chosen.kwargs.get("share", 1.0) == 1:
+        raise ValueError(
+            "model.augmented_flag with data.augmentation.kwargs.share = 1: the network would never "
+            "see an image of which it is told that it is not augmented, as the test images are; "
+            "set share to 0.5, or the flag to False"
+        )
+    if config.model.class_conditional and config.network.kwargs.get("label_as_scalar"):
+        raise ValueError(
+            "network.kwargs.label_as_scalar has one number for the label and the flag of "
+            "augmentation: set it, model.class_conditional or model.augmented_flag to False"
+        )
 
-        def output(params: Params, z: Any, omega: Any, labels: Any) -> Any:
-            return model.network.apply({"params": params}, z, omega, labels, train=False)
 
-        found = jax.eval_shape(output, params, z, omega, labels).shape
-        wanted = (*z.shape, num_codes) if model.prediction == "codes" else z.shape
-        if found != wanted:
+def check_without_schedule(config: ConfigDict) -> None:
+    """ValueError for a field that asks for noise levels, or labels, of a model that has none."""
+    defaults = {
+        "model.class_conditional": False,
+        "model.augmented_flag": False,
+        "model.num_steps": 0,
+        "weighting.name": "bound",
+        "eval.bound": "elbo",
+        "eval.num_steps": 0,
+        "sample.guidance.name": "none",
+        "sample.interpolate": 0,
+        "sample.num_frames": 0,
+    }
+    for field, needed in defaults.items():
+        value: Any = config
+        for part in field.split("."):
+            value = value[part]
+        if value != needed:
             raise ValueError(
-                f"gives shape {found} for z of shape {z.shape}: for model.prediction = "
-                f"{model.prediction!r} it must be {wanted}"
+                f"{field} = {value!r} needs a model with a schedule of noise and labels, and "
+                f"model.name = {config.model.name!r} has neither: set it to {needed!r}, or choose "
+                "'vdm'"
             )
 
 
-def check_likelihood(
-    name: str, likelihood: Likelihood, dims: tuple[int, ...], num_codes: int
-) -> None:
-    """Its methods give the shapes that `vdm.typing.Likelihood` says, and it can be hashed."""
-    with _named("likelihood", name):
-        if num_codes and not hasattr(likelihood, "num_codes"):
-            raise ValueError(
-                "has no num_codes, by which a likelihood of integer codes is told: give it a "
-                "parameter of that name"
-            )
-        try:
-            hash(likelihood)
-        except TypeError as error:
-            raise ValueError(
-                f"{error}: make it a frozen dataclass of numbers, strings and tuples"
-            ) from error
-        codes = jax.ShapeDtypeStruct((2, *dims), jnp.int32 if num_codes else jnp.float32)
-        real = jax.ShapeDtypeStruct((2, *dims), jnp.float32)
-        omega_0 = jax.ShapeDtypeStruct((), jnp.float32)
-        for method, arguments, wanted in [
-            (likelihood.encode, (codes,), real.shape),
-            (likelihood.decode, (real, omega_0), real.shape),
-            (likelihood.log_prob, (codes, real, omega_0), (2,)),
-            (likelihood.reconstruction, (codes, real, omega_0), (2,)),
-        ]:
-            found = jax.eval_shape(method, *arguments).shape
-            if found != wanted:
-                raise ValueError(
-                    f"{method.__name__} of two examples of shape {dims} gives shape {found}: it "
-                    f"must be {wanted}"
-                )
-
-
-def check_grid(name: str, grid: Grid, model: VDM) -> None:
-    """T + 1 values of omega, or as many for each dimension."""
-    with _named("sample.grid", name):
-        params = jax.eval_shape(model.init_schedule, root_key(0))
-        found = jax.eval_shape(
-            lambda params: grid(model.schedule_fn({"schedule": params}), 3), params
-        ).shape
-        if found not in ((4,), (4, *model.dims)):
-            raise ValueError(f"gives shape {found} for 3 steps: it must be (4,)")
-
-
-@contextmanager
-def _named(what: str, name: str) -> Iterator[None]:
-    """Says of an error which component it is of."""
+def check_shapes(config: ConfigDict, model: AnyModel) -> None:
+    """Runs the networks on shapes alone, so that a slip in one of the user's own is one line before
+    anything is written."""
     try:
-        yield
-    except (TypeError, AttributeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(f"{what}.name = {name!r}: {text}; see vdm/README.md") from error
+        params = jax.eval_shape(model.init, root_key(0))
+        if not isinstance(model, VDM):
+            check_methods(model, params)
+            return
+        if model.multivariate and not model.latents_are_data:
+            raise ValueError(
+                f"schedule.name = {config.schedule.name!r} has an omega for each dimension of the "
+                "data, and the latents of this model are none: choose one omega for all"
+            )
+        train_schedule.check(config.schedule.train, model.schedule, config.model.num_steps)
+        if model.prediction == "next_mean":
+            train_schedule.check_next_mean(
+                config.schedule.train, model.num_steps, model.multivariate
+            )
+    except (TypeError, AttributeError) as error:
+        names = f"network {config.network.name!r} or schedule {config.schedule.name!r}"
+        if config.model.name not in MODELS:
+            names = f"model {config.model.name!r}, {names}"
+        raise ValueError(f"{names} cannot be called as the README says: {error}") from error
 
 
-def check_options(options: SampleOptions, sampler: Sampler, num_classes: int) -> None:
+def check_sample(options: SampleOptions, sampler: Sampler, num_classes: int) -> None:
     """ValueError for what would stop the samples, at the end of a training perhaps."""
     check_samples(sampler, options.num_images, options.num_steps, options.interpolate)
     if options.label >= 0 and not num_classes:

@@ -202,9 +202,18 @@ def _check_known(group: ConfigDict, default: ConfigDict, prefix: str) -> None:
             _check_known(value, default[key], f"{prefix}{key}.")
 
 
+def resolve(config: ConfigDict) -> tuple[ConfigDict, Options]:
+    """The complete config and its options. ValueError for a missing field or a value of no use."""
+    completed = complete(config)
+    return completed, _read(completed)
+
+
 def read(config: ConfigDict) -> Options:
     """The options of a config. ValueError for a missing field or a value of no use."""
-    config = complete(config)
+    return resolve(config)[1]
+
+
+def _read(config: ConfigDict) -> Options:
     check_fields(config)
     for place in PLACES:
         check_local(place, _field(config, place))

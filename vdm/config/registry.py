@@ -132,6 +132,15 @@ def build(what: str, component: ConfigDict, table: Mapping[str, Callable], **fac
     return constructor(**wanted, **{key: with_tuples(value) for key, value in kwargs.items()})
 
 
+def check_kind(what: str, name: str, found: Any, fits: bool, kind: str) -> None:
+    """`found` must fit what it should be, a `kind`."""
+    if not fits:
+        raise ValueError(
+            f"{what}.name = {name!r} gives an object of type {type(found).__name__}: it must give "
+            f"{kind}; see vdm/README.md"
+        )
+
+
 def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:
     """The constructor of that name in the table, or at that dotted path."""
     if name in table:

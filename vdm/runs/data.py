@@ -109,7 +109,7 @@ def open_source(config: ConfigDict, workdir: Path, init_from: str | None, traine
     """
     kept = read(workdir) if trained else None
     try:
-        source = configs.build_source(config)
+        source = configs.build_source(config.data)
     except (ValueError, OSError) as error:
         kept = kept or _of_origin(init_from)
         if kept is None:
@@ -165,9 +165,9 @@ def _rebuilt(config: ConfigDict, workdir: Path, trained: bool, error: Exception)
         raise error
     samples = workdir / "samples.npz"
     with contextlib.suppress(Exception):  # it may be absent, or damaged in a hundred ways
-        fields = config.to_dict()
+        fields = config.data.to_dict()
         with np.load(samples) as found:
-            fields["data"]["kwargs"]["shape"] = found["samples"].shape[1:]
+            fields["kwargs"]["shape"] = found["samples"].shape[1:]
         return configs.build_source(ConfigDict(fields))
     raise ValueError(
         f"{error}; to use the model without its data, set data.kwargs.shape to the shape of an "

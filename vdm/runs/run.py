@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vdm.config import build as configs
+from vdm.config import checks
 from vdm.config import options as all_options
 from vdm.config.build import build_estimator
-from vdm.config.checks import check_options
 from vdm.config.compatibility import differing_fields
 from vdm.config.options import Options
 from vdm.data.sources import Source
@@ -26,7 +26,6 @@ from vdm.diffusion.grids import Grid
 from vdm.diffusion.samplers import Sampler
 from vdm.diffusion.weightings import Weighting
 from vdm.evaluation.estimators import Estimator
-from vdm.evaluation.features import check_features
 from vdm.evaluation.guided import Guidance
 from vdm.io.atomic import read_json, write_json
 from vdm.io.checkpoints import Checkpoints
@@ -155,7 +154,7 @@ def open_run(config: ConfigDict, workdir: str | Path, init_from: str | None = No
 def build_run(
     config: ConfigDict,
     workdir: str | Path,
-    open_source: Callable[[ConfigDict], Source] = configs.build_source,
+    open_source: Callable[[ConfigDict], Source] = lambda config: configs.build_source(config.data),
 ) -> Run:
     """Checks the config and builds everything that it names; of files, it reads at most a header of
     the user's data."""
@@ -164,37 +163,19 @@ def build_run(
             "JAX_ENABLE_X64 is set, and models here are float32: unset it, or call this in "
             "`with jax.enable_x64(False):`"
         )
-    config = all_options.complete(config)
-    options = all_options.read(config)
+    config, options = all_options.resolve(config)
     sharding.start()
-    source = open_source(config)
-    model = configs.build_model(config, source)
-    configs.check_shapes(config, model)
-    configs.check_own(config, source, model)
-    classifier = configs.build_classifier(config, source)
-    sampler, guidance = (
-        configs.build_sampler(config),
-        configs.build_guidance(config, model, classifier),
-    )
-    check_options(options.sample, sampler, num_classes(model) or guidance.num_classes)
-    if options.sample.features:
-        check_features(options.sample.features, source.shape, source.num_codes)
+    built = configs.build_all(config, open_source(config))
+    checks.check(config, options, built)
+    resolved, folder = config.to_dict(), Path(workdir).absolute()
     return Run(
-        resolved=config.to_dict(),
+        resolved=resolved,
         options=options,
-        workdir=Path(workdir).absolute(),
-        source=source,
-        augmentation=configs.build_augmentation(config, source),
-        model=model,
-        weighting=configs.build_weighting(config),
-        optimizer=configs.build_optimizer(config),
-        sampler=sampler,
-        grid=configs.build_grid(config),
-        guidance=guidance,
-        classifier=classifier,
-        estimator=build_estimator(options.eval, model),
+        workdir=folder,
+        **{field.name: getattr(built, field.name) for field in dataclasses.fields(built)},
+        estimator=build_estimator(options.eval, built.model),
         open_metrics_hook=functools.partial(
-            configs.open_metrics_hook, config, Path(workdir).absolute()
+            configs.open_metrics_hook, config.metrics, resolved, folder
         ),
         mesh=sharding.build_mesh(options.train.num_devices, options.train.fsdp),
     )
