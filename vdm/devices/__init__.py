@@ -1,1 +1,1 @@
-"""Devices, processes and keys."""
+"""Devices and meshes, several processes as one run, and random keys."""

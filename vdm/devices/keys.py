@@ -1,7 +1,7 @@
-"""Random keys: what a seed stands for.
+"""Makes random keys from seeds.
 
-The generator is named rather than left to `jax_default_prng_impl`: what promises the same numbers
-for every batch size and number of devices needs threefry, whatever the process prefers elsewhere.
+The generator is named explicitly, independently of `jax_default_prng_impl`: results that must not
+depend on the batch size or the number of devices need threefry.
 """
 
 import jax
@@ -14,10 +14,13 @@ MAX_SEED = 2**64 - 1
 
 
 def root_key(seed: int, impl: str = "threefry2x32") -> PRNGKey:
-    """The key of a seed from 0 to 2^64 - 1; below 2^32 it is that of `jax.random.key`, which
-    ignores higher bits.
+    """The random key of a seed from 0 to 2^64 - 1.
 
-    "rbg" is faster on TPUs; its numbers depend on how an array is laid out over the devices.
+    For seeds below 2^32 it equals `jax.random.key(seed)`, which ignores higher bits.
+
+    Args:
+        impl: the generator. "rbg" is faster on TPUs, but its numbers depend on how an array is
+            distributed over the devices.
 
     Raises:
         ValueError: the seed is out of range.

@@ -1,4 +1,4 @@
-"""Several processes, of one machine or many, as one run: who they are, and who writes.
+"""Joins several processes, on one machine or many, into one run, and tells which of them writes.
 
 Every process runs the same command; the workdir must be a folder that all of them see.
 
@@ -10,11 +10,11 @@ Cloud TPU   the command on every worker, with VDM_COORDINATOR=auto where the wor
             in TPU_WORKER_HOSTNAMES
 by hand     VDM_COORDINATOR=host0:29400 VDM_NUM_PROCESSES=2 VDM_PROCESS_ID=0 python -m vdm.main ...
 
-A process that ends takes the others with it, within VDM_HEARTBEAT_SECS (default 100) of the last
-that was heard of it; started again, all go on from the newest checkpoint.
+If one process dies, the others stop within VDM_HEARTBEAT_SECS seconds (default 100) of its last
+sign of life; restart all of them to resume from the newest checkpoint.
 
-Asked to stop (SIGTERM, SIGINT), they agree on it every 16 steps: the time that the launcher grants
-between that signal and the kill must cover 16 steps and a save.
+Processes that receive SIGTERM or SIGINT agree to stop every 16 steps, so the time that the launcher
+leaves between that signal and a kill must cover 16 steps and a save.
 """
 
 import os
@@ -29,9 +29,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Cluster:
-    """The processes of a run, and which one this is. coordinator: "host:port" of the first; ""
-    where jax finds all of it by itself. local_device: the accelerator of this process, None: all
-    that it sees."""
+    """The processes of a run, and which one this is.
+
+    Attributes:
+        coordinator: "host:port" of the first process; "" if JAX finds everything by itself.
+        num_processes: how many processes there are.
+        process_id: the index of this process.
+        local_device: the accelerator of this process; None for all that it sees.
+    """
 
     coordinator: str = ""
     num_processes: int = 0
@@ -40,14 +45,15 @@ class Cluster:
 
 
 def detect(environ: Mapping[str, str]) -> Cluster | None:
-    """The cluster that environment variables tell of; None for a single process.
+    """The cluster described by environment variables; None for a single process.
 
-    ValueError for variables that contradict each other, or that lack one.
+    Raises ValueError if the variables contradict each other or one is missing.
     """
     coordinator = environ.get("VDM_COORDINATOR", "")
     if coordinator == "auto":
         return Cluster()
-    # mpirun inside of a SLURM job shows both; srun shows PMI's variables, too.
+    # The order matters: mpirun inside a SLURM job sets the variables of both, and srun also sets
+    # those of PMI.
     if "VDM_PROCESS_ID" in environ:
         return _cluster(environ, coordinator, "VDM_NUM_PROCESSES", "VDM_PROCESS_ID")
     if "OMPI_COMM_WORLD_SIZE" in environ:
@@ -55,7 +61,7 @@ def detect(environ: Mapping[str, str]) -> Cluster | None:
         local = "OMPI_COMM_WORLD_LOCAL_RANK" if sharing else ""
         size, rank = "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"
         return _cluster(environ, coordinator, size, rank, local)
-    if "SLURM_STEP_NODELIST" in environ:  # not in a batch script outside of srun
+    if "SLURM_STEP_NODELIST" in environ:  # not set in a batch script outside srun
         nodes = expand_nodes(environ["SLURM_STEP_NODELIST"])
         port = _port(environ)
         local = "SLURM_LOCALID" if _count(environ, "SLURM_NTASKS") > len(nodes) else ""
@@ -70,22 +76,23 @@ def detect(environ: Mapping[str, str]) -> Cluster | None:
         return Cluster()
     if coordinator or "VDM_NUM_PROCESSES" in environ:
         raise ValueError(
-            "VDM_COORDINATOR and VDM_NUM_PROCESSES are set, but nothing tells which process this "
-            "is: set VDM_PROCESS_ID, from 0 on"
+            "VDM_COORDINATOR or VDM_NUM_PROCESSES is set, but nothing tells which process this "
+            "is: set VDM_PROCESS_ID to 0, 1, ..."
         )
     return None
 
 
 def _port(environ: Mapping[str, str]) -> int:
-    """Another one for each step of each job, below those that Linux gives away by itself."""
+    """A different port for each step of each job, below the range that Linux assigns itself."""
     job, step = (int(environ.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    return 10_000 + (101 * job + step) % 22_768  # 101: the next job is not the next step
+    return 10_000 + (101 * job + step) % 22_768  # 101: step 1 of a job is not step 0 of the next
 
 
 def _cluster(
     environ: Mapping[str, str], coordinator: str, count: str, index: str, local: str = ""
 ) -> Cluster | None:
-    """The cluster of those variables; None for a single process."""
+    """The cluster described by the variables named `count`, `index` and `local` (the index of this
+    process on its machine); None for a single process."""
     num_processes, process_id = _count(environ, count), _count(environ, index)
     if num_processes == 1:
         return None
@@ -95,9 +102,11 @@ def _cluster(
             f"{num_processes} processes, with a port that is free there"
         )
     if process_id >= num_processes:
-        raise ValueError(f"{index} = {process_id}: of {num_processes} processes the last is the "
-                         f"{num_processes - 1}th; count from 0")  # fmt: skip
-    # A launcher that gives each process one accelerator has hidden the others already.
+        raise ValueError(
+            f"{index} = {process_id}: for {num_processes} processes it must be from 0 to "
+            f"{num_processes - 1}"
+        )
+    # A launcher that gives each process one accelerator has already hidden the others.
     hidden = len(environ.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1
     device = _count(environ, local) if local and not hidden else None
     return Cluster(coordinator, num_processes, process_id, device)
@@ -111,7 +120,7 @@ def _count(environ: Mapping[str, str], name: str) -> int:
 
 
 def expand_nodes(nodelist: str) -> list[str]:
-    """SLURM's short form of names: "node[01-03,7],x" -> node01, node02, node03, node7, x."""
+    """Expands SLURM's node lists: "node[01-03,7],x" -> node01, node02, node03, node7, x."""
     names = []
     for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodelist):
         expanded = [""]
@@ -125,7 +134,7 @@ def expand_nodes(nodelist: str) -> list[str]:
 
 
 def _expand_ranges(ranges: str) -> list[str]:
-    """ "01-03,7" -> 01, 02, 03, 7."""
+    """Expands ranges of numbers: "01-03,7" -> 01, 02, 03, 7."""
     numbers = []
     for part in ranges.split(","):
         first, _, last = part.partition("-")
@@ -135,7 +144,7 @@ def _expand_ranges(ranges: str) -> list[str]:
 
 
 def initialize(environ: Mapping[str, str] = os.environ) -> None:
-    """Joins the other processes, if there are any, before a backend starts."""
+    """Joins the other processes, if there are any; call it before JAX's backend starts."""
     import jax
 
     cluster = detect(environ)
@@ -155,14 +164,14 @@ def initialize(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def has_joined() -> bool:
-    """Whether this process has joined others."""
+    """Whether this process has joined other processes."""
     import jax
 
     return jax.distributed.is_initialized()
 
 
 def num_processes() -> int:
-    """How many there are; starts no backend, where the environment tells."""
+    """The number of processes. Does not start JAX's backend if the environment tells the number."""
     import jax
 
     if not jax.distributed.is_initialized():
@@ -172,7 +181,8 @@ def num_processes() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process writes files and speaks: one does. Alone it starts no backend."""
+    """Whether this is the one process that writes files and prints. Does not start JAX's backend in
+    a single process."""
     if "jax" not in sys.modules:  # as in a program that only draws or reads
         return True
     import jax
@@ -181,7 +191,7 @@ def is_first() -> bool:
 
 
 def any_of(value: int) -> int:
-    """The largest `value` of all processes; each of them calls this at the same point."""
+    """The largest `value` over all processes, each of which must call this at the same point."""
     import jax
     from jax.experimental import multihost_utils
 
@@ -191,8 +201,8 @@ def any_of(value: int) -> int:
 
 
 def agree(what: str, value: int) -> None:
-    """ValueError, in every process, where `value` is not the same in all of them; each of them
-    calls this at the same point."""
+    """Raises ValueError in every process unless `value` is the same in all of them. Each process
+    must call this at the same point."""
     import jax
     from jax.experimental import multihost_utils
 
@@ -202,13 +212,13 @@ def agree(what: str, value: int) -> None:
     if values.min() != values.max():
         raise ValueError(
             f"the processes differ in {what}: {values.min()} and {values.max()}; the workdir must "
-            "be a folder that all of them see: wait until they see the same, and start all again"
+            "be a folder that all of them see: wait until they see the same files, then restart all"
         )
 
 
 def leave(status: int) -> NoReturn:
-    """Ends this process, which failed, at once: at a usual end it would wait for the others, and
-    they for it."""
+    """Ends this process at once after an error; a normal exit would wait for the other processes,
+    which wait for this one."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""How computed arrays are waited for, so that signals are handled meanwhile."""
+"""Waits for computed arrays while Python can still handle signals."""
 
 import time
 from collections.abc import Callable
@@ -9,12 +9,14 @@ from vdm.typing import PyTree
 
 
 class Abandoned(Exception):
-    """The work was given up because `stop` said so; what was reported as finished is finished."""
+    """The work was abandoned because `stop()` was true; parts reported as finished are valid."""
 
 
 def wait(tree: PyTree, stop: Callable[[], bool] = lambda: False) -> None:
-    """Returns once all arrays are computed. Python handles signals meanwhile, which it does not in
-    jax.block_until_ready. Raises Abandoned when stop() is true first."""
+    """Returns once all arrays are computed, or raises Abandoned if stop() is true before.
+
+    Unlike in jax.block_until_ready, Python handles signals in the meantime.
+    """
     delay = 1e-4
     for leaf in jax.tree.leaves(tree):
         while not leaf.is_ready():

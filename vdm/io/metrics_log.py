@@ -50,8 +50,8 @@ class MetricsWriter:
         first_step: int,
         open_hook: Callable[[], MetricsHook | None] = lambda: None,
     ) -> None:
-        # tensorboardX is imported here because that takes 0.2 s. Its SummaryWriter queues events
-        # for a thread; on a full disk the thread dies, and training hangs at the tenth event. Its
+        # tensorboardX is imported here, as that takes 0.2 s. Its SummaryWriter queues events for
+        # a thread; on a full disk the thread dies, and training hangs at the tenth event. Its
         # record writer, used here, is synchronous.
         from tensorboardX import RecordWriter
         from tensorboardX.proto import event_pb2, summary_pb2
