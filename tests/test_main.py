@@ -138,7 +138,7 @@ def test_a_config_takes_an_argument(capsys, tmp_path):
         (["stray"], "'stray' is no flag"),
         (["--mode=evaluate"], "--mode=evaluate"),
         (["--workdir="], "--workdir is missing"),
-        (["--config.train.batch_size=33"], "does not divide by the 2 devices"),
+        (["--config.train.batch_size=33"], "is not divisible by the 2 devices"),
         (["--config.train.num_devices=500"], "there are 8 devices"),
         (["--init_from=configs"], "is no checkpoint"),
         (["--mode=eval"], "no checkpoint"),

@@ -202,5 +202,5 @@ def test_the_process_whose_disk_is_full_says_so_and_none_waits_for_ever(where, t
     status, _, err = results[1 - failing]
     assert status not in (0, None), err
     if where in ("before", "after"):
-        assert "the first process failed, its message says why" in err
+        assert "the first process failed; see its message" in err
     assert [p.name for p in tmp_path.iterdir() if p.name.isdecimal()] == ["1"]

@@ -457,7 +457,7 @@ def test_a_workdir_that_is_gone_is_not_made_again(tmp_path):
     run.path(1).parent.parent.mkdir()
     run.save(1, make_state(1))
     (tmp_path / "run").rename(tmp_path / "gone")
-    with pytest.raises(CheckpointError, match="the workdir is gone: bring it back, then"):
+    with pytest.raises(CheckpointError, match="the workdir is gone: restore it, then"):
         run.save(2, make_state(2))
     assert os.listdir(tmp_path) == ["gone"]
 
@@ -517,5 +517,5 @@ def test_restore_params_of_no_checkpoint_is_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("text")
     for name in ("empty", "file", "absent"):
-        with pytest.raises(CheckpointError, match=rf"{name} is no checkpoint: .*workdir"):
+        with pytest.raises(CheckpointError, match=rf"{name} is not a checkpoint: .*workdir"):
             restore_params(tmp_path / name, {"params": jnp.ones(3)})

@@ -73,7 +73,7 @@ def test_small_images_are_enlarged_until_they_are_legible(tmp_path):
         (np.zeros((2, 8, 8), np.uint8), 17, r"shape \(2, 8, 8\)"),
         (np.zeros((0, 8, 8, 1), np.uint8), 17, r"shape \(0, 8, 8, 1\)"),
         (np.zeros((2, 8, 8, 2), np.uint8), 17, r"\[N > 0, H, W, 1 or 3\]"),
-        (np.full((2, 8, 8, 1), 17, np.uint8), 17, "to 17; 17 codes go from 0 to 16"),
+        (np.full((2, 8, 8, 1), 17, np.uint8), 17, "to 17; 17 codes must be from 0 to 16"),
         (np.full((2, 8, 8, 1), -1, np.int32), 17, "from -1"),
         (np.zeros((2, 8, 8, 1), np.float32), 17, "float32"),
     ],

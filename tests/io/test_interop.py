@@ -234,8 +234,8 @@ def test_what_is_no_checkpoint_of_theirs_is_refused_in_one_line(folder, tmp_path
     whole = (folder / "ckpt-10.flax").read_bytes()
     cases = {
         "cut.flax": (whole[: len(whole) // 2], "cut short"),
-        "text.flax": (b"not a checkpoint", "no msgpack of flax|not a train state"),
-        "empty.flax": (b"", "no msgpack of flax"),
+        "text.flax": (b"not a checkpoint", "not a msgpack of flax|not a train state"),
+        "empty.flax": (b"", "not a msgpack of flax"),
         "array.flax": (serialization.to_bytes([np.zeros(3)]), "has no step"),
         "bare.flax": (serialization.to_bytes(trees[0]), "has no step"),
         "nothing.flax": (serialization.to_bytes({"step": 3, "params": {}}), "has no params"),
@@ -245,7 +245,7 @@ def test_what_is_no_checkpoint_of_theirs_is_refused_in_one_line(folder, tmp_path
         with pytest.raises(CheckpointError, match=pattern):
             interop.read_published(tmp_path / name, {"params": our_shapes()})
     assert "has no ema_params" in refusal(tmp_path / "nothing.flax", {"ema_params": our_shapes()})
-    assert "holds no checkpoint" in refusal(tmp_path / "nowhere")
+    assert "does not hold a checkpoint" in refusal(tmp_path / "nowhere")
 
 
 def test_our_own_checkpoints_are_not_theirs(tmp_path):

@@ -133,7 +133,7 @@ def test_one_killed_on_another_machine_is_named(tmp_path, capsys):
     (tmp_path / "train.lock").write_text("process 7 on node12 since yesterday\n")
     with lock.held(tmp_path, "training"):
         said = capsys.readouterr().out
-    assert "(process 7 on node12 since yesterday) was killed; if it is running still" in said
+    assert "(process 7 on node12 since yesterday) was killed; if it is still running" in said
     assert said.count("\n") == 1
     with lock.held(tmp_path, "training"):
         assert capsys.readouterr().out == ""
@@ -146,7 +146,7 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(lock.fcntl, "flock", refuse)
     with lock.held(tmp_path, "training"):
-        assert "without locks: start no second training in it" in capsys.readouterr().out
+        assert "without locks: do not start a second training in it" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
@@ -162,5 +162,5 @@ def test_of_several_processes_the_first_takes_it_and_all_learn_that_it_could_not
     with lock.held(tmp_path / "run", "training"):
         assert not (tmp_path / "run").exists()
     monkeypatch.setattr(processes, "any_of", lambda value: 1)
-    with pytest.raises(ValueError, match="the first process cannot take"):
+    with pytest.raises(ValueError, match="the first process cannot lock"):
         take(tmp_path / "run")

@@ -113,7 +113,7 @@ def test_forgetting_is_atomic(tmp_path, monkeypatch):
 @pytest.mark.parametrize("scalars", [{"x": np.ones(2)}, {"x": "1.5 bpd"}, {"x": None}])
 def test_value_that_is_no_scalar_is_named(tmp_path, scalars):
     with MetricsWriter(tmp_path, 0) as writer:
-        with pytest.raises(ValueError, match="'x' is no scalar"):
+        with pytest.raises(ValueError, match="'x' is not a scalar"):
             writer.write(1, scalars)
         with pytest.raises(ValueError, match='"step" names'):
             writer.write(1, {"step": 3})
@@ -144,7 +144,7 @@ def test_a_file_that_is_gone_is_not_written_to_in_silence(tmp_path, harm):
     with MetricsWriter(tmp_path, 0) as writer:
         writer.write(1, {"a": 1.0})
         harm(tmp_path / metrics_log.FILENAME)
-        with pytest.raises(OSError, match=r"removed or replaced .* the same command goes on"):
+        with pytest.raises(OSError, match=r"removed or replaced .* run the same command again"):
             writer.write(2, {"a": 1.0})
         (tmp_path / metrics_log.FILENAME).write_text("")
         with pytest.raises(OSError, match="removed or replaced"):
@@ -200,8 +200,8 @@ def test_a_hook_that_fails_is_named_once_and_stops_no_training(tmp_path, capsys)
     assert [step for step, _ in tracker.lines] == [10]
     assert [line["step"] for line in read_metrics(tmp_path)] == [10, 20, 30]
     said = capsys.readouterr().out.splitlines()
-    assert said == ["metrics: ConnectionError: no network today at step 20; they go on in "
-                    "metrics.jsonl alone"]  # fmt: skip
+    assert said == ["metrics: ConnectionError: no network today at step 20; from now on "
+                    "only metrics.jsonl has them"]  # fmt: skip
 
 
 def test_what_is_no_hook_is_refused(tmp_path):

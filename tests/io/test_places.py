@@ -30,7 +30,7 @@ def _elsewhere(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("place", [*URLS, *map(Path, URLS[:4]), "GS://Bucket", "gs:/bucket"])
 def test_a_url_is_refused(place):
-    with pytest.raises(ValueError, match=r"^--workdir=.* is a URL, and only folders") as refused:
+    with pytest.raises(ValueError, match=r"^--workdir=.* is a URL, but only folders") as refused:
         check_local("--workdir", place)
     assert "\n" not in str(refused.value)
 

@@ -38,7 +38,7 @@ def test_a_hang_is_named_with_the_stack_of_every_thread(tmp_path):
             time.sleep(0.005)
     hang.set()
     found = path.read_text()
-    assert "without progress (process 1 of 4): step 7 on the devices; it goes on" in found
+    assert "without progress (process 1 of 4): step 7 on the devices; the run keeps" in found
     assert "a_function_that_hangs" in path.read_text()
     assert "in test_a_hang_is_named" in path.read_text()  # this thread
     assert not any(t.name == "watchdog" for t in threading.enumerate())
