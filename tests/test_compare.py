@@ -150,8 +150,8 @@ def test_what_cannot_be_compared_is_one_line(make_run, capsys, tmp_path, changes
     [
         ("eval_examples.npz", b"PK\x03\x04", "is damaged: evaluate"),
         ("eval_examples.npz", b"", "is damaged: evaluate"),
-        ("eval.json", b"[]", "is no evaluation"),
-        ("eval.json", b'{"bpd": 1}', "is no evaluation"),
+        ("eval.json", b"[]", "is not an evaluation"),
+        ("eval.json", b'{"bpd": 1}', "is not an evaluation"),
         ("eval.json", b"{", "is damaged"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a plain value must be: one line for one that it must not be, beginning with its name."""
+"""Checks of plain values; each raises ValueError with one line that begins with the name."""
 
 import difflib
 import operator
@@ -6,15 +6,14 @@ from typing import Any
 
 
 def check_choice(field: str, value: Any, known: tuple) -> Any:
-    """The value, which must be one of a few."""
+    """Returns `value`, which must be one of `known`."""
     if value not in known:
         raise ValueError(f"unknown {field} {value!r}; {suggest(str(value), known)}")
     return value
 
 
 def check_count(name: str, value: Any, least: int) -> int:
-    """The value of that name as an int, where it is an integer, Python's or NumPy's, of `least` or
-    more."""
+    """Returns `value` as an int; it must be an integer (of Python or NumPy) of at least `least`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -25,21 +24,21 @@ def check_count(name: str, value: Any, least: int) -> int:
 
 
 def check_number(name: str, value: Any) -> Any:
-    """The value of that name, where it is a number, Python's, NumPy's or JAX's."""
+    """Returns `value`, which must be a number (of Python, NumPy or JAX)."""
     if isinstance(value, str) or not hasattr(value, "__float__"):
         raise ValueError(f"{name} = {value!r}: it must be a number")
     return value
 
 
 def check_share(name: str, value: Any) -> Any:
-    """The value of that name, where it is a number from 0 to below 1."""
+    """Returns `value`, which must be a number in [0, 1)."""
     if not 0 <= check_number(name, value) < 1:
         raise ValueError(f"{name} = {value}: it must be in [0, 1)")
     return value
 
 
 def suggest(name: str, known: Any) -> str:
-    """The part of a message that helps after a typo: the nearest known name, and all."""
+    """The part of a message that helps after a typo: the nearest known name and all known names."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     return f"{hint}known: {', '.join(known)}"

@@ -1,16 +1,16 @@
-"""Compare evaluated runs: one table and figure, with paired differences to the first.
+"""Compare evaluated runs in a table and a figure, with paired differences from the first run.
 
 python -m vdm.compare runs/a runs/b runs/c
 python -m vdm.compare runs/a runs/b --outdir=comparison
 
-RUN           a workdir with eval.json and eval_examples.npz, as --mode=eval leaves them
---outdir=DIR  where compare.json and compare.png go (default: the folder you are in)
+RUN           a workdir with eval.json and eval_examples.npz, which --mode=eval writes
+--outdir=DIR  where to write compare.json and compare.png (default: the current folder)
 
-A difference is run - first, in bits/dim, image by image on the same images. `+- images` says how
-far it might be on other images of the kind, `+- noise` how far on these images with other noise.
-Both are standard errors. A 95% interval is 1.96 of them to each side where there are many images or
-degrees of freedom (`df`), 4.3 where there are two of these and 12.7 where there is one. Runs
-evaluated with the same eval.seed and eval.draws share their noise, which makes both smaller.
+A difference is run - first in bits/dim, computed image by image on the same images. Its standard
+error `+- images` is for other images of the same kind, `+- noise` for the same images with other
+noise. A 95% interval extends 1.96 standard errors to each side with many images or degrees of
+freedom (`df`), 4.3 with two degrees and 12.7 with one. Runs evaluated with the same eval.seed and
+eval.draws share their noise, which makes both errors smaller.
 """
 
 import argparse
@@ -46,7 +46,7 @@ Row = dict[str, Any]
 
 @forgiving()
 def main(argv: Sequence[str]) -> int:
-    """The program; exit status 0, or 2 for a user's mistake."""
+    """Runs the program; returns exit status 0, or 2 for a user's mistake."""
     parser = argparse.ArgumentParser(
         prog="python -m vdm.compare",
         description=__doc__,
@@ -73,8 +73,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 class Result:
-    """The last evaluation of a workdir. report: eval.json; bpd: [draws, images]; noise: its
-    Monte-Carlo error, from the draws (eval.json has that of the version that wrote it)."""
+    """The last evaluation of a workdir.
+
+    Attributes:
+        run: the workdir.
+        report: the content of eval.json.
+        bpd: bits/dim [draws, images].
+        noise: the Monte-Carlo error of the mean of `bpd`, computed anew from the draws, because
+            eval.json has the one of the version that wrote it.
+    """
 
     def __init__(self, run: Path) -> None:
         missing = [n for n in ("eval.json", "eval_examples.npz") if not (run / n).is_file()]
@@ -86,8 +93,8 @@ class Result:
         absent = [key for key in NEEDED if key not in known]
         if absent:
             raise ValueError(
-                f"{run}/eval.json is no evaluation (it has no {absent[0]}): evaluate {run} again "
-                "with --mode=eval"
+                f"{run}/eval.json is not an evaluation (it has no {absent[0]}): evaluate {run} "
+                "again with --mode=eval"
             )
         try:
             with np.load(run / "eval_examples.npz") as examples:
@@ -101,20 +108,20 @@ class Result:
         mean = self.report["bpd"]
         if nats.shape != shape or abs(self.bpd.mean() - mean) > 1e-9 * max(1.0, abs(mean)):
             raise ValueError(
-                f"eval.json and eval_examples.npz in {run} are of two evaluations: evaluate it "
-                "again with --mode=eval"
+                f"eval.json and eval_examples.npz in {run} are from different evaluations: "
+                "evaluate it again with --mode=eval"
             )
         self.noise = self.error_of(self.bpd)
 
     def error_of(self, bpd: np.ndarray) -> Error:
-        """Monte-Carlo error of the mean of bits/dim [draws, images] that have this one's noise."""
-        # The draws of a model with a schedule share their times' offset, under this bound alone.
+        """The Monte-Carlo error of the mean of `bpd` [draws, images], evaluated with this noise."""
+        # With the bound "elbo" and a model with a schedule, draws share the offset of their times.
         independent = self.report["bound"] != "elbo" or "num_levels" in self.report
         return monte_carlo_error(bpd, self.report["strata"], independent)
 
 
 def compare(results: Sequence[Result]) -> list[Row]:
-    """A row for each result. ValueError when they are of different data or kinds of bound."""
+    """Makes a row for each result; raises ValueError if their data or bounds differ."""
     first = results[0]
     for other in results[1:]:
         for key, remedy in (
@@ -125,9 +132,9 @@ def compare(results: Sequence[Result]) -> list[Row]:
             if ours == theirs:
                 continue
             names = [result.report.get("dataset") for result in (first, other)]
-            if key == "data_fingerprint" and names[0] != names[1]:  # says more than the hashes
+            if key == "data_fingerprint" and names[0] != names[1]:  # names tell more than hashes
                 key, (ours, theirs) = "dataset", names
-                remedy = "bits/dim on two data sets cannot be compared"
+                remedy = "bits/dim on different data sets cannot be compared"
             raise ValueError(
                 f"{first.run} and {other.run} differ in {key} ({ours} and {theirs}): {remedy}"
             )
@@ -141,7 +148,7 @@ def compare(results: Sequence[Result]) -> list[Row]:
 
 
 def difference(result: Result, first: Result) -> Row:
-    """result - first, bits/dim, with its standard errors over images and over noise."""
+    """result - first in bits/dim, with its standard errors over images and over noise."""
     per_image = result.bpd.mean(axis=0) - first.bpd.mean(axis=0)
     row = {
         "difference": float(per_image.mean()),
@@ -154,7 +161,7 @@ def difference(result: Result, first: Result) -> Row:
 
 
 def _named(prefix: str, error: Error) -> Row:
-    """A Monte-Carlo error as eval.json names it."""
+    """A Monte-Carlo error with the field names of eval.json."""
     return {
         f"{prefix}stderr_monte_carlo": error.stderr,
         f"{prefix}stderr_degrees": error.degrees or None,
@@ -170,7 +177,7 @@ def shares_noise(report: Row, other: Row) -> bool:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows in columns."""
+    """Formats the rows as a table."""
     cells = [list(COLUMNS)] + [
         [
             row["run"],
@@ -195,7 +202,9 @@ def table(rows: Sequence[Row]) -> str:
     ]
     apart = [row["run"] for row in rows if row.get("shared_noise") is False]
     if apart:
-        lines.append(f"other noise than the first run (eval.seed, draws or T): {', '.join(apart)}")
+        lines.append(
+            f"noise differs from that of the first run (eval.seed, draws or T): {', '.join(apart)}"
+        )
     return "\n".join(lines)
 
 

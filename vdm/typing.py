@@ -1,4 +1,4 @@
-"""Names for the arrays and the few interfaces that several floors share."""
+"""Types of arrays and the few interfaces that several layers share."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -10,23 +10,24 @@ Params = PyTree
 PRNGKey = Key[Array, ""]
 
 NO_LABEL = -1
-"""The label of an example whose label is not told."""
+"""The label of an example whose label is hidden from the model."""
 
-# One value for all examples, one for each, or one for each of their dimensions.
+# One value for all examples, one for each example, or one for each of its dimensions.
 PerExample = Float[Array, ""] | Float[Array, " batch"] | Float[Array, "#batch *dims"]
 
 # One value for each example, or one for each of its dimensions.
 PerDraw = Float[Array, " batch"] | Float[Array, "batch *dims"]
 
-# One value for all, or one for each dimension: of all examples (an axis of size one) or of each.
+# One value for all examples, or one for each dimension, either shared by all examples (an axis of
+# size one) or for each of them.
 EndPoint = Float[Array, ""] | Float[Array, "#batch *dims"]
 
-# Increasing values of omega, or as many for each dimension.
+# Increasing values of omega; [points, *dims] if every dimension has its own.
 OmegaGrid = Float[Array, " points"] | Float[Array, "points *dims"]
 
 ScheduleFn = Callable[[Array], Array]
-"""t in [0, 1], any shape -> omega = -log SNR(t), increasing in t: same shape, or with the axes of
-an example appended where every dimension has a schedule of its own."""
+"""t in [0, 1], of any shape -> omega = -log SNR(t), increasing in t, of the same shape; the axes of
+an example are appended if every dimension has its own schedule."""
 
 Denoiser = Callable[[Array, Array], Array]
 """(z_t [batch, *dims], omega [batch] or [batch, *dims]) -> eps_hat [batch, *dims]."""
@@ -39,10 +40,10 @@ one noise level for the whole batch."""
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """p(x | z_0) and the scaling between data (codes, or real numbers) and x."""
+    """The distribution p(data | z_0), and the map between data (codes or real numbers) and x."""
 
     def encode(self, data: Shaped[Array, "..."]) -> Float[Array, "..."]:
-        """Data -> x, the scale at which noise is added ([-1, 1] for codes)."""
+        """Maps data to x, the scale at which noise is added ([-1, 1] for codes)."""
         ...
 
     def decode(
