@@ -1,1 +1,2 @@
-"""Questions asked of the library, one folder each. They import vdm; nothing imports them."""
+"""Experiments with the library, one folder for each question. They import vdm; vdm never imports
+them."""

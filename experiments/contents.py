@@ -1,4 +1,4 @@
-"""What the results page shows of each experiment, and the figures of the papers beside it."""
+"""What the results page shows of each experiment, and the papers' figures next to it."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,20 +9,21 @@ Select = Callable[[list[Row]], list[Row]]
 
 
 class Table(NamedTuple):
-    """Columns of rows: of those that have the second column, or of what `select` makes of all."""
+    """A table of the page: its columns, and a function that selects or makes its rows. Without
+    one, the table has the rows that have the second column."""
 
     columns: tuple[str, ...]
     select: Select | None = None
 
     def rows(self, rows: list[Row]) -> list[Row]:
-        """Those that are shown."""
+        """The rows of this table, from all rows of the experiment."""
         if self.select is not None:
             return self.select(rows)
         return [row for row in rows if self.columns[1] in row]
 
 
 class Paper(NamedTuple):
-    """Figures of a paper, which are not ours: where they stand, and a table of them."""
+    """Published figures, which are not ours: the source and a table."""
 
     source: str
     columns: tuple[str, ...]
@@ -30,7 +31,7 @@ class Paper(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An experiment on the page."""
+    """An experiment on the page: its name, our tables, and the published figures, if any."""
 
     name: str
     tables: tuple[Table, ...]
@@ -55,7 +56,7 @@ _CONTINUOUS = (("10", "7.54", "7.54"), ("100", "2.90", "2.91"), ("250", "2.74", 
                ("inf", "2.65", ""))  # fmt: skip
 TABLE_2 = Paper(
     f"{VDM}, Table 2, CIFAR-10",
-    ("T of the training", "T of the evaluation", "bits/dim"),
+    ("T in training", "T in evaluation", "bits/dim"),
     (
         *((steps, steps, bpd) for steps, bpd in _DISCRETE),
         *(("inf", steps, bpd) for steps, bpd, _ in _CONTINUOUS),
@@ -68,7 +69,7 @@ NET_RATES = Paper(
 )
 VARIANCES = Paper(
     f"{VDM}, Figure 4, CIFAR-10",
-    ("schedule", "variance of the bound's estimate"),
+    ("schedule", "variance of the estimate of the bound"),
     (
         ("learned", "0.53"),
         ("log SNR linear", "6.35"),
@@ -78,11 +79,11 @@ VARIANCES = Paper(
 )
 ABLATION = Paper(
     f"{VDM}, section 6.2 and Figure 5, CIFAR-10",
-    ("what", "figure"),
+    ("quantity", "figure"),
     (
-        ("Fourier features without a learned SNR, largest log SNR of about 8", "above 4 bits/dim"),
-        ("learned ends: the largest log SNR", "13.3"),
-        ("both, after the whole training (Table 1)", "2.65 bits/dim"),
+        ("Fourier features without a learned SNR, largest log SNR about 8", "above 4 bits/dim"),
+        ("largest log SNR with learned ends", "13.3"),
+        ("both, after the full training (Table 1)", "2.65 bits/dim"),
     ),
 )
 CHECKPOINT = Paper(
@@ -94,67 +95,70 @@ CHECKPOINT = Paper(
 BPD = ("name", "bpd", "stderr", "stderr_degrees", "stderr_images")
 
 
-def of_files(rows: list[Row]) -> list[Row]:
-    """Of parity: for each golden file how many quantities agree, and the worst error over its
-    tolerance in float64."""
-    found = []
+def by_file(rows: list[Row]) -> list[Row]:
+    """The rows for parity: for each golden file how many quantities agree, and the largest ratio of
+    an error to its tolerance in float64."""
+    table = []
     for file in dict.fromkeys(row["file"] for row in rows):
         own = [row for row in rows if row["file"] == file]
         limited = [r for r in own if r["error_float64"] is not None and r["tolerance_float64"]]
         worst = max((r["error_float64"] / r["tolerance_float64"] for r in limited), default=None)
-        found.append({
+        table.append({
             "file": file,
             "quantities": len(own),
             "agree": sum(row["ok"] for row in own),
             "worst_to_tolerance": worst,
             "seconds": max(row["seconds"] for row in own),
         })  # fmt: skip
-    return found
+    return table
 
 
-def of_sources(rows: list[Row]) -> list[Row]:
-    """Of equations: for each source how many are checked, by how many tests, and its slips."""
-    found = []
+def by_source(rows: list[Row]) -> list[Row]:
+    """The rows for equations: for each source how many equations are checked, how many pass all
+    their tests, and how many errors of the source are shown."""
+    table = []
     for source in ("S0", "S1", "S2", "S3", "S4"):
         own = [row for row in rows if row["name"].startswith(source)]
         slips = [row for row in rows if row["name"].startswith(f"erratum {source}")]
         if own or slips:
             passed = [row for row in own if row["passed"] and not row["failed"]]
-            found.append({
+            table.append({
                 "source": source,
                 "equations": len(own),
                 "with all tests passed": len(passed),
-                "slips shown": len(slips),
+                "errors of the source shown": len(slips),
             })  # fmt: skip
-    return found
+    return table
 
 
-def of_oracles(rows: list[Row]) -> list[Row]:
-    """Of oracles: for each kind of data the claims, how many hold, and the gap of one bound."""
-    found = []
+def by_data(rows: list[Row]) -> list[Row]:
+    """The rows for oracles: for each kind of data the gap of one bound, the number of claims, and
+    how many hold."""
+    table = []
     for data in dict.fromkeys(row["name"].split("/")[0] for row in rows if "holds" not in row):
         own = [row for row in rows if row["name"].startswith(f"{data}/")]
         claims = [row for row in rows if row["name"].startswith(f"claim/{data}/")]
         tight = next(row for row in own if row["name"] == f"{data}/elbo-Tinf/-16..14")
-        found.append({
+        table.append({
             "data": data,
             "gap of the elbo, T = inf, wide ends [nats]": tight["gap_nats"],
             "claims": len(claims),
             "hold": sum(bool(row["holds"]) for row in claims),
             "seconds": sum(row["seconds"] for row in own),
         })  # fmt: skip
-    return found
+    return table
 
 
-def of_samplers(rows: list[Row]) -> list[Row]:
-    """Of sampler_quality: the table of its page, means over the seeds."""
+def by_sampler(rows: list[Row]) -> list[Row]:
+    """The rows for sampler_quality: means over the seeds, as on its own page."""
     from experiments.sampler_quality.run import means
 
     return means(rows)
 
 
 def beginning(part: str, column: str) -> Select:
-    """Rows whose name begins so, and that have the column."""
+    """Makes a function that selects the rows whose name begins with `part` and that have the
+    column."""
     return lambda rows: [row for row in rows if row["name"].startswith(part) and column in row]
 
 
@@ -199,13 +203,13 @@ SECTIONS: dict[str, Sequence[Entry]] = {
     "Is the number right?": (
         Entry(
             "parity",
-            (Table(("file", "quantities", "agree", "worst_to_tolerance", "seconds"), of_files),),
+            (Table(("file", "quantities", "agree", "worst_to_tolerance", "seconds"), by_file),),
             CHECKPOINT,
         ),
         Entry(
             "oracles",
             (Table(("data", "gap of the elbo, T = inf, wide ends [nats]", "claims", "hold",
-                    "seconds"), of_oracles),),
+                    "seconds"), by_data),),
         ),
         Entry(
             "elbo_forms",
@@ -236,7 +240,7 @@ SECTIONS: dict[str, Sequence[Entry]] = {
             (Table((*BPD, "difference", "difference_stderr_images", "seconds")),),
         ),
     ),
-    "Outputs, samplers, guidance": (
+    "Predictions, samplers, guidance": (
         Entry(
             "parameterisations",
             (Table((*BPD, "difference", "difference_stderr_seeds", "variance", "frechet_pixels",
@@ -250,7 +254,7 @@ SECTIONS: dict[str, Sequence[Entry]] = {
         Entry(
             "sampler_quality",
             (Table(("sampler", "evaluations", "frechet", "frechet_spread", "difference",
-                    "difference_stderr", "precision", "recall"), of_samplers),),
+                    "difference_stderr", "precision", "recall"), by_sampler),),
         ),
         Entry(
             "guidance",
@@ -264,7 +268,7 @@ SECTIONS: dict[str, Sequence[Entry]] = {
                     "stderr_from_normal", "seconds"), beginning("density", "error_on_data")),),
         ),
     ),
-    "Next to the sources": (
+    "Comparison with the sources": (
         Entry(
             "ladder",
             (Table(("name", "bound", *BPD[1:], "difference", "difference_stderr_seeds",
@@ -276,7 +280,8 @@ SECTIONS: dict[str, Sequence[Entry]] = {
         ),
         Entry(
             "equations",
-            (Table(("source", "equations", "with all tests passed", "slips shown"), of_sources),),
+            (Table(("source", "equations", "with all tests passed", "errors of the source shown"),
+                   by_source),),
         ),
     ),
     "Speed and memory": (

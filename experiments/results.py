@@ -1,4 +1,4 @@
-"""What every experiment shares: its flags, the identity of a row, results.json and its table."""
+"""Code that all experiments share: flags, the identity of a row, results.json and its table."""
 
 import argparse
 import hashlib
@@ -22,28 +22,28 @@ Row = dict[str, Any]
 
 
 def parse_flags(script: str) -> argparse.Namespace:
-    """--scale=small|full and --outdir=DIR; without either the committed results are rewritten."""
+    """Reads --scale=small|full and --outdir=DIR. Without them it replaces the committed results."""
     return parsed(make_parser(script), script)
 
 
 def make_parser(script: str) -> argparse.ArgumentParser:
-    """The same, to which an experiment adds flags of its own."""
+    """Makes the parser of these flags, to which an experiment may add its own."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument(
         "--scale", choices=("small", "full"), default="small", help="full: for accelerators"
     )
     parser.add_argument(
         "--outdir", type=Path, default=None,
-        help="of results.json, pictures and runs/ (default: the experiment's folder, and its "
-        "folder full/ with --scale=full)",
+        help="folder for results.json, pictures and runs/ (default: the experiment's folder, or "
+        "its subfolder full/ with --scale=full)",
     )  # fmt: skip
     return parser
 
 
 def parsed(parser: argparse.ArgumentParser, script: str) -> argparse.Namespace:
-    """The flags, with a folder of its own for each scale, so that neither takes the other's runs
-    for its own. The start of a program: its output cannot end it, and the CPU is as many devices
-    as it has cores."""
+    """Reads the flags and starts the program: a closed output does not end it, and the CPU is
+    divided into one device per core. Each scale has its own folder, so that it cannot mistake the
+    runs of the other scale for its own."""
     flags = parser.parse_args()
     streams.forgive()
     sharding.split_host()
@@ -58,8 +58,8 @@ def parsed(parser: argparse.ArgumentParser, script: str) -> argparse.Namespace:
 
 
 def config_hash(config: ConfigDict) -> str:
-    """Twelve hex digits of the resolved config without its seeds, its places on this machine and
-    where its metrics go."""
+    """A hash, twelve hex digits, of the resolved config without its seeds, its local paths and the
+    destinations of its metrics."""
     fields = config.to_dict()
     fields.pop("seed")
     fields.pop("metrics")
@@ -70,35 +70,36 @@ def config_hash(config: ConfigDict) -> str:
 
 
 def settings_hash(settings: Row) -> str:
-    """Twelve hex digits of plain values."""
+    """A hash, twelve hex digits, of plain values."""
     return hashlib.sha256(canonical_text(settings).encode()).hexdigest()[:12]
 
 
 def identity(config: ConfigDict, module: str, scale: str) -> Row:
-    """The keys that let a row be traced and run again. Called before anything is written, which
-    would make the checkout differ from its commit."""
+    """The keys by which a row can be traced and repeated: config_hash, commit and command. Call
+    this before writing anything, as files would make the checkout differ from its commit."""
     return row_identity({}, module, scale) | {"config_hash": config_hash(config)}
 
 
 def row_identity(settings: Row, module: str, scale: str) -> Row:
-    """The same for an experiment whose settings are no config."""
+    """The same keys for an experiment whose settings are not a config."""
     command = f"python -m {module} --scale={scale}"
     return {"config_hash": settings_hash(settings), "commit": commit(), "command": command}
 
 
 def seeds_half_width(row: Row) -> float:
-    """Half of the 95% interval over the seeds of a row, bits/dim; NaN for one seed."""
-    of_seeds = np.array(row["bpd_of_seeds"])
-    return half_width(standard_error(of_seeds), len(of_seeds) - 1)
+    """Half the width of the 95% interval over the seeds of a row, bits/dim; NaN for one seed."""
+    bpds = np.array(row["bpd_of_seeds"])
+    return half_width(standard_error(bpds), len(bpds) - 1)
 
 
 def write_results(outdir: Path, rows: Sequence[Row]) -> None:
-    """outdir/results.json, one row per name, with the machine where it says none."""
+    """Writes outdir/results.json; rows that do not name their machine get this one."""
     write_json(outdir / "results.json", [{"machine": machine()} | row for row in rows])
 
 
 def format_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """A Markdown table; numbers with four significant digits, nothing where a row has no key."""
+    """Makes a Markdown table, with numbers to four significant digits; a cell is empty if its row
+    lacks the key."""
 
     def cell(value: Any) -> str:
         if isinstance(value, float):

@@ -1,14 +1,15 @@
-"""A table of trainings: a list of jobs that resumes, skips what is done and is shared out by index.
+"""Runs the trainings of an experiment: a list of jobs that resumes, skips jobs that are done, and
+can be divided among processes.
 
 python -m experiments.NAME.run                    # one job after the other, then the table
-python -m experiments.NAME.run --list             # the jobs, and where each stands
+python -m experiments.NAME.run --list             # the jobs and the state of each
 python -m experiments.NAME.run --share=0/8        # jobs 0, 8, 16, ...; 1/8 to 7/8 are the others
 python -m experiments.NAME.run --only=T10-seed0   # one job by name, or several with commas
 
-Shares may run at once: on the devices of one machine (CUDA_VISIBLE_DEVICES=0 and so on), or as an
-array job (--share=$SLURM_ARRAY_TASK_ID/8) of machines that see the same --outdir. The one that
-finds all jobs done goes on to the table: what comes after the trainings, such as samples, is done
-by that one alone. It writes results.json and the pictures, and so does a later call.
+Shares may run at the same time: on the devices of one machine (CUDA_VISIBLE_DEVICES=0 and so on),
+or as an array job (--share=$SLURM_ARRAY_TASK_ID/8) on machines that see the same --outdir. The
+process that finds all jobs done also does what follows the trainings, such as sampling, and writes
+results.json and the pictures. So does any later call.
 """
 
 import argparse
@@ -37,7 +38,7 @@ REPORTS = ("eval.json", "eval_examples.npz")
 
 
 class Job(NamedTuple):
-    """One training, in outdir/runs/name, its evaluation as the config says, and one more for each
+    """One training in outdir/runs/name. It is evaluated as its config says, and once more for each
     number of steps in evaluated_with (0: continuous time)."""
 
     name: str
@@ -48,7 +49,7 @@ class Job(NamedTuple):
 def seeded(
     name: str, config: ConfigDict, seeds: Sequence[int], **rest: tuple[int, ...]
 ) -> list[Job]:
-    """A job for each seed, which has the same images and noise of its own in its evaluation."""
+    """Makes a job for each seed. All are evaluated on the same images, each with its own noise."""
     jobs = []
     for seed in seeds:
         own = ConfigDict(config.to_dict())
@@ -58,27 +59,30 @@ def seeded(
 
 
 def parse_flags(script: str) -> argparse.Namespace:
-    """--scale and --outdir, as of every experiment; --list, --share and --only."""
+    """Reads the flags: --scale and --outdir as in every experiment, and --list, --share, --only."""
     parser = make_parser(script)
-    parser.add_argument("--list", action="store_true", help="the jobs, and where each stands")
+    parser.add_argument("--list", action="store_true", help="show the jobs and the state of each")
     parser.add_argument(
-        "--share", type=_share, default=(0, 1), metavar="I/N", help="jobs I, I + N, I + 2N, ..."
+        "--share", type=_share, default=(0, 1), metavar="I/N", help="run jobs I, I + N, I + 2N, ..."
     )
-    parser.add_argument("--only", default="", metavar="JOB[,JOB]", help="these jobs, by name")
+    parser.add_argument("--only", default="", metavar="JOB[,JOB]", help="run these jobs, by name")
     return parsed(parser, script)
 
 
 def _share(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no I/N with I from 0 to N - 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1")
     return int(index), int(count)
 
 
 def finish(jobs: Sequence[Job], flags: argparse.Namespace) -> bool:
-    """Trains and evaluates this process's jobs that are not done; whether all of the list are, so
-    that its table can be written. SystemExit for a job that is not there, whose folder has another
-    config's run, that is stopped by a signal, or that fails."""
+    """Trains and evaluates the unfinished jobs of this process, and returns whether all jobs of the
+    list are done, so that the table can be written.
+
+    Raises SystemExit for an unknown job, for a folder with a run of another config, and for a job
+    that fails or is stopped by a signal.
+    """
     assert len({job.name for job in jobs}) == len(jobs)
     index, count = flags.share
     chosen = list(jobs)[index::count]
@@ -86,14 +90,14 @@ def finish(jobs: Sequence[Job], flags: argparse.Namespace) -> bool:
         by_name = {job.name: job for job in jobs}
         unknown = [name for name in flags.only.split(",") if name not in by_name]
         if unknown:
-            sys.exit(f"error: --only={unknown[0]}: --list shows the jobs there are")
+            sys.exit(f"error: --only={unknown[0]}: no such job; --list shows the jobs")
         if count > 1:
-            sys.exit("error: --only names the jobs, and --share counts them: give one of the two")
+            sys.exit("error: --only and --share both select jobs: give only one of them")
         chosen = [by_name[name] for name in flags.only.split(",")]
     try:
         if flags.list:
-            for place, job in enumerate(jobs):
-                print(f"{place:3d}  {job.name}: {state(job, flags.outdir)}")
+            for number, job in enumerate(jobs):
+                print(f"{number:3d}  {job.name}: {state(job, flags.outdir)}")
             return False
         for job in chosen:
             if not is_done(job, flags.outdir):
@@ -113,13 +117,13 @@ def finish(jobs: Sequence[Job], flags: argparse.Namespace) -> bool:
 
 
 def is_done(job: Job, outdir: Path) -> bool:
-    """Whether it is trained to its last step and has every evaluation."""
+    """Whether the job is trained to its last step and has all its evaluations."""
     return state(job, outdir) == "done"
 
 
 def state(job: Job, outdir: Path) -> str:
-    """Of a job: "done", or how far it is. ValueError where its folder has another config's run, or
-    one that went on for longer."""
+    """The state of a job: "done", or how far it is. Raises ValueError if its folder has a run of
+    another config, or one with more steps."""
     workdir, steps = outdir / "runs" / job.name, job.config.train.num_steps
     saved = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
     reached = max(saved, default=0)
@@ -130,19 +134,19 @@ def state(job: Job, outdir: Path) -> str:
         if differing:
             raise ValueError(
                 f"{workdir} belongs to another config ({'; '.join(differing)}): choose another "
-                "--outdir, or remove it"
+                "--outdir, or remove that folder"
             )
     places = _places(job, workdir)
     evaluated = sum(_is_of(place, job, num_steps) for place, num_steps in places)
-    sampled = workdir / "samples.json"  # the last file of a training
+    sampled = workdir / "samples.json"  # Training writes this file last.
     if evaluated == len(places) and sampled.is_file() and read_json(sampled)["step"] == steps:
         return "done"
     return f"step {reached} of {steps}, {evaluated} of {len(places)} evaluations"
 
 
 def _places(job: Job, workdir: Path) -> list[tuple[Path, int]]:
-    """Where its evaluations are kept, and of how many steps each is: the training's own, which is
-    in the workdir too, and the others."""
+    """The folders of the job's evaluations and the number of steps of each: the evaluation that its
+    config asks for, which must end up in the workdir itself, and the others."""
     own = job.config.eval.num_steps
     if not job.evaluated_with:
         return [(workdir, own)]
@@ -157,7 +161,7 @@ def _do(job: Job, outdir: Path) -> None:
     for place, num_steps in places:
         if _is_of(place, job, num_steps):
             continue
-        # A stop below leaves another evaluation than the training's in the workdir.
+        # If this loop was interrupted before, the workdir may hold one of the other evaluations.
         source = next((p for p in (workdir, *dict(places)) if _is_of(p, job, num_steps)), None)
         if source is None:
             config = ConfigDict(job.config.to_dict())
@@ -169,21 +173,23 @@ def _do(job: Job, outdir: Path) -> None:
 
 
 def _is_of(place: Path, job: Job, num_steps: int) -> bool:
-    """Whether there is a report of the trained model as the config says, with so many steps. What
-    an experiment evaluates in the workdir for itself, such as other bounds, is none."""
+    """Whether `place` has an evaluation of the finished training as the config asks for, with that
+    number of steps. Other evaluations in the workdir, such as those of other bounds that an
+    experiment makes there, do not count."""
     if not (place / "eval.json").is_file():
         return False
-    report, wanted = read_json(place / "eval.json"), job.config.eval
+    report, settings = read_json(place / "eval.json"), job.config.eval
     keys = ("step", "bound", "draws_per_example", "eval_seed", "params")
-    asked = [job.config.train.num_steps, wanted.bound, wanted.draws, wanted.seed, wanted.params]
-    if [report.get(key) for key in keys] != asked:
+    requested = [job.config.train.num_steps, settings.bound, settings.draws, settings.seed,
+                 settings.params]  # fmt: skip
+    if [report.get(key) for key in keys] != requested:
         return False
-    # A model without a schedule says other things of its bound, and has one alone.
+    # The report of a model without a schedule has num_levels, and that model has only one bound.
     return "num_levels" in report or report.get("num_steps") == num_steps
 
 
 def _copy_reports(source: Path, target: Path) -> None:
-    """eval.json last: its presence says that both are there."""
+    """Copies both report files, eval.json last: if it exists, both do."""
     target.mkdir(parents=True, exist_ok=True)
     for name in reversed(REPORTS):
         shutil.copy(source / name, target / f"{name}.new")
@@ -192,29 +198,29 @@ def _copy_reports(source: Path, target: Path) -> None:
 
 
 def open_runs(jobs: Sequence[Job], outdir: Path) -> list[Run]:
-    """Of each job: its finished run."""
+    """Opens the finished run of each job."""
     return [open_run(job.config, outdir / "runs" / job.name) for job in jobs]
 
 
 def results(jobs: Sequence[Job], outdir: Path, num_steps: int | None = None) -> list[Result]:
-    """Of each job: its own evaluation, or that of these steps."""
+    """The result of each job: of its own evaluation, or of that with num_steps."""
     workdirs = [outdir / "runs" / job.name for job in jobs]
     if num_steps is None:
         return [Result(_places(job, w)[0][0]) for job, w in zip(jobs, workdirs, strict=True)]
     return [Result(workdir / "evaluations" / f"T{num_steps}") for workdir in workdirs]
 
 
-def mean_row(name: str, jobs: Sequence[Job], found: Sequence[Result], outdir: Path) -> Row:
-    """The row of jobs that differ in their seed: means over the seeds.
+def mean_row(name: str, jobs: Sequence[Job], evaluated: Sequence[Result], outdir: Path) -> Row:
+    """The row of jobs that differ only in their seed, with means over the seeds.
 
     stderr is the Monte-Carlo error of the mean, with stderr_degrees degrees of freedom;
-    stderr_images is over images, stderr_seeds over seeds; variance is that of a single draw of the
-    denoising term, (bits/dim)^2. bpd_of_draws has the mean over images of each draw, of each seed.
-    The commit is that of the code that trained the first, and seconds are of all trainings and
-    evaluations.
+    stderr_images is the error over images and stderr_seeds that over seeds. variance is that of a
+    single draw of the denoising term, (bits/dim)^2. bpd_of_draws has, for each seed, the mean over
+    images of each draw. The commit is that of the code that trained the first job; seconds are the
+    sum over all trainings and evaluations.
     """
-    reports = [result.report for result in found]
-    noise = mean_error([result.noise for result in found])
+    reports = [result.report for result in evaluated]
+    noise = mean_error([result.noise for result in evaluated])
     bpds = [report["bpd"] for report in reports]
     means = {
         key: float(np.mean([report[key] for report in reports]))
@@ -226,13 +232,13 @@ def mean_row(name: str, jobs: Sequence[Job], found: Sequence[Result], outdir: Pa
         "name": name,
         "config_hash": config_hash(jobs[0].config),
         "commit": read_json(trained / "environment.json")["commit"],
-        # One draw of each image does not tell its noise.
+        # The noise cannot be estimated from one draw of each image.
         "stderr": noise.stderr if noise.degrees else None,
         "stderr_degrees": noise.degrees or None,
         "stderr_seeds": standard_error(np.array(bpds)) if len(bpds) > 1 else None,
         "bpd_of_seeds": bpds,
-        # What a paired error needs of a training that is done again: tests/test_rerun.py.
-        "bpd_of_draws": [result.bpd.mean(axis=1).round(6).tolist() for result in found],
+        # tests/test_rerun.py needs these for the paired error of a repeated training.
+        "bpd_of_draws": [result.bpd.mean(axis=1).round(6).tolist() for result in evaluated],
         "variance": float(np.mean([report["denoising_variance"] for report in reports])),
         "variance_of_seeds": [report["denoising_variance"] for report in reports],
         "seeds": [job.config.seed for job in jobs],
@@ -245,17 +251,17 @@ def mean_row(name: str, jobs: Sequence[Job], found: Sequence[Result], outdir: Pa
     }  # fmt: skip
 
 
-def paired(found: Sequence[Result], reference: Sequence[Result]) -> Row:
-    """The difference to a reference of the same seeds and images, bits/dim, with its errors: over
-    the seeds, and over the images of the mean over seeds. ValueError for other data or another kind
-    of bound."""
-    pairs = list(zip(found, reference, strict=True))
+def paired(evaluated: Sequence[Result], reference: Sequence[Result]) -> Row:
+    """The difference from a reference with the same seeds and images, in bits/dim, with two errors:
+    over the seeds, and over the images (of the mean over seeds). Raises ValueError for other data
+    or another kind of bound."""
+    pairs = list(zip(evaluated, reference, strict=True))
     for ours, theirs in pairs:
-        compare([theirs, ours])  # it refuses what cannot be compared
-    of_seeds = np.array([ours.bpd.mean() - theirs.bpd.mean() for ours, theirs in pairs])
-    images = np.mean([o.bpd.mean(axis=0) - t.bpd.mean(axis=0) for o, t in pairs], axis=0)
+        compare([theirs, ours])  # Raises an error if the two cannot be compared.
+    per_seed = np.array([ours.bpd.mean() - theirs.bpd.mean() for ours, theirs in pairs])
+    per_image = np.mean([o.bpd.mean(axis=0) - t.bpd.mean(axis=0) for o, t in pairs], axis=0)
     return {
-        "difference": float(of_seeds.mean()),
-        "difference_stderr_seeds": standard_error(of_seeds) if len(pairs) > 1 else None,
-        "difference_stderr_images": standard_error(images),
+        "difference": float(per_seed.mean()),
+        "difference_stderr_seeds": standard_error(per_seed) if len(pairs) > 1 else None,
+        "difference_stderr_images": standard_error(per_image),
     }

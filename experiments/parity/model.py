@@ -1,4 +1,5 @@
-"""What a golden file of the whole model holds, by our modules: bound, gradients, sampling.
+"""Recomputes the contents of a golden file of the whole model with this library: bound, gradients,
+sampling.
 
 Gamma is the published name of omega.
 """
@@ -30,7 +31,8 @@ SCHEDULES = {"fixed": "linear", "learnable_scalar": "vdm_scalar", "learnable_nne
 
 
 def config_of(published: dict[str, Any], shape: tuple[int, ...]) -> ConfigDict:
-    """configs/cifar10.py:published with the settings of a published configuration."""
+    """Converts a published configuration to a config: configs/cifar10.py:published with its
+    settings."""
     config = load_config(CONFIG, "published")
     config.data = {
         "name": "synthetic",
@@ -55,7 +57,8 @@ def config_of(published: dict[str, Any], shape: tuple[int, ...]) -> ConfigDict:
 
 
 def recompute_model(arrays: Arrays, dtype: Any) -> dict[str, Any]:
-    """The bound with its gradients, ancestral steps, decoding, and what lies between."""
+    """Recomputes the bound with its gradients, the quantities that it is made of, ancestral steps
+    and decoding, under the names of the golden file."""
     published = json.loads(str(arrays["config_json"]))
     config = config_of(published, arrays["images"].shape[1:])
     num_steps = config.model.num_steps
@@ -65,17 +68,7 @@ def recompute_model(arrays: Arrays, dtype: Any) -> dict[str, Any]:
     params = interop.from_published(nested(below(arrays, "params"), dtype), like)
     codes = jnp.asarray(arrays["images"])
     labels = jnp.asarray(arrays["conditioning"], dtype)
-    batch = len(codes)
-    t = jnp.mod(jnp.asarray(arrays["t0"], dtype) + jnp.arange(batch, dtype=dtype) / batch, 1.0)
-    if num_steps:
-        # The published ceil(t T)/T takes a t on the edge of two steps to the lower one.
-        on_edge = (t > 0) & (t * num_steps == jnp.round(t * num_steps))
-        t = jnp.where(on_edge, t - 0.5 / num_steps, t)
-    draws = Draws(
-        t,
-        jnp.asarray(arrays["eps"], dtype),
-        jnp.asarray(arrays["eps_0"], dtype),
-    )
+    draws = published_draws(arrays, num_steps, dtype)
 
     def bound(params: Any) -> tuple[jax.Array, Any]:
         estimate = model.elbo(params, codes, draws, num_steps, labels)
@@ -93,14 +86,7 @@ def recompute_model(arrays: Arrays, dtype: Any) -> dict[str, Any]:
         (total, (bits, estimate)), gradient = jax.jit(bound)(params), {}
     terms, levels = estimate.terms, estimate.levels
     omega = model.schedule_fn(params)
-    out: dict[str, Any] = {"t": draws.t}
-    if num_steps:
-        s, out["t"] = step_interval(draws.t, num_steps)
-        out["gamma_s"] = omega(s)
-    out["gamma_t"], out["dgamma_dt_at_t"] = with_slope(omega, out["t"])
-    out["gamma_grid"], out["dgamma_dt_grid"] = with_slope(
-        omega, jnp.asarray(arrays["t_grid"], dtype)
-    )
+    out = schedule_outputs(omega, draws.t, num_steps, jnp.asarray(arrays["t_grid"], dtype))
     out |= {
         "gamma_0": levels.omega_0,
         "gamma_1": levels.omega_1,
@@ -132,8 +118,33 @@ def recompute_model(arrays: Arrays, dtype: Any) -> dict[str, Any]:
     return out
 
 
+def published_draws(arrays: Arrays, num_steps: int, dtype: Any) -> Draws:
+    """The times and noise of the published run."""
+    batch = len(arrays["images"])
+    t = jnp.mod(jnp.asarray(arrays["t0"], dtype) + jnp.arange(batch, dtype=dtype) / batch, 1.0)
+    if num_steps:
+        # The published ceil(t T)/T moves a t on the edge of two steps to the lower one.
+        on_edge = (t > 0) & (t * num_steps == jnp.round(t * num_steps))
+        t = jnp.where(on_edge, t - 0.5 / num_steps, t)
+    return Draws(t, jnp.asarray(arrays["eps"], dtype), jnp.asarray(arrays["eps_0"], dtype))
+
+
+def schedule_outputs(
+    omega: Callable, t: jax.Array, num_steps: int, t_grid: jax.Array
+) -> dict[str, Any]:
+    """omega and its slope at the times of the bound and on the file's grid of times."""
+    out: dict[str, Any] = {"t": t}
+    if num_steps:
+        s, out["t"] = step_interval(t, num_steps)
+        out["gamma_s"] = omega(s)
+    out["gamma_t"], out["dgamma_dt_at_t"] = with_slope(omega, out["t"])
+    out["gamma_grid"], out["dgamma_dt_grid"] = with_slope(omega, t_grid)
+    return out
+
+
 def summaries(gradients: dict[str, Any]) -> dict[str, Any]:
-    """For all parameters, sorted: the gradient's norm and its product with cos(0, 1, 2, ...)."""
+    """Two numbers for each parameter array, sorted by name: the norm of the gradient and its
+    product with cos(0, 1, 2, ...)."""
     raveled = [np.ravel(np.asarray(gradients[name], np.float64)) for name in sorted(gradients)]
     return {
         "gradsum_l2": np.array([np.linalg.norm(g) for g in raveled]),
@@ -144,7 +155,7 @@ def summaries(gradients: dict[str, Any]) -> dict[str, Any]:
 def one_step(
     omega: Callable, denoise: Callable, name: str, given: Arrays, dtype: Any
 ) -> dict[str, Any]:
-    """The ancestral step from t = (T - i)/T to (T - i - 1)/T."""
+    """Takes the ancestral step from t = (T - i)/T to (T - i - 1)/T."""
     i, num_steps = int(given["i"]), int(given["T"])
     z_t, noise = jnp.asarray(given["z_t"], dtype), jnp.asarray(given["eps"], dtype)
     t, s = ((num_steps - j) / num_steps for j in (i, i + 1))
@@ -163,7 +174,7 @@ def one_step(
 def inner_outputs(
     model: VDM, params: Any, z: jax.Array, omega: jax.Array, labels: jax.Array
 ) -> dict[str, Any]:
-    """The outputs of the network's modules, by their published names."""
+    """Runs the network and returns the outputs of its modules by their published names."""
 
     @jax.jit
     def run(params: Any) -> Any:

@@ -94,7 +94,7 @@ def test_a_longer_training_is_not_done(swept, tiny):
 
 def test_only_trains_the_named_jobs(tiny, tmp_path, capsys):
     jobs = tiny("b", evaluated_with=())
-    with pytest.raises(SystemExit, match="--only=c-seed0: --list shows"):
+    with pytest.raises(SystemExit, match="--only=c-seed0: no such job; --list shows"):
         finish(jobs, flags(tmp_path, only="b-seed1,c-seed0"))
     assert not finish(jobs, flags(tmp_path, only="b-seed1"))
     assert "1 of 2 jobs are done; the table waits for b-seed0" in capsys.readouterr().out
@@ -140,7 +140,7 @@ def test_a_share_is_an_index_below_a_count(text, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["run", f"--share={text}"])
     with pytest.raises(SystemExit):
         sweep.parse_flags(__file__)
-    assert "is no I/N with I from 0 to N - 1" in capsys.readouterr().err
+    assert "is not I/N with I from 0 to N - 1" in capsys.readouterr().err
 
 
 class OneDraw:
