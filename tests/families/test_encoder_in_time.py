@@ -9,6 +9,7 @@ import pytest
 
 from tests.families.encoder_in_time import EncoderInTime, Linear
 from vdm.config.build import build_estimator
+from vdm.config.options import read
 from vdm.diffusion.elbo import Draws, draw
 from vdm.diffusion.grids import equal_times
 from vdm.diffusion.likelihood import Gaussian
@@ -147,10 +148,11 @@ def test_ancestral_samples_are_of_the_model_that_is_bounded(params):
 
 def test_what_would_speak_of_another_model_is_refused(make_tiny_config):
     assert MODEL.supports == {"noise_levels", "schedule", "reverse_steps"}
-    options = dataclasses.make_dataclass("Options", ["bound", "num_steps", "ode"])
+    options = read(make_tiny_config()).eval
     for bound, num_steps in (("iw-4", 5), ("ode-decoder", 0)):
+        chosen = dataclasses.replace(options, bound=bound, num_steps=num_steps)
         with pytest.raises(ValueError, match=rf"eval.bound = '{bound}' needs .*EncoderInTime does"):
-            build_estimator(options(bound, num_steps, None), MODEL)
+            build_estimator(chosen, MODEL)
 
 
 def test_an_override_loses_what_rests_on_it_until_it_says_otherwise():

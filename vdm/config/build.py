@@ -48,8 +48,8 @@ from vdm.evaluation.estimators import (
 from vdm.io.metrics_log import MetricsHook
 from vdm.io.places import check_local
 from vdm.models.classifier import NoisyClassifier
+from vdm.models.interface import has_noise_levels, require
 from vdm.models.latent_variable import AnyModel
-from vdm.models.vdm import VDM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +185,7 @@ def build_guidance(
     found = build("sample.guidance", guidance, GUIDANCES, classifier=classifier)
     fits = all(hasattr(found, field) for field in ("passes", "num_classes", "check"))
     check_kind("sample.guidance", guidance.name, found, fits, "a vdm.evaluation.guided.Guidance")
-    if isinstance(model, VDM):  # others have no guidance
+    if has_noise_levels(model):  # others have no guidance
         found.check(model)
     return found
 
@@ -203,7 +203,7 @@ EXACT_DIVERGENCE = 16  # dimensions up to which eval.ode.divergence = "auto" is 
 
 def build_estimator(options: EvalOptions, model: AnyModel) -> Estimator:
     """The bound that options.bound names, for that model. ValueError where it has none such."""
-    if not isinstance(model, VDM):
+    if not has_noise_levels(model):
         if options.bound != "elbo" or options.num_steps:
             raise ValueError(
                 f"eval.bound = {options.bound!r}, eval.num_steps = {options.num_steps}: a model "
@@ -212,8 +212,9 @@ def build_estimator(options: EvalOptions, model: AnyModel) -> Estimator:
         return PathElbo(model.num_levels)
     weights = re.fullmatch(r"iw-([1-9]\d*)", options.bound)
     if options.bound == "elbo":
-        return Elbo(options.num_steps)
+        return Elbo(options.num_steps, model.more_terms)
     if weights:
+        require(model, "importance_weighted", f"eval.bound = {options.bound!r}")
         return ImportanceWeighted(options.num_steps, int(weights[1]))
     if options.bound.startswith("iw"):
         raise ValueError(
@@ -221,6 +222,7 @@ def build_estimator(options: EvalOptions, model: AnyModel) -> Estimator:
             "iw-64"
         )
     check_choice("eval.bound", options.bound, BOUNDS)
+    require(model, "probability_flow", f"eval.bound = {options.bound!r}")
     if model.multivariate:
         raise ValueError(
             f"eval.bound = {options.bound!r}: the flow is solved in one omega for all dimensions, "
@@ -232,7 +234,7 @@ def build_estimator(options: EvalOptions, model: AnyModel) -> Estimator:
             f"eval.bound = {options.bound!r} is of continuous time: set eval.num_steps = 0 (the "
             "steps of its solver are eval.ode.num_steps)"
         )
-    if kind != "decoder" and not model.latents_are_data:
+    if kind != "decoder" and "noisy_data" not in model.supports:
         raise ValueError(
             f"eval.bound = {options.bound!r}: the flow of this model is of latents, not of the "
             "data: choose 'ode-decoder'"

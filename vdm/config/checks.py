@@ -17,8 +17,8 @@ from vdm.devices.keys import root_key
 from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.features import check_features
 from vdm.evaluation.samples import check_samples
+from vdm.models.interface import has_noise_levels, num_classes, require
 from vdm.models.latent_variable import AnyModel, check_methods
-from vdm.models.vdm import VDM
 from vdm.training import schedule_objectives as train_schedule
 
 
@@ -27,14 +27,13 @@ def check(config: ConfigDict, options: Options, built: Built) -> None:
     check_labels(config, built.source)
     check_likelihood(config, built.source)
     check_augmented_flag(config)
-    if not isinstance(built.model, VDM):
-        check_without_schedule(config)
+    check_capabilities(config, built)
     check_shapes(config, built.model)
     check_own(config, built)
-    if isinstance(built.model, VDM):  # others have no guidance
+    if has_noise_levels(built.model):  # others have no guidance
         built.guidance.check(built.model)
-    num_classes = getattr(built.model, "num_classes", 0) or built.guidance.num_classes
-    check_sample(options.sample, built.sampler, num_classes)
+    classes = num_classes(built.model) or built.guidance.num_classes
+    check_sample(options.sample, built.sampler, classes)
     if options.sample.features:
         check_features(options.sample.features, built.source.shape, built.source.num_codes)
 
@@ -93,6 +92,17 @@ def check_augmented_flag(config: ConfigDict) -> None:
         )
 
 
+def check_capabilities(config: ConfigDict, built: Built) -> None:
+    """The model must support what is asked of it by name (`vdm.models.interface`)."""
+    model = built.model
+    if has_noise_levels(model):
+        require(model, built.sampler.needs, f"sample.name = {config.sample.name!r}")
+    elif hasattr(model, "supports"):  # a subclass of a VDM that has lost its bound
+        require(model, "noise_levels", f"model.name = {config.model.name!r}")
+    else:
+        check_without_schedule(config)
+
+
 def check_without_schedule(config: ConfigDict) -> None:
     """ValueError for a field that asks for noise levels, or labels, of a model that has none."""
     defaults = {
@@ -123,10 +133,10 @@ def check_shapes(config: ConfigDict, model: AnyModel) -> None:
     anything is written."""
     try:
         params = jax.eval_shape(model.init, root_key(0))
-        if not isinstance(model, VDM):
+        if not has_noise_levels(model):
             check_methods(model, params)
             return
-        if model.multivariate and not model.latents_are_data:
+        if model.multivariate and "noisy_data" not in model.supports:
             raise ValueError(
                 f"schedule.name = {config.schedule.name!r} has an omega for each dimension of the "
                 "data, and the latents of this model are none: choose one omega for all"

@@ -15,8 +15,8 @@ from vdm.config.files import built_in_configs
 from vdm.config.options import EvalOptions, complete
 from vdm.config.registry import OPTIMIZERS, TABLES, lookup
 from vdm.evaluation.estimators import Estimator, ProbabilityFlow
+from vdm.models.interface import has_noise_levels
 from vdm.models.latent_variable import AnyModel
-from vdm.models.vdm import VDM
 
 _ABSENT = object()
 
@@ -78,8 +78,7 @@ def check_ode(
         if not isinstance(estimator, ProbabilityFlow):
             why = f"eval.bound = {options.bound!r} solves no ODE"
             steps = " and eval.num_steps = 0" if options.num_steps else ""
-            has_flow = isinstance(model, VDM) and not model.multivariate
-            remedy = f", or choose eval.bound = 'ode-decoder'{steps}" if has_flow else ""
+            remedy = f", or choose eval.bound = 'ode-decoder'{steps}" if _has_flow(model) else ""
         elif name == "tolerance" and estimator.solver.num_steps:
             why = f"the solver takes eval.ode.num_steps = {estimator.solver.num_steps} fixed steps"
             remedy = ", or set eval.ode.num_steps = 0"
@@ -90,6 +89,13 @@ def check_ode(
             continue
         value = getattr(options.ode, name)
         raise ValueError(f"{field} = {value!r} would have no effect: {why}; leave it out{remedy}")
+
+
+def _has_flow(model: AnyModel) -> bool:
+    """Whether eval.bound may be one of the flow's."""
+    if not has_noise_levels(model) or model.multivariate:
+        return False
+    return "probability_flow" in model.supports
 
 
 def _field(config: ConfigDict, path: str) -> Any:

@@ -20,6 +20,7 @@ from vdm.data import transforms
 from vdm.devices.keys import root_key
 from vdm.diffusion.grids import Grid
 from vdm.diffusion.weightings import Weighting
+from vdm.models.interface import has_noise_levels
 from vdm.models.vdm import VDM
 from vdm.typing import Likelihood, Params
 
@@ -34,7 +35,7 @@ def check_own(config: ConfigDict, built: Built) -> None:
     if built.augmentation is not None:
         name = config.data.augmentation.name
         transforms.check(built.augmentation, f"data.augmentation.name = {name!r}")
-    if not isinstance(model, VDM):
+    if not has_noise_levels(model):
         return
     if config.schedule.name not in SCHEDULES:
         check_schedule(config.schedule.name, model)

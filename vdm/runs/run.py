@@ -34,7 +34,7 @@ from vdm.io.metrics_log import MetricsHook, read_metrics
 from vdm.io.orbax_paths import check_shared
 from vdm.io.places import check_local
 from vdm.models.classifier import NoisyClassifier
-from vdm.models.interface import has_noise_levels, num_classes
+from vdm.models.interface import has_noise_levels
 from vdm.models.latent_variable import AnyModel
 from vdm.models.vdm import VDM
 from vdm.runs.data import open_source
