@@ -345,7 +345,7 @@ def given_samplers():
     ("sample", given_samplers),
     ("bpd", dict),
     ("bpd", lambda: {"bound": "iw-2", "num_steps": 3}),
-    ("bpd", lambda: {"bound": "ode-decoder"}),
+    pytest.param("bpd", lambda: {"bound": "ode-decoder"}, marks=pytest.mark.slow),
 ], ids=["sample", "sample by name", "sample by object", "bpd", "bpd iw", "bpd ode"])  # fmt: skip
 def test_a_call_with_another_seed_or_of_a_model_loaded_again_compiles_nothing(
     trained, finished_run, compilations, method, make_arguments

@@ -28,7 +28,7 @@ class Flat:
 def test_images_are_compared_with_the_first_50000(monkeypatch, tmp_path):
     assert sample.MAX_REAL == 50_000
     monkeypatch.setattr(sample, "MAX_REAL", 30)
-    monkeypatch.setattr(evaluate, "read_features", lambda path: Flat())
+    monkeypatch.setattr(sample, "read_features", lambda path: Flat())
     rng = np.random.default_rng(0)
     real = rng.integers(0, 17, (40, 2, 1, 1), dtype=np.uint8)
     samples = rng.integers(0, 17, (20, 2, 1, 1), dtype=np.uint8)

@@ -1,7 +1,7 @@
 """Grids: the T + 1 values of omega, from omega_0 to omega_1, at which a sampler steps.
 
 A grid is a function (schedule, num_steps) -> omegas [T + 1], or [T + 1, *dims] if every dimension
-has its own schedule.
+has its own schedule. It is hashable, because what is compiled for a grid is kept by it.
 """
 
 from collections.abc import Callable

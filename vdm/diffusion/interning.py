@@ -21,9 +21,9 @@ def interned(constructor: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(constructor)
     def construct(*args: P.args, **kwargs: P.kwargs) -> T:
-        given = signature.bind(*args, **kwargs)
-        given.apply_defaults()
         try:
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
             return kept(*given.args, **given.kwargs)
         except TypeError:  # an argument that has no hash, such as an array, or a wrong one
             return constructor(*args, **kwargs)
