@@ -167,15 +167,15 @@ def build_run(
     sharding.start()
     built = configs.build_all(config, open_source(config))
     checks.check(config, options, built)
-    resolved, folder = config.to_dict(), Path(workdir).absolute()
+    folder = Path(workdir).absolute()
     return Run(
-        resolved=resolved,
+        resolved=config.to_dict(),
         options=options,
         workdir=folder,
         **{field.name: getattr(built, field.name) for field in dataclasses.fields(built)},
         estimator=build_estimator(options.eval, built.model),
         open_metrics_hook=functools.partial(
-            configs.open_metrics_hook, config.metrics, resolved, folder
+            configs.open_metrics_hook, config.metrics, config.to_dict(), folder
         ),
         mesh=sharding.build_mesh(options.train.num_devices, options.train.fsdp),
     )
