@@ -372,7 +372,7 @@ def test_fit_names_the_phase_in_which_it_hangs(make_tiny_config, tmp_path, monke
         yield from (None, None)
 
     monkeypatch.setattr(run_module, "make_train_step", make_step)
-    monkeypatch.setattr(train, "Watchdog", lambda secs, of: Recorder(0.2, of))
+    monkeypatch.setattr(loop, "Watchdog", lambda secs, of: Recorder(0.2, of))
     train.fit(run, state, batches(), MetricsWriter(run.workdir, 0))
     err = capfd.readouterr().err
     assert "s without progress: waiting for the data of step 3;" in err

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -181,7 +182,8 @@ def _fill(group: ConfigDict, default: ConfigDict, prefix: str) -> None:
 
 def check_fields(config: ConfigDict) -> None:
     """Raises ValueError for a field that is missing, or that no config has, such as a misspelt one,
-    which would leave the default in force without a word."""
+    which would leave the default in force without a word. A note of the user's own may stand beside
+    the groups, under a name that resembles none."""
     for field in ORIGINAL_FIELDS:
         _field(config, field)
     _check_known(config, defaults.get_config(), "")
@@ -190,6 +192,8 @@ def check_fields(config: ConfigDict) -> None:
 def _check_known(group: ConfigDict, default: ConfigDict, prefix: str) -> None:
     for key, value in group.items():
         if key not in default:
+            if not prefix and not difflib.get_close_matches(key, list(default)):
+                continue
             raise ValueError(
                 f"the config has {prefix}{key}, which is not a field; {suggest(key, default)} "
                 "(what a component of your own takes goes into its kwargs)"
