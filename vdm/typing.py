@@ -33,9 +33,9 @@ Denoiser = Callable[[Array, Array], Array]
 """(z_t [batch, *dims], omega [batch] or [batch, *dims]) -> eps_hat [batch, *dims]."""
 
 
-Kernel = Callable[[Array, Array, Array], tuple[Array, Array]]
-"""The reverse step p(z_s | z_t) = N(mean, variance): (z_t, omega_s, omega_t) -> mean, variance, at
-one noise level for the whole batch."""
+Kernel = Callable[[Denoiser, Array, Any, Any], tuple[Array, Array]]
+"""The reverse step p(z_s | z_t) = N(mean, variance): (denoiser, z_t, omega_s, omega_t) -> mean,
+variance, for one noise level of the whole batch, or of each dimension."""
 
 
 @runtime_checkable

@@ -97,7 +97,8 @@ class DataSchedule(VDM):
             omegas = grid(lambda t: self.omega(params, t, c[0]), num_steps)
             noise = fresh_noise(key[None], self.latent_dims)
             told = self.told(params, denoiser, c)
-            return run_chain(z_1[None], noise, omegas, told, sampler, num_frames), omegas[0]
+            chain = run_chain(z_1[None], noise, omegas, told, sampler, num_frames, self.kernel)
+            return chain, omegas[0]
 
         chain, omega_0 = jax.vmap(one)(keys, starts)
         z_0, frames = chain.z_0[:, 0], jnp.moveaxis(chain.frames[:, :, 0], 1, 0)

@@ -164,5 +164,23 @@ def test_an_override_loses_what_rests_on_it_until_it_says_otherwise():
         keeps = frozenset({"noise_levels"})
 
     fields = {f.name: getattr(MODEL, f.name) for f in dataclasses.fields(MODEL)}
-    assert Subclass(**fields).supports == {"schedule"}
-    assert Again(**fields).supports == {"schedule", "noise_levels"}
+    assert Subclass(**fields).supports == {"schedule", "reverse_steps"}
+    assert Again(**fields).supports == {"schedule", "reverse_steps", "noise_levels"}
+
+
+def test_the_ancestral_sampler_takes_the_reverse_steps_of_the_model(params):
+    class Narrow(EncoderInTime):
+        def kernel(self, denoiser, z_t, omega_s, omega_t):
+            mean, variance = super().kernel(denoiser, z_t, omega_s, omega_t)
+            return mean, 0.0 * variance
+
+    fields = {f.name: getattr(MODEL, f.name) for f in dataclasses.fields(MODEL)}
+    model, z_1 = Narrow(**fields), jnp.full((1, 1), 1.7)
+    keys = jax.random.split(jax.random.key(0), 1)
+    drawn = model.sample(params, keys, ancestral(), equal_times, 3, model.denoiser(params), z_1)
+    a, s, _, _ = parts(np.linspace(OMEGA_0, OMEGA_1, 4))
+    z, slopes = 1.7, slopes_of(params, 3)
+    for i in (3, 2, 1):
+        share = 1 - (a[i] * s[i - 1] / (a[i - 1] * s[i])) ** 2
+        z = a[i - 1] / a[i] * (z - s[i] * share * slopes[i] * z)
+    np.testing.assert_allclose(drawn.data[0, 0], z / a[0], rtol=1e-5)

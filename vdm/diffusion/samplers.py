@@ -17,17 +17,33 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vdm.diffusion.interning import interned
 from vdm.diffusion.noise import NoiseFn, alpha, fresh_noise, level, posterior, sigma, transition
-from vdm.typing import Denoiser, EndPoint, OmegaGrid, PyTree
+from vdm.typing import Denoiser, EndPoint, Kernel, OmegaGrid, PyTree
+
+
+def evaluate(
+    denoiser: Denoiser, z: Float[Array, "batch *dims"], omega: EndPoint
+) -> Float[Array, "batch *dims"]:
+    """Calls the denoiser with one noise level for the whole batch."""
+    return denoiser(z, jnp.broadcast_to(omega, z.shape if omega.ndim else z.shape[:1]))
+
+
+def reverse_step(
+    denoiser: Denoiser, z_t: Float[Array, "batch *dims"], omega_s: EndPoint, omega_t: EndPoint
+) -> tuple[Float[Array, "batch *dims"], Float[Array, "..."]]:
+    """Returns the mean and variance of p(z_s | z_t): those of q(z_s | z_t, x) at the denoiser's
+    estimate of x (VDM Eq. 31-33)."""
+    return posterior(z_t, evaluate(denoiser, z_t, omega_t), omega_s, omega_t)
 
 
 class Interval(NamedTuple):
     """One step from omega_t to omega_s. last: whether it is the last step. noise: k -> the k-th
-    standard normal draw [batch, *dims] of this step."""
+    standard normal draw [batch, *dims] of this step. kernel: p(z_s | z_t) of the model."""
 
     omega_s: EndPoint
     omega_t: EndPoint
     last: Bool[Array, ""]
     noise: NoiseFn
+    kernel: Kernel = reverse_step
 
 
 Step = Callable[[Denoiser, Array, PyTree, Interval], tuple[Array, PyTree]]
@@ -68,9 +84,10 @@ def run_chain(
     denoiser: Denoiser,
     sampler: Sampler,
     num_frames: int = 0,
+    kernel: Kernel = reverse_step,
 ) -> Trajectory:
     """Runs a sampler from z_1 down the increasing grid `omegas` of T + 1 values, or T + 1 for each
-    dimension.
+    dimension. kernel: the reverse step of the model, which the ancestral sampler draws from.
 
     The steps are i = T ... 1; the k-th noise of step i has the index i + k (T + 1), k = 0, 1, ...
     """
@@ -83,6 +100,7 @@ def run_chain(
             level(omegas, index),
             index == 1,
             lambda k: noise_at(index + k * (num_steps + 1)),
+            kernel,
         )
         z_s, memory = sampler.step(denoiser, z_t, memory, interval)
         if num_frames:  # Several latents share a frame; the last one written stays.
@@ -118,21 +136,6 @@ def first_latent(keys: Key[Array, " batch"], dims: tuple[int, ...]) -> Float[Arr
     return fresh_noise(keys, dims)(jnp.zeros((), jnp.int32))
 
 
-def evaluate(
-    denoiser: Denoiser, z: Float[Array, "batch *dims"], omega: EndPoint
-) -> Float[Array, "batch *dims"]:
-    """Calls the denoiser with one noise level for the whole batch."""
-    return denoiser(z, jnp.broadcast_to(omega, z.shape if omega.ndim else z.shape[:1]))
-
-
-def reverse_step(
-    denoiser: Denoiser, z_t: Float[Array, "batch *dims"], omega_s: EndPoint, omega_t: EndPoint
-) -> tuple[Float[Array, "batch *dims"], Float[Array, "..."]]:
-    """Returns the mean and variance of p(z_s | z_t): those of q(z_s | z_t, x) at the denoiser's
-    estimate of x (VDM Eq. 31-33)."""
-    return posterior(z_t, evaluate(denoiser, z_t, omega_t), omega_s, omega_t)
-
-
 def without_last(noise: Array, last: Bool[Array, ""], last_noise: bool) -> Array:
     """Returns the noise of a step, set to zero in the last step unless `last_noise`."""
     return noise if last_noise else jnp.where(last, jnp.zeros_like(noise), noise)
@@ -155,7 +158,7 @@ def ancestral(variance: str = "posterior", last_noise: bool = True) -> Sampler:
         raise ValueError(f"unknown variance {variance!r}; known: {', '.join(VARIANCES)}")
 
     def step(denoiser: Denoiser, z_t: Array, memory: PyTree, i: Interval) -> tuple[Array, PyTree]:
-        mean, var = reverse_step(denoiser, z_t, i.omega_s, i.omega_t)
+        mean, var = i.kernel(denoiser, z_t, i.omega_s, i.omega_t)
         if variance == "forward":
             _, var = transition(i.omega_s, i.omega_t)
         noise = without_last(i.noise(jnp.int32(0)), i.last, last_noise)

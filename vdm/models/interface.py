@@ -49,7 +49,7 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
         ),
         "reverse_steps": Capability(
             "the reverse step p(z_s | z_t) of the ancestral sampler",
-            "sample", frozenset({"elbo_at", "kernel", "levels"}),
+            "sample", frozenset({"elbo_at", "levels"}),
         ),
         "lossless_codec": Capability(
             "the steps p(z_s | z_t) and q(z_s | z_t, x) of bits-back coding",
@@ -57,7 +57,8 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
         ),
         "noisy_data": Capability(
             "latents that are data with noise",
-            "", frozenset({"encode", "latent_dims"}),
+            # The last is what an earlier version asked a model for.
+            "", frozenset({"encode", "latent_dims", "latents_are_data"}),
         ),
     }
 )  # fmt: skip

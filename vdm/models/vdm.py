@@ -5,7 +5,6 @@ Models hold no parameters. Their methods are pure functions of `params`, a dict 
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from vdm.diffusion.predictions import convert
 from vdm.diffusion.samplers import Sampler, first_latent, reverse_step, run_chain
 from vdm.diffusion.schedule_algebra import next_omega
 from vdm.models.interface import left_of
-from vdm.typing import Denoiser, Kernel, Likelihood, Params, PRNGKey, ScheduleFn
+from vdm.typing import Denoiser, EndPoint, Likelihood, Params, PRNGKey, ScheduleFn
 
 
 class Drawn(NamedTuple):
@@ -129,10 +128,16 @@ class VDM:
         del omega  # the same at every level
         return self.likelihood_of(params).encode(data)
 
-    def kernel(self, denoiser: Denoiser) -> Kernel:
-        """The reverse step p(z_s | z_t) of that denoiser: (z_t, omega_s, omega_t) -> its mean and
-        variance, those of q(z_s | z_t, x) with the estimate in place of the noise (VDM Eq. 33)."""
-        return functools.partial(reverse_step, denoiser)
+    def kernel(
+        self,
+        denoiser: Denoiser,
+        z_t: Float[Array, "batch *dims"],
+        omega_s: EndPoint,
+        omega_t: EndPoint,
+    ) -> tuple[Float[Array, "batch *dims"], Float[Array, "..."]]:
+        """Returns the mean and variance of the reverse step p(z_s | z_t): those of q(z_s | z_t, x)
+        at the denoiser's estimate of x (VDM Eq. 31-33)."""
+        return reverse_step(denoiser, z_t, omega_s, omega_t)
 
     def schedule_fn(self, params: Params) -> ScheduleFn:
         """t, any shape -> omega(t), that shape, with `dims` appended if multivariate."""
@@ -268,7 +273,7 @@ class VDM:
         omegas = grid(self.schedule_fn(params), num_steps)
         z_1 = first_latent(keys, self.latent_dims) if z_1 is None else z_1
         noise = fresh_noise(keys, self.latent_dims)
-        chain = run_chain(z_1, noise, omegas, denoiser, sampler, num_frames)
+        chain = run_chain(z_1, noise, omegas, denoiser, sampler, num_frames, self.kernel)
         omega_0, likelihood = level(omegas, jnp.int32(0)), self.likelihood_of(params)
         frames = jax.vmap(lambda z: likelihood.decode(z, omega_0))(chain.frames)
         return Drawn(

@@ -109,7 +109,8 @@ def _announce(run: Run, split: Split, state: TrainState) -> None:
     if has_noise_levels(run.model):
         wanted, bound_steps = run.options.train_schedule, run.options.bound_steps
         if objective(wanted, bound_steps, run.model.interior_matters) != wanted:
-            why = f"with T = {bound_steps}" if bound_steps else "with an omega for each dimension"
+            of_each = "dimension" if run.model.multivariate else "example"
+            why = f"with T = {bound_steps}" if bound_steps else f"with an omega for each {of_each}"
             say(f"{why} the interior of the schedule changes the bound, and is trained on it")
     if run.options.weighting != "bound":
         say(
