@@ -132,8 +132,8 @@ def test_noise_is_shared_only_under_the_same_settings(make_run, key):
             {"dataset": "imagenet32_old", "data_fingerprint": "sha256:2"},
             "differ in data_fingerprint",
         ),
-        ({"bpd": NATS.mean() / 64 / np.log(2) * 1.0001}, "of two evaluations"),
-        ({"draws_per_example": 5}, "of two evaluations"),
+        ({"bpd": NATS.mean() / 64 / np.log(2) * 1.0001}, "from different evaluations"),
+        ({"draws_per_example": 5}, "from different evaluations"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(make_run, capsys, tmp_path, changes, message):

@@ -93,9 +93,9 @@ def test_a_header_that_makes_no_sense_is_noticed_though_its_checksum_holds():
 def test_another_version_is_named():
     content = bytearray(container.write(HEADER, WORDS))
     content[4] = 9
-    with pytest.raises(DamagedError, match=r"version 9, and this program reads version 1"):
+    with pytest.raises(DamagedError, match=r"version 9, but this program reads version 1"):
         container.read(bytes(content))
-    with pytest.raises(DamagedError, match="no file of compressed images"):
+    with pytest.raises(DamagedError, match="not a file of compressed images"):
         container.read(b"PK\x03\x04 a zip")
 
 

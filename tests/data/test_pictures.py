@@ -324,7 +324,7 @@ def test_colour_profiles_that_are_not_kept_are_told(tmp_path):
     saved(tmp_path / "a.png", Image.fromarray(RGB), icc_profile=profile)
     saved(tmp_path / "b.png", Image.fromarray(255 - RGB))
     read = read_images(tmp_path)
-    assert "their pixels are kept, the colour profiles of 1 are not" in read.note
+    assert "their pixels are kept, but the colour profiles of 1 are not" in read.note
     np.testing.assert_array_equal(read.codes, [RGB, 255 - RGB])
 
 

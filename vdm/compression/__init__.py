@@ -1,1 +1,1 @@
-"""Lossless compression: the bound as the size of a file."""
+"""Lossless compression of images, to files about as large as the bound says."""

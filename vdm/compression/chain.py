@@ -1,8 +1,8 @@
-"""The chain that the codec follows: noise levels, the latents' grids, the model's evaluations.
+"""The Markov chain of latents that the codec uses: noise levels, grids, evaluations of the model.
 
-z_i, i = 0 ... T, is the latent at time i / T. Everything that both sides must compute alike, to the
-last bit, is computed here: the network by one compiled function for each size of a batch, all else
-in float64 with NumPy from the float32 values of the schedule.
+z_i, i = 0 ... T, is the latent at time i / T. Everything that encoder and decoder must compute
+identically, to the last bit, is computed here: the network with one compiled function for each
+batch size, everything else in float64 with NumPy, from the float32 values of the schedule.
 """
 
 import functools
@@ -24,27 +24,33 @@ from vdm.models.vdm import VDM
 from vdm.typing import Params
 
 LEAST_STEP = 1e-5
-"""omega rises by at least this from one latent to the next: where a schedule stands still a step
-would have no width."""
+"""The least increase of omega from one latent to the next. If a schedule were constant somewhere,
+the Gaussians of that step would have no width."""
 
 FINEST = 2.0**-18
-"""The smallest cell: that of a step of 1e-4 in omega at omega_0 = -13.3."""
+"""The smallest permitted cell; a step of 1e-4 in omega at omega_0 = -13.3 needs it."""
 
 
 class Levels:
-    """alpha, sigma of q(z_i | x) and the Gaussians of every step; each (), or the shape of an
-    example where every dimension has an omega of its own.
+    """The noise levels: alpha, sigma of q(z_i | x) and the Gaussians of every step.
 
-    cell: h of every latent, a power of two at most 1 / cells_per_std of the standard deviations of
-    q(z_i | z_{i-1}) and of p(z_i | z_{i+1}).
+    At each step these are scalars, or have the shape of an example if every dimension has its own
+    omega.
+
+    Attributes:
+        cell: h of every latent: a power of two, at most 1 / cells_per_std times the standard
+            deviations of q(z_i | z_{i-1}) and of p(z_i | z_{i+1}).
     """
 
     def __init__(self, omegas: np.ndarray, cells_per_std: float) -> None:
-        """omegas: [T + 1] or [T + 1, *dims], float32. ValueError where they are not finite, or so
-        close that a step would need cells below FINEST."""
+        """Computes the levels from omegas, float32 [T + 1] or [T + 1, *dims].
+
+        `omegas` is changed in place so that it rises by LEAST_STEP or more. Raises ValueError if it
+        is not finite, or so flat that a step needs cells below FINEST.
+        """
         if not np.isfinite(omegas).all():
             raise ValueError(
-                "omega(t) is not finite, nor are the schedule's parameters: take another "
+                "omega(t) is not finite, as the schedule's parameters are not: take another "
                 "checkpoint (eval.step)"
             )
         for i in range(1, len(omegas)):
@@ -53,7 +59,7 @@ class Levels:
         omega = omegas.astype(np.float64)
         below, above = omega[:-1], omega[1:]
         self.alpha, self.sigma = (np.exp(-0.5 * np.logaddexp(0, sign * omega)) for sign in (1, -1))
-        # q(z_t | z_s) and q(z_s | z_t, x), as vdm.diffusion.noise has them; entry i - 1 is step i
+        # q(z_t | z_s) and q(z_s | z_t, x) as in vdm.diffusion.noise; entry i - 1 is step i
         lost = -np.expm1(below - above)
         self.alpha_ratio = self.alpha[1:] / self.alpha[:-1]
         self.shrink = self.sigma[1:] * lost
@@ -66,46 +72,52 @@ class Levels:
         if self.cell.min() < FINEST:
             raise ValueError(
                 f"compress.num_steps = {self.num_steps} with compress.cells = {cells_per_std}: the "
-                f"narrowest step needs cells below {FINEST:g}, the finest grid; take fewer"
+                f"narrowest step needs cells below {FINEST:g}, the finest grid; take fewer of these"
             )
 
     @property
     def num_steps(self) -> int:
-        """T."""
+        """The number of steps T."""
         return len(self.omegas) - 1
 
     def last(self) -> Gaussians:
-        """q(z_T | x)."""
+        """The Gaussians of q(z_T | x)."""
         return Gaussians(self.sigma[-1], self.cell[-1])
 
     def forward(self, i: int) -> Gaussians:
-        """q(z_i | z_{i-1}), and q(z_0 | x)."""
+        """The Gaussians of q(z_i | z_{i-1}), and for i = 0 of q(z_0 | x)."""
         return Gaussians(self._forward_std[i], self.cell[i])
 
     def reverse(self, i: int) -> Gaussians:
-        """q(z_i | z_{i+1}, x) and p(z_i | z_{i+1}), which have one variance; and p(z_T)."""
+        """The Gaussians of q(z_i | z_{i+1}, x) and p(z_i | z_{i+1}), which have the same variance,
+        and for i = T of p(z_T)."""
         return Gaussians(self._reverse_std[i], self.cell[i])
 
     def posterior_mean(self, i: int, z: np.ndarray, eps: np.ndarray) -> np.ndarray:
-        """The mean of q(z_{i-1} | z_i, x) with x = (z_i - sigma_i eps) / alpha_i; with the
-        network's eps_hat that of p(z_{i-1} | z_i)."""
+        """The mean of q(z_{i-1} | z_i, x) for x = (z_i - sigma_i eps) / alpha_i; for the network's
+        eps_hat, the mean of p(z_{i-1} | z_i)."""
         return (z - self.shrink[i - 1] * eps) / self.alpha_ratio[i - 1]
 
 
 class _Functions(NamedTuple):
-    """Compiled: (params, batch, omega) -> eps_hat; (params, batch) -> what noise is added to;
-    (params, batch, omega_0) -> p(code | z_0) of every code."""
+    """The compiled functions of a model.
+
+    Attributes:
+        eps_hat: (params, batch, omega) -> the network's estimate of the noise.
+        encode: (params, batch) -> x, to which noise is added.
+        probabilities: (params, batch, omega_0) -> p(code | z_0) for every code.
+    """
 
     eps_hat: Callable[[Params, dict, np.ndarray], jax.Array]
     encode: Callable[[Params, dict], jax.Array]
     probabilities: Callable[[Params, dict, np.ndarray], jax.Array]
 
 
-@functools.lru_cache(maxsize=8)  # compiled once for all files of a model
+@functools.lru_cache(maxsize=8)  # so that the functions of a model are compiled only once
 def _compiled(model: VDM) -> _Functions:
     def eps_hat(params: Params, batch: dict, omega: jax.Array) -> jax.Array:
-        of_each = jnp.broadcast_to(omega, batch["z"].shape[:1] + omega.shape)
-        return model.denoiser(params, batch.get("labels"))(batch["z"], of_each)
+        per_example = jnp.broadcast_to(omega, batch["z"].shape[:1] + omega.shape)
+        return model.denoiser(params, batch.get("labels"))(batch["z"], per_example)
 
     def encode(params: Params, batch: dict) -> jax.Array:
         return model.encode(params, batch["codes"], jnp.zeros(()))  # the same at every level
@@ -114,14 +126,14 @@ def _compiled(model: VDM) -> _Functions:
         likelihood: Any = model.likelihood_of(params)
         return jnp.exp(likelihood.log_probs(batch["z"], omega_0))
 
-    # On a GPU the fastest kernels are searched for anew in each process, and differ in rounding.
+    # On a GPU, each process searches for the fastest kernels anew, and these differ in rounding.
     options = {"xla_gpu_deterministic_ops": True} if jax.default_backend() == "gpu" else None
     compiled = functools.partial(jax.jit, compiler_options=options)
     return _Functions(compiled(eps_hat), compiled(encode), compiled(probabilities))
 
 
 class Chain:
-    """A model with its parameters in T steps, evaluated in batches of a few fixed sizes."""
+    """A model and its parameters with T steps, evaluated in batches of a few fixed sizes."""
 
     def __init__(
         self,
@@ -132,11 +144,19 @@ class Chain:
         cells_per_std: float,
         shards: int = 0,
     ) -> None:
-        """params live on the mesh. shards: a batch is computed in so many equal parts, a multiple
-        of the device count (0: one for each device). The size of a part may show in the last bits
-        of an example, the device that computes it does not.
+        """Prepares the noise levels and the compiled functions.
 
-        ValueError for a model of real numbers, or a grid that is too fine."""
+        Args:
+            params: the parameters, which live on the mesh.
+            num_steps: T.
+            cells_per_std: the least number of grid cells per standard deviation.
+            shards: into how many equal parts a batch is divided, a multiple of the number of
+                devices (0: one for each device). The last bits of an example may depend on the size
+                of a part, but not on the device that computes it.
+
+        Raises:
+            ValueError: the model is of real numbers, or the grid would be too fine.
+        """
         if num_steps < 1 or cells_per_std < 1:
             raise ValueError(
                 f"T = {num_steps} steps on {cells_per_std} cells per standard deviation: both must "
@@ -146,7 +166,7 @@ class Chain:
         parts = (model.likelihood, model.likelihood_of(params))
         if not all(hasattr(part, "log_probs") for part in parts):
             raise ValueError(
-                f"likelihood {type(model.likelihood).__name__} gives no probability of each code "
+                f"likelihood {type(model.likelihood).__name__} has no probability of each code "
                 "(log_probs), which lossless compression needs: choose 'discretised'"
             )
         omegas = jax.device_get(equal_times(model.schedule_fn(params), num_steps))
@@ -162,41 +182,42 @@ class Chain:
         batch: dict[str, np.ndarray] = {"z": z.astype(np.float32)}
         if labels is not None:
             batch["labels"] = labels.astype(np.int32)
-        found = self._evaluate(self._functions.eps_hat, batch, self.levels.omegas[i])
-        return found.astype(np.float64)
+        eps_hat = self._evaluate(self._functions.eps_hat, batch, self.levels.omegas[i])
+        return eps_hat.astype(np.float64)
 
     def encode(self, codes: np.ndarray) -> np.ndarray:
-        """What noise is added to, float64 [batch, *latent_dims]."""
+        """The data x to which noise is added, float64 [batch, *latent_dims]."""
         batch = {"codes": codes.astype(np.int32)}
         return self._evaluate(self._functions.encode, batch).astype(np.float64)
 
     def probabilities(self, z_0: np.ndarray) -> np.ndarray:
-        """p(code | z_0) of every code, float32 [batch, D, V]."""
+        """p(code | z_0) for every code, float32 [batch, D, V]."""
         omega_0 = self.levels.omegas[0]
         if omega_0.ndim:
             omega_0 = omega_0[None]
         batch = {"z": z_0.astype(np.float32)}
-        found = self._evaluate(self._functions.probabilities, batch, omega_0)
-        return found.reshape(len(z_0), math.prod(self.dims), -1)
+        probabilities = self._evaluate(self._functions.probabilities, batch, omega_0)
+        return probabilities.reshape(len(z_0), math.prod(self.dims), -1)
 
     def _evaluate(self, function: Callable, batch: dict[str, np.ndarray], *more: Any) -> np.ndarray:
-        """Of a batch filled up with zeros to the next power of two: a few sizes are compiled."""
+        """Evaluates a function on a batch, padded with zeros to the next power of two to compile
+        only a few sizes."""
         count = len(next(iter(batch.values())))
         size = -(-(1 << (count - 1).bit_length()) // self._shards) * self._shards
         filled = {
             key: np.concatenate([value, np.zeros((size - count, *value.shape[1:]), value.dtype)])
             for key, value in batch.items()
         }
-        found, rows = [], size // self._shards * self._mesh.devices.size
+        results, rows = [], size // self._shards * self._mesh.devices.size
         for start in range(0, size, rows):
             part = {key: value[start : start + rows] for key, value in filled.items()}
             placed = sharding.put_whole_batch(part, self._mesh)
-            found.append(sharding.fetch(function(self._params, placed, *more)))
-        return np.concatenate(found)[:count]
+            results.append(sharding.fetch(function(self._params, placed, *more)))
+        return np.concatenate(results)[:count]
 
     def probe(self) -> bytes:
-        """Four bytes that tell whether this machine computes as another one did: of the noise
-        levels, and at one latent of the network and of p(code | z_0)."""
+        """Four bytes that differ if this machine computes other numbers than another one: a hash of
+        the noise levels, and of the network and p(code | z_0) at one latent."""
         z = np.cos(np.arange(math.prod(self.latent_dims))).reshape(1, *self.latent_dims)
         labels = np.zeros(1, np.int32) if self.num_classes else None
         digest = hashlib.sha256()

@@ -1,21 +1,21 @@
-"""Bits-back coding of images with a diffusion model: what the bound promises, as bits.
+"""Bits-back coding of images with a diffusion model, whose bound is the expected code length.
 
     bits = -log2 p(x, z_0 ... z_T) / q(z_0 ... z_T | x)
 
-The latents are popped from a stack of bits by q and everything is pushed by p. In expectation an
-image adds the bound of T steps (VDM section 5.1; Frey & Hinton 1997; Townsend et al. 2019,
-arXiv:1901.04866). Two orders:
+The encoder pops latents from a stack of bits with q and pushes everything with p. In expectation an
+image adds as many bits as the bound with T steps (VDM section 5.1; Frey & Hinton 1997; Townsend et
+al. 2019, arXiv:1901.04866). There are two orders:
 
 bit_swap   pop z_0 ~ q(z_0|x), push x by p(x|z_0); for i = 1 ... T pop z_i ~ q(z_i|z_{i-1}), push
-           z_{i-1} by p(z_{i-1}|z_i); push z_T by N(0, I). The bits of two latents must be there
-           at the start, whatever T (Kingma et al. 2019, arXiv:1905.06845).
+           z_{i-1} by p(z_{i-1}|z_i); push z_T by N(0, I). The stack must hold the bits of two
+           latents at the start, for any T (Kingma et al. 2019, arXiv:1905.06845).
 top_down   pop z_T ~ q(z_T|x), then z_{i-1} ~ q(z_{i-1}|z_i, x) down to z_0; push x, z_0 ... z_T.
-           The bits of all T + 1 latents must be there.
+           The stack must hold the bits of all T + 1 latents at the start.
 
-The stack begins with random bits, which the first images pop. Images that are coded at once share
-the evaluations of the network, and all pop before they push. So the first batch is one image, and
-a later one has as many as the bits on the stack allow, up to `lanes`: many images cost the initial
-bits of one, and about as many evaluations as `lanes` at once would.
+The stack begins with random bits, which the first images pop. Images of a batch share evaluations
+of the network, and all of them pop before any pushes. So the first batch is a single image, and
+later ones have as many as the bits on the stack allow, up to `lanes`: many images need only the
+initial bits of one, and about as many evaluations as if `lanes` were always coded at once.
 """
 
 import dataclasses
@@ -36,21 +36,26 @@ from vdm.compression.lattice import (
 from vdm.compression.limits import MOST_LANES, ORDERS
 
 SINGLES = 4
-"""Images that are coded one by one, before it is known how many bits an image takes and gives."""
+"""Number of images coded one by one at first, to learn how many bits an image pops and adds."""
 
 UNIT = 256
-"""After n images the next batch has n growth / UNIT, or half, a quarter ... as many."""
+"""After n images, the next batch has n growth / UNIT images, or this number halved repeatedly."""
 
 HALVINGS = np.append(1 - 2**-6, np.full(16, 2**-10))[None]
-"""How probable 0 ... 16 halvings are: with none, a batch costs 0.02 bits to tell."""
+"""Probabilities of 0 ... 16 halvings; coding that there are none takes 0.02 bits per batch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Coded:
-    """Images as bits. words: uint32, the stack; of these the lowest num_initial are the random bits
-    that it began with and that were needed, and above them the num_given that the user gave.
-    growth: of the batches, see UNIT. ideal_bits: what the densities of the coded latents say that
-    the images add. batches: images that were coded at once."""
+    """Encoded images.
+
+    Attributes:
+        words: the stack, uint32. The lowest num_initial words are random bits that it began with
+            and that were needed; the num_given words above them came from the user.
+        growth: of the batch sizes, see UNIT.
+        ideal_bits: the bits that the images add according to the densities of the coded latents.
+        batches: the size of each batch.
+    """
 
     words: np.ndarray
     num_initial: int
@@ -61,15 +66,19 @@ class Coded:
 
     @property
     def net_bits(self) -> int:
-        """What the images have added."""
+        """The bits that the images have added."""
         return 32 * (len(self.words) - self.num_initial - self.num_given)
 
 
 @dataclasses.dataclass(frozen=True)
 class Codec:
-    """order: of ORDERS; lanes: images that are coded at once, at most; seed: of the random bits.
+    """Encoder and decoder. A decoder needs the same chain on the same kind of device.
 
-    The decoder must have the same chain, on the same kind of device.
+    Attributes:
+        chain: the model's chain.
+        order: the order of coding, one of ORDERS.
+        lanes: the most images that are coded at once.
+        seed: of the random bits.
     """
 
     chain: Chain
@@ -92,8 +101,14 @@ class Codec:
         given: np.ndarray | None = None,
         on_images: Callable[[int], None] = lambda done: None,
     ) -> Coded:
-        """codes: [N, *dims]; labels: [N] of a conditional model; given: words (uint32) to take the
-        initial bits from, which the decoder gives back. on_images(n): n images are done."""
+        """Encodes images.
+
+        Args:
+            codes: [N, *dims].
+            labels: [N] for a conditional model.
+            given: words (uint32) to use as initial bits, which the decoder returns.
+            on_images: called with the number of images that are done.
+        """
         given = np.zeros(0, np.uint32) if given is None else given
         reserve = 256 + math.prod(self.chain.latent_dims)
         while True:
@@ -102,7 +117,7 @@ class Codec:
                 return self._encode_on(
                     Stack(initial), reserve, len(given), codes, labels, on_images
                 )
-            except TooDeepError:  # an image that may take as much as it needs found too little
+            except TooDeepError:  # a single image needs more initial bits than there are
                 reserve *= 4
 
     def _encode_on(
@@ -114,11 +129,13 @@ class Codec:
         labels: np.ndarray | None,
         on_images: Callable[[int], None],
     ) -> Coded:
-        """TooDeepError where `reserve` random words below the given ones are not enough."""
+        """Encodes onto a stack; raises TooDeepError if its `reserve` random words, which lie below
+        the given ones, are not enough."""
         count, batches, growth = len(codes), [], 0
-        done, need = 0, 1  # need: the most words that an image of a batch took before it gave
+        done, need = 0, 1  # need: the most words per image that a batch popped before it pushed
         while done < count:
-            # The first image takes what it needs, others reach no deeper. What is given is free.
+            # The first image may pop as deep as it needs; later ones must not go deeper than that.
+            # The given words cost nothing.
             floor = min(stack.low, reserve + STATE_WORDS)
             if done == SINGLES:
                 gain = (stack.num_words - reserve - num_given) / done
@@ -129,9 +146,9 @@ class Codec:
                 trial = stack.copy()
                 trial.low, trial.floor = stack.num_words, floor if size > 1 else STATE_WORDS + 1
                 images = slice(done, done + size)
-                of_images = None if labels is None else labels[images]
+                batch_labels = None if labels is None else labels[images]
                 try:
-                    self._push_images(trial, codes[images], of_images, done)
+                    self._push_images(trial, codes[images], batch_labels, done)
                     break
                 except TooDeepError:
                     if size == 1:
@@ -160,8 +177,10 @@ class Codec:
         count: int,
         on_images: Callable[[int], None] = lambda done: None,
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """(codes [count, *dims], labels, given), as `encode` got them. DamagedError where the bits
-        are others, or the chain is another."""
+        """Decodes images; returns (codes [count, *dims], labels, given), as they were encoded.
+
+        Raises DamagedError if the bits have changed or the chain is a different one.
+        """
         stack = Stack(coded.words, sealed=False)
         codes = np.empty((count, *self.chain.dims), np.int64)
         labels = np.empty(count, np.int64) if self.chain.num_classes else None
@@ -171,9 +190,9 @@ class Codec:
             if not stack.num_words or size > left:
                 raise DamagedError("its bits end before the images do")
             images = slice(left - size, left)
-            codes[images], of_images = self._pop_images(stack, size, left - size)
-            if labels is not None and of_images is not None:
-                labels[images] = of_images
+            codes[images], batch_labels = self._pop_images(stack, size, left - size)
+            if labels is not None and batch_labels is not None:
+                labels[images] = batch_labels
             left -= size
             on_images(count - left)
         initial, words = coded.num_initial, stack.words
@@ -183,7 +202,7 @@ class Codec:
             or words[-1] != 1
             or (expected != words[:-1]).any()
         ):
-            raise DamagedError("its bits do not end where the stack began")
+            raise DamagedError("its bits do not end where the encoder began")
         return codes, labels, words[initial:-1]
 
     def _push_images(
@@ -216,7 +235,7 @@ class Codec:
         if chain.num_classes:
             labels = stack.pop_uniform(np.full(count, chain.num_classes))
         z = grids.pop(stack, levels.num_steps, np.zeros((count, *chain.latent_dims)))
-        path = [z]  # of the top-down order, from the top
+        path = [z]  # the latents from the top down, for the top-down order
         for i in range(levels.num_steps, 0, -1):
             mean = levels.posterior_mean(i, z, chain.eps_hat(i, z, labels))
             below = grids.pop(stack, i - 1, mean)
@@ -235,12 +254,12 @@ class Codec:
         return codes, labels
 
     def _posterior_mean(self, i: int, z: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Of q(z_{i-1} | z_i, x)."""
+        """The mean of q(z_{i-1} | z_i, x)."""
         levels = self.chain.levels
         return levels.posterior_mean(i, z, (z - levels.alpha[i] * x) / levels.sigma[i])
 
     def _draw_path(self, stack: Stack, x: np.ndarray, grids: Grids) -> list[np.ndarray]:
-        """z_0 ... z_T of q(. | x), from the top down."""
+        """Draws z_0 ... z_T from q(. | x), from the top down."""
         levels = self.chain.levels
         path = [grids.draw(stack, levels.num_steps, levels.last(), levels.alpha[-1] * x)]
         for i in range(levels.num_steps, 0, -1):
@@ -258,23 +277,23 @@ class Codec:
         grids.undraw(stack, levels.num_steps, levels.last(), path[-1], levels.alpha[-1] * x)
 
     def _size(self, done: int, growth: int, halvings: int) -> int:
-        """Of the batch after the first `done` images: done + size grows with done."""
+        """The size of the batch after the first `done` images; done + size grows with done."""
         size = done * growth // UNIT if done >= SINGLES else 1
         return max(1, min(size, self.lanes) >> halvings)
 
     def _pop_size(self, stack: Stack, left: int, count: int, growth: int) -> int:
-        """Of the batch that ended with image number `left`."""
+        """The size of the batch that ended with image number `left`."""
         if left == count:
             return int(stack.pop_uniform([self.lanes])[0]) + 1
         halvings = int(stack.pop_categorical(HALVINGS)[0])
         for size in range(1, min(self.lanes, left) + 1):
             if self._size(left - size, growth, halvings) == size:
                 return size
-        raise DamagedError("no batch ends where one should")
+        raise DamagedError("its bits do not give the size of a batch")
 
 
 def _push_codes(stack: Stack, codes: np.ndarray, probabilities: np.ndarray) -> None:
-    """Image by image, the last one first."""
+    """Pushes codes image by image, the last image first."""
     for image, table in zip(codes[::-1], probabilities[::-1], strict=True):
         stack.push_categorical(image.ravel(), table)
 

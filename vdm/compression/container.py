@@ -1,22 +1,22 @@
-"""The file that holds compressed images, `.vdm`.
+"""The file format of compressed images, `.vdm`.
 
     bytes   content
     4       93 56 44 4D (".VDM")
     1       the version of the format, 1
     8       the first bytes of the SHA-256 of all that follows
-    8       of the model: of its parameters and the config that they belong to (`fingerprint`)
-    4       `Chain.probe`: what the model's machine computes at one point
-    8       of the images: the first bytes of the SHA-256 of their codes as 64-bit integers
-    .       numbers: count, axes of an image, each axis, index in DTYPES, index in ORDERS, T, cells
-            per standard deviation, lanes, seed, step of the checkpoint, 1 for its EMA; random words
-            that the stack began with; bytes given instead of such, 0: none; growth of the batches
-            (`codec.UNIT`); bytes of the next two
+    8       hash of the model: of its parameters and their config (`fingerprint`)
+    4       `Chain.probe`: hash of what the machine computes with the model
+    8       hash of the images: the first bytes of the SHA-256 of their codes as 64-bit integers
+    .       numbers: images, axes of an image, each axis, index in DTYPES, index in ORDERS, T, cells
+            per standard deviation, lanes, seed, step of the checkpoint, 1 for its EMA (else 0);
+            random words that the stack began with; bytes that the user gave in their place, or 0;
+            growth of the batches (`codec.UNIT`); sizes in bytes of the next two entries
     .       device and versions, UTF-8
-    .       names of the images, if they came from a folder: UTF-8, one in each line, zlib
+    .       names of the images if they came from a folder: UTF-8, one per line, zlib
     rest    the stack of bits: 32-bit words, the top one last
 
-Numbers have 7 bits in each byte, the lowest first, and a high bit where more follow (LEB128);
-words are little-endian.
+Numbers are in LEB128: 7 bits in each byte, the lowest first, with the high bit set if more bytes
+follow. Words are little-endian.
 """
 
 import dataclasses
@@ -42,12 +42,17 @@ DTYPES = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says of its bits, in its order.
+    """The fields of a file, in their order.
 
-    fingerprint, probe, checksum: 8, 4 and 8 bytes, of the model, of its machine and of the codes.
-    shape, dtype: of the array, images first; dtype is one of DTYPES. num_initial: words, num_given:
-    bytes, growth: as in `codec.Coded`. ema: whether the parameters are their average. names: of
-    the images, none unless they came from a folder.
+    Attributes:
+        fingerprint, probe, checksum: hashes of 8, 4 and 8 bytes, of the model, of what its machine
+            computes and of the codes.
+        shape, dtype: of the array of images [N, ...]; dtype is one of DTYPES.
+        num_initial: random words, as in `codec.Coded`.
+        num_given: bytes that the user gave.
+        growth: as in `codec.Coded`.
+        ema: whether the parameters are the exponential moving average.
+        names: of the images, empty unless they came from a folder.
     """
 
     fingerprint: bytes
@@ -70,7 +75,7 @@ class Header:
 
 
 def write(header: Header, words: np.ndarray) -> bytes:
-    """The content of a file."""
+    """The bytes of a file with this header and stack."""
     environment = header.environment.encode()
     names = zlib.compress("\n".join(header.names).encode(), 9) if header.names else b""
     count, *axes = header.shape
@@ -88,14 +93,14 @@ def write(header: Header, words: np.ndarray) -> bytes:
 
 
 def read(content: bytes) -> tuple[Header, np.ndarray]:
-    """The header and the words of a file. DamagedError where a byte is not as it was written."""
+    """Reads the header and the stack of a file; raises DamagedError if any byte has changed."""
     if content[:4] != MAGIC:
-        raise DamagedError("it is no file of compressed images: these begin with 93 56 44 4D")
+        raise DamagedError("it is not a file of compressed images: these begin with 93 56 44 4D")
     if len(content) < 13:
         raise DamagedError("it is cut off")
     if content[4] != VERSION:
         raise DamagedError(
-            f"its format has version {content[4]}, and this program reads version {VERSION}: "
+            f"its format has version {content[4]}, but this program reads version {VERSION}: "
             "decompress it with the program that wrote it"
         )
     body = content[13:]
@@ -140,7 +145,7 @@ def _parse(body: bytes) -> tuple[Header, np.ndarray]:
 
 
 class _Numbers(Iterator[int]):
-    """Numbers of bytes, from a position on."""
+    """Reads LEB128 numbers from bytes, starting at a position."""
 
     def __init__(self, content: bytes, position: int) -> None:
         self._content, self.position = content, position
@@ -172,25 +177,25 @@ def _short_hash(content: bytes) -> bytes:
 
 
 def codes_checksum(codes: np.ndarray) -> bytes:
-    """Of codes, whatever their dtype and shape."""
+    """The checksum of codes, which does not depend on their dtype and shape."""
     return _short_hash(np.ascontiguousarray(codes, "<i8").tobytes())
 
 
 def fingerprint(params: Params, settings: Mapping[str, Any]) -> bytes:
-    """Of a model: every parameter with its name and shape, and the config that they belong to."""
+    """The fingerprint of a model: of every parameter with its name and shape, and of the config."""
     return _short_hash((canonical_text(settings) + params_digest(params)).encode())
 
 
 def earlier_fingerprint(params: Params, settings: Mapping[str, Any]) -> bytes:
-    """The same as versions wrote it that had no canonical form of the config."""
+    """The fingerprint that older versions wrote, which had no canonical form of the config."""
     return _short_hash((json.dumps(settings, sort_keys=True) + params_digest(params)).encode())
 
 
 def to_words(given: bytes) -> np.ndarray:
-    """Bytes as words, filled up with zeros."""
+    """Bytes as 32-bit words, padded with zeros."""
     return np.frombuffer(given + bytes(-len(given) % 4), "<u4").astype(np.uint32)
 
 
 def coded_of(header: Header, words: np.ndarray) -> Coded:
-    """The bits as the codec takes them."""
+    """The content of a file in the form that the codec takes."""
     return Coded(words, header.num_initial, -(-header.num_given // 4), header.growth)

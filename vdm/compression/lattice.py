@@ -1,13 +1,14 @@
-"""Gaussians on a grid, coded with a stack of bits.
+"""Codes Gaussian numbers on a grid with a stack of bits.
 
-A latent lives on the grid k h, k an integer, h the cell, perhaps shifted. N(mean, variance) gives k
-the mass of a Gaussian between (k - 1/2) h and (k + 1/2) h whose variance is smaller by h^2 / 12:
-that of k h is then the variance asked for (Sheppard's correction), up to terms of order (h / std)^4
-in its fourth cumulant. Without it every step would add h^2 / 12 to the noise that the model
-expects.
+A latent lies on the grid k h, possibly shifted, where k is an integer and h the cell. To code
+N(mean, variance), k gets the mass between (k - 1/2) h and (k + 1/2) h of a Gaussian whose variance
+is smaller by h^2 / 12; k h then has the required variance (Sheppard's correction), up to terms of
+order (h / std)^4 in its fourth cumulant. Without this correction every step would add h^2 / 12 to
+the noise that the model expects.
 
-The entropy coder is `constriction`'s ANS (arXiv:2201.01741): a stack of 32-bit words; probabilities
-are multiples of 2^-24. Pushing a symbol of probability p adds -log2 p bits, popping one takes them.
+The entropy coder is ANS from `constriction` (arXiv:2201.01741), a stack of 32-bit words whose
+probabilities are multiples of 2^-24. Pushing a symbol of probability p adds -log2 p bits; popping
+it removes them.
 """
 
 import copy
@@ -19,75 +20,81 @@ import constriction
 import numpy as np
 from numpy.typing import ArrayLike
 
-_stream: Any = vars(constriction)["stream"]  # the package says nothing of its parts
+_stream: Any = vars(constriction)["stream"]  # the package has no type information
 models, AnsCoder = _stream.model, _stream.stack.AnsCoder
 
 REACH = 6.0
-"""Standard deviations that the table of a Gaussian spans on either side: 2e-9 lie beyond. Each
-cell of it costs 2^-24 of probability that is not the Gaussian's."""
+"""Standard deviations that the table of a Gaussian spans on either side; a mass of 2e-9 lies
+beyond. Each cell of the table takes 2^-24 of the probability away from the Gaussian."""
 
 FARTHEST = 2**22
-"""Cells that a mean may lie from zero; the network's own are cut off there."""
+"""The most cells that a mean may lie from zero; a network's means are clipped to this range."""
 
 STATE_WORDS = 2
-"""Words of the coder's 64-bit state, which lie on top of those that it has not touched."""
+"""Words of the coder's 64-bit state, which lie above the words that it has not touched."""
 
 
 class DamagedError(ValueError):
-    """The bits are not what the encoder wrote, or not read as it wrote them."""
+    """The bits differ from what the encoder wrote, or are not read in the same way."""
 
 
 class TooDeepError(Exception):
-    """More was popped than may be."""
+    """More bits were popped than allowed."""
 
 
 class Stack:
-    """Bits as a stack, how deep it was read, and what it should have grown by.
+    """A stack of bits that records how deep it was read and by how much it should have grown.
 
-    low: the fewest words that it had; with fewer than `floor` it raises TooDeepError. ideal_bits:
-    -log2 of the probabilities of the latents and codes that were pushed less those drawn, with the
-    density of a Gaussian times its cell in place of the coder's probability.
+    Attributes:
+        low: the smallest number of words that it has had.
+        floor: popping below this number of words raises TooDeepError.
+        ideal_bits: -log2 of the probabilities of latents and codes, of those pushed minus those
+            drawn, computed with the density of a Gaussian times its cell instead of the coder's
+            probability.
     """
 
     def __init__(self, words: np.ndarray, *, sealed: bool = True) -> None:
-        """words: uint32, the last one on top. sealed: with a word 1 above them, which keeps a zero
-        on top; `words` gives it too."""
+        """Makes a stack from words, uint32, the last one on top.
+
+        `sealed` adds a word 1 above them, so that a zero word on top is kept; the property `words`
+        includes it.
+        """
         if not sealed and not (len(words) and words[-1]):
-            raise DamagedError("its bits end where none were written")
+            raise DamagedError("its bits end where the encoder wrote none")
         self._coder = AnsCoder(np.ascontiguousarray(words, np.uint32), seal=sealed)
         self.low, self.floor = self.num_words, 0
         self.ideal_bits = 0.0
 
     @property
     def num_words(self) -> int:
-        """Words of 32 bits on the stack."""
+        """The number of 32-bit words on the stack."""
         return self._coder.num_words()
 
     @property
     def untouched(self) -> int:
-        """Words at the bottom that were never part of the coder's state."""
+        """The number of words at the bottom that were never part of the coder's state."""
         return max(0, self.low - STATE_WORDS)
 
     @property
     def words(self) -> np.ndarray:
-        """uint32."""
+        """The words on the stack, uint32, the last one on top."""
         return self._coder.get_compressed()
 
     def copy(self) -> "Stack":
-        """Another one with the same bits."""
+        """Another stack with the same bits."""
         other = copy.copy(self)
         other._coder = self._coder.clone()
         return other
 
     def push(self, symbols: np.ndarray, family: object, *parameters: np.ndarray) -> None:
-        """Pushes the last symbol first."""
+        """Pushes symbols of a family of distributions, the last symbol first."""
         try:
             self._coder.encode_reverse(symbols.astype(np.int32), family, *parameters)
-        except KeyError as error:  # a symbol that its distribution has not
+        except KeyError as error:  # the distribution does not have this symbol
             raise DamagedError("a symbol is out of range") from error
 
     def pop(self, family: object, *parameters: np.ndarray) -> np.ndarray:
-        """As many symbols as there are parameters, int64, the first one from the top."""
+        """Pops as many symbols as there are parameters, int64, the first one from the top."""
         symbols = self._coder.decode(family, *parameters)
         self.low = min(self.low, self.num_words)
         if self.low < self.floor:
@@ -95,50 +102,53 @@ class Stack:
         return symbols.astype(np.int64)
 
     def scramble(self, num_bits: float, key: tuple[int, int]) -> None:
-        """Xors about num_bits from the top with random ones; once more with the same key undoes it.
+        """Xors about num_bits bits at the top with random ones; a second call with the same key
+        undoes it.
 
-        Pushing by p and popping by q at once gives F_q^-1(F_p(symbol)): noise that repeats the
-        model's error. With random bits in between what is popped is independent of what is there:
-        without them the digits cost 0.03 to 0.07 bits/dim more than the bound at T = 20.
+        Popping with q right after pushing a symbol with p gives F_q^-1(F_p(symbol)): noise that
+        repeats the model's error. With random bits in between, what is popped is independent of
+        what is on the stack; without them, the digits took 0.03 to 0.07 bits/dim more than the
+        bound at T = 20.
         """
         sizes = np.full(math.ceil(num_bits / 24) + 1, 1 << 24, np.int32)
         random = np.random.Philox(key=np.asarray(key, np.uint64)).random_raw(len(sizes)) >> 40
-        found = self.pop(models.Uniform(), sizes)
-        self.push(found ^ random.astype(np.int64), models.Uniform(), sizes)
+        bits = self.pop(models.Uniform(), sizes)
+        self.push(bits ^ random.astype(np.int64), models.Uniform(), sizes)
 
     def push_uniform(self, values: ArrayLike, sizes: ArrayLike) -> None:
-        """Integers 0 ... size - 1, each for itself; 0 < size <= 2^24."""
+        """Pushes integers, each uniform over 0 ... size - 1 with its own 0 < size <= 2^24."""
         values, sizes = (np.asarray(a).astype(np.int32) for a in (values, sizes))
         several = sizes > 1
         self.push(values[several], models.Uniform(), sizes[several])
 
     def pop_uniform(self, sizes: ArrayLike) -> np.ndarray:
-        """What `push_uniform` pushed."""
+        """Pops what `push_uniform` pushed."""
         sizes = np.asarray(sizes, np.int32)
         values, several = np.zeros(sizes.shape, np.int64), sizes > 1
         values[several] = self.pop(models.Uniform(), sizes[several])
         return values
 
     def push_categorical(self, symbols: np.ndarray, probabilities: np.ndarray) -> None:
-        """Symbols 0 ... V - 1 with probabilities [symbols, V]."""
+        """Pushes symbols 0 ... V - 1, whose probabilities are [symbols, V]."""
         self.push(symbols, models.Categorical(perfect=False), probabilities)
         chosen = np.take_along_axis(probabilities, symbols[:, None], axis=1)
         self.ideal_bits -= float(np.log2(chosen, dtype=np.float64).sum())
 
     def pop_categorical(self, probabilities: np.ndarray) -> np.ndarray:
-        """What `push_categorical` pushed."""
+        """Pops what `push_categorical` pushed."""
         return self.pop(models.Categorical(perfect=False), probabilities)
 
 
 class Gaussians:
-    """Independent Gaussians of one grid, with standard deviations that do not depend on data.
+    """Independent Gaussians on a grid, whose standard deviations do not depend on the data.
 
-    Any cell can be pushed: one at the edge of the table or beyond is followed by how far beyond, in
-    about twice its bits.
+    Any cell can be pushed: for a cell at the edge of the table or beyond, the distance from the
+    edge is pushed as well, with about twice as many bits as it has.
     """
 
     def __init__(self, std: ArrayLike, cell: ArrayLike) -> None:
-        """std > cell / 3: of a latent; () or the shape of an example."""
+        """std: the standard deviation of a latent, more than cell / 3; std and cell are scalars or
+        have the shape of an example."""
         self._true_std = np.asarray(std) / cell
         self._std = np.sqrt(np.square(self._true_std) - 1 / 12)  # Sheppard
         self._cell = np.asarray(cell)
@@ -146,8 +156,10 @@ class Gaussians:
         self._table = models.QuantizedGaussian(-self._edge, self._edge)
 
     def push(self, stack: Stack, cells: np.ndarray, mean: np.ndarray) -> None:
-        """cells: int64, the shape of mean: latents in cells; mean: of latents, any finite number or
-        none."""
+        """Pushes latents, given in cells (int64, of the shape of `mean`).
+
+        `mean` is in the units of the latents and may be any number, even infinite or NaN.
+        """
         nearest, offset = self._split(mean)
         far = cells.ravel() - nearest
         inside = np.clip(far, -self._edge, self._edge)
@@ -157,7 +169,7 @@ class Gaussians:
         stack.ideal_bits += self._bits(cells, mean)
 
     def pop(self, stack: Stack, mean: np.ndarray) -> np.ndarray:
-        """What `push` pushed."""
+        """Pops what `push` pushed."""
         nearest, offset = self._split(mean)
         far = stack.pop(self._table, offset, self._spread(mean))
         outside = np.abs(far) == self._edge
@@ -165,8 +177,8 @@ class Gaussians:
         return (far + nearest).reshape(mean.shape)
 
     def draw(self, stack: Stack, mean: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-        """Random latents, in cells, from the bits on the stack; within the table. key: for
-        `Stack.scramble`."""
+        """Draws random latents inside the table, in cells, from the bits on the stack, which are
+        scrambled first with this key."""
         nearest, offset = self._split(mean)
         stack.scramble(self._expected_bits(mean), key)
         cells = (stack.pop(self._table, offset, self._spread(mean)) + nearest).reshape(mean.shape)
@@ -176,24 +188,24 @@ class Gaussians:
     def undraw(
         self, stack: Stack, cells: np.ndarray, mean: np.ndarray, key: tuple[int, int]
     ) -> None:
-        """Gives the bits back that `draw` made these cells of."""
+        """Undoes `draw`: restores the bits that these cells were drawn with."""
         nearest, offset = self._split(mean)
         stack.push(cells.ravel() - nearest, self._table, offset, self._spread(mean))
         stack.scramble(self._expected_bits(mean), key)
 
     def _expected_bits(self, mean: np.ndarray) -> float:
-        """The entropy of as many as there are means."""
+        """The entropy in bits of Gaussians of the shape of `mean`, in cells."""
         widths = np.broadcast_to(self._std, mean.shape) * math.sqrt(2 * math.pi * math.e)
         return float(np.log2(widths).sum())
 
     def _bits(self, cells: np.ndarray, mean: np.ndarray) -> float:
-        """-log2 of the densities times the cells."""
+        """The sum of -log2 of the densities times the cells."""
         distance = (cells - mean / self._cell) / self._true_std
         log_width = np.log2(self._true_std) + 0.5 * math.log2(2 * math.pi)
         return float((0.5 * math.log2(math.e) * distance**2 + log_width).sum())
 
     def _split(self, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The cell that holds the mean, int64, and the mean's place in it."""
+        """The cell that holds the mean, int64, and the mean's offset from its centre, in cells."""
         in_cells = np.nan_to_num(mean / self._cell, posinf=FARTHEST, neginf=-FARTHEST).ravel()
         in_cells = np.clip(in_cells, -FARTHEST, FARTHEST)
         nearest = np.rint(in_cells)
@@ -204,11 +216,12 @@ class Gaussians:
 
 
 _CLASSES = 25
-"""Numbers of bits, 0 ... 24, that a length may have."""
+"""How many numbers of bits, 0 ... 24, a length can have."""
 
 
 def _push_lengths(stack: Stack, lengths: np.ndarray) -> None:
-    """Non-negative integers below 2^24 - 1, as the number of bits of length + 1, then these."""
+    """Pushes non-negative integers below 2^24 - 1: the bits of length + 1 without its leading one,
+    and their number."""
     bits = np.frexp(lengths + 1.0)[1] - 1
     stack.push_uniform(lengths + 1 - (1 << bits), 1 << bits)
     stack.push_uniform(bits, np.full(bits.shape, _CLASSES))
@@ -220,7 +233,7 @@ def _pop_lengths(stack: Stack, count: int) -> np.ndarray:
 
 
 def random_words(count: int, seed: int) -> np.ndarray:
-    """Random words to pop before anything is pushed, uint32; the top ones, which are last, are the
-    same for every count."""
+    """Random words, uint32, to pop before anything is pushed. The last ones, on top, are the same
+    for every count."""
     stream = hashlib.shake_256(b"vdm initial bits %d" % seed).digest(4 * count)
     return np.frombuffer(stream, "<u4").astype(np.uint32)[::-1]

@@ -1,8 +1,8 @@
-"""What a file of compressed images may say. Imports nothing: the options of a config are checked by
-it."""
+"""Permitted values in a file of compressed images. It imports nothing, so that a config's options
+can be checked with it."""
 
 ORDERS = ("bit_swap", "top_down")
-"""In which order the latents are coded."""
+"""The orders in which latents can be coded."""
 
 MOST_STEPS, MOST_LANES, MOST_CELLS = 2**20, 2**16, 2**10
-"""The most that a file of compressed images may say: its reader takes more for damage."""
+"""The largest values permitted in a file; its reader treats larger ones as damage."""
