@@ -217,7 +217,7 @@ def test_one_split_for_both_forms_of_names(tmp_path):
 
 def test_names_in_ascii_lie_where_they_always_did():
     for name in ("cats/1.png", "a b/C.jpeg"):
-        assert folders.place(name) == (hashlib.sha256(name.encode()).hexdigest(), name)
+        assert folders.sort_key(name) == (hashlib.sha256(name.encode()).hexdigest(), name)
 
 
 # --- duplicates -------------------------------------------------------------------------------

@@ -379,7 +379,7 @@ def test_greys_are_codes_or_levels_or_refused(tmp_path, greys, num_codes, codes)
 @pytest.mark.parametrize("zeros", [0, 1])
 def test_greys_are_codes_or_levels_in_a_whole_set(tmp_path, brighter, zeros):
     """Not 0 and 1 of both in one set; the one picture is in the training part, or in the test."""
-    names = sorted((f"{row}.png" for row in range(6)), key=folders.place)
+    names = sorted((f"{row}.png" for row in range(6)), key=folders.sort_key)
     for row, name in enumerate(names):
         greys = np.array([[0, 0 if row < zeros else 255 if row == brighter else 1]], np.uint8)
         saved(tmp_path / name, Image.fromarray(greys))
@@ -434,7 +434,7 @@ def test_palettes_of_greys_among_coloured_pictures_are_coloured(tmp_path, grey_o
         shown.append(np.asarray(image.convert("RGB")))
         saved(tmp_path / f"{name}.png", image if name in grey_ones else image.convert(others))
     np.testing.assert_array_equal(read_images(tmp_path).codes, shown)
-    names = sorted("0123456", key=lambda name: folders.place(f"{name}.png"))
+    names = sorted("0123456", key=lambda name: folders.sort_key(f"{name}.png"))
     for first in names:  # each of them is the first one, once
         order = [first, *(name for name in names if name != first)]
         folder = tmp_path / "sets" / first

@@ -43,11 +43,11 @@ def read_images(path: Path, num_codes: int = 256) -> Images:
         return Images(read_codes(path, num_codes))
     if not path.is_dir():
         raise ValueError(f"--input={path} must be an .npy of codes, or a folder of pictures")
-    found = folders.find(path)
-    if not found.pictures:
-        kinds = f"{', '.join(pictures.ENDINGS)}; skipped {found.describe_skipped()}"
+    listing = folders.find(path)
+    if not listing.pictures:
+        kinds = f"{', '.join(pictures.ENDINGS)}; skipped {listing.describe_skipped()}"
         raise ValueError(f"--input={path} has no pictures ({kinds})")
-    names, files = zip(*sorted(found.pictures.items()), strict=True)
+    names, files = zip(*sorted(listing.pictures.items()), strict=True)
     shapes = {pictures.shape_of(file, 0, exact=True): file for file in files}
     if len(shapes) > 1:  # palettes of greys are read as RGB if the others are RGB
         coloured = {pictures.shape_of(file, 0, exact=True, channels=3): file for file in files}
@@ -65,7 +65,7 @@ def read_images(path: Path, num_codes: int = 256) -> Images:
         double = next(name for name in png if png.count(name) > 1)
         raise ValueError(f"--input={path}: two PNGs would be named {double}; rename one picture")
     profiles = sum(pictures.has_profile(file) for file in files)
-    note = f"read {len(files)} pictures in {path}; skipped {found.describe_skipped()}"
+    note = f"read {len(files)} pictures in {path}; skipped {listing.describe_skipped()}"
     if profiles:
         note += f"; their pixels are kept, but the colour profiles of {profiles} are not"
     codes = pictures.decode(files, next(iter(shapes)), 0, exact=True)

@@ -24,7 +24,7 @@ UNREAD_ENDINGS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Listing:
     """What a folder contains: its pictures, and how many other files were skipped.
 
     Attributes:
@@ -51,7 +51,7 @@ def _counted(kinds: dict[str, int]) -> str:
     return ", ".join(f"{n:,} {kind}" for kind, n in sorted(kinds.items(), key=lambda at: -at[1]))
 
 
-def find(root: Path, labels: bool = False) -> Found:
+def find(root: Path, labels: bool = False) -> Listing:
     """Finds the pictures in a folder and its subfolders, or in a .zip. Links are followed.
 
     Hidden files and folders are skipped, and so are links to a folder that contains them. If all
@@ -65,17 +65,17 @@ def find(root: Path, labels: bool = False) -> Found:
         ValueError: a folder cannot be read, a link is broken, or a zip is damaged, encrypted or
             has names that lead out of it.
     """
-    found = Found({}, Counter())
-    for name, file in _members(root) if root.is_file() else _files(root, found.skipped):
+    listing = Listing({}, Counter())
+    for name, file in _members(root) if root.is_file() else _files(root, listing.skipped):
         if any(_is_hidden(part) for part in PurePosixPath(name).parts):
-            found.skipped["hidden"] += 1
+            listing.skipped["hidden"] += 1
         elif (ending := PurePosixPath(name).suffix.lower()) in ENDINGS:
-            found.pictures[name] = file
+            listing.pictures[name] = file
         else:
-            found.skipped[ending or "without an ending"] += 1
+            listing.skipped[ending or "without an ending"] += 1
     if root.is_file():
-        return Found(_without_top(found.pictures, labels), found.skipped)
-    return found
+        return Listing(_without_top(listing.pictures, labels), listing.skipped)
+    return listing
 
 
 def _without_top(pictures: dict[str, File], labels: bool) -> dict[str, File]:
@@ -163,19 +163,19 @@ class Splits:
     """The pictures for training and for testing.
 
     Attributes:
-        train, test: path in the folder of that split -> file, in the order of `place`.
-        found: all pictures that were found, and what was skipped.
+        train, test: path in the folder of that split -> file, in the order of `sort_key`.
+        listing: all pictures that were found, and what was skipped.
     """
 
     train: dict[str, File]
     test: dict[str, File]
-    found: Found
+    listing: Listing
 
     def describe(self) -> str:
         """A sentence that says how many pictures are read and what was skipped."""
         return (
             f"read {len(self.train):,} pictures for training and {len(self.test):,} for testing; "
-            f"skipped {self.found.describe_skipped()}"
+            f"skipped {self.listing.describe_skipped()}"
         )
 
     @functools.cached_property
@@ -222,16 +222,16 @@ def split(root: Path, num_test: int, labels: bool = False) -> Splits:
         raise ValueError(
             f"{root} is neither a folder nor a .zip: set data.kwargs.path to a folder of pictures"
         )
-    found = find(root, labels)
+    listing = find(root, labels)
     halves = [
         half
         for half in _HALVES
-        if (root / half).is_dir() or any(name.startswith(f"{half}/") for name in found.pictures)
+        if (root / half).is_dir() or any(name.startswith(f"{half}/") for name in listing.pictures)
     ]
     if not halves:
-        ordered = _by_place(found.pictures, found.skipped)
+        ordered = _sorted(listing.pictures, listing.skipped)
         if not 0 < num_test < len(ordered):
-            unread = found.describe_unread()
+            unread = listing.describe_unread()
             raise ValueError(
                 f"{root} has {len(ordered)} pictures{_also(unread)} and no folders train/ and "
                 f"test/, and data.kwargs.num_test is {num_test}: set it to the number of pictures "
@@ -242,7 +242,7 @@ def split(root: Path, num_test: int, labels: bool = False) -> Splits:
             {name: ordered[name] for name in part}
             for part in (names[:-num_test], names[-num_test:])
         )
-        return Splits(train, test, found)
+        return Splits(train, test, listing)
     if len(halves) < 2 or num_test:
         wrong = f"has only {halves[0]}/" if len(halves) < 2 else "has train/ and test/"
         raise ValueError(
@@ -251,28 +251,28 @@ def split(root: Path, num_test: int, labels: bool = False) -> Splits:
         )
     parts = []
     for half in halves:
-        names = [name for name in found.pictures if name.startswith(f"{half}/")]
-        inside = {name.partition("/")[2]: found.pictures[name] for name in names}
-        parts.append(_by_place(inside, found.skipped))
+        names = [name for name in listing.pictures if name.startswith(f"{half}/")]
+        inside = {name.partition("/")[2]: listing.pictures[name] for name in names}
+        parts.append(_sorted(inside, listing.skipped))
         if not inside:
-            unread = found.describe_unread()
+            unread = listing.describe_unread()
             raise ValueError(f"{root / half} has no pictures ({', '.join(ENDINGS)}){_also(unread)}")
-    outside = sum(not name.startswith(("train/", "test/")) for name in found.pictures)
+    outside = sum(not name.startswith(("train/", "test/")) for name in listing.pictures)
     if outside:
-        found.skipped["pictures outside train/ and test/"] += outside
-    return Splits(parts[0], parts[1], found)
+        listing.skipped["pictures outside train/ and test/"] += outside
+    return Splits(parts[0], parts[1], listing)
 
 
 def _also(unread: str) -> str:
     return f" and {unread}" if unread else ""
 
 
-def _by_place(pictures: dict[str, File], skipped: Counter[str]) -> dict[str, File]:
-    """The pictures in the order of `place`. Of two equal files whose names differ only in their
+def _sorted(pictures: dict[str, File], skipped: Counter[str]) -> dict[str, File]:
+    """The pictures in the order of `sort_key`. Of two equal files whose names differ only in their
     Unicode form, one is kept; raises ValueError if the files differ."""
     ordered: dict[str, File] = {}
     last = ""
-    for name in sorted(pictures, key=place):
+    for name in sorted(pictures, key=sort_key):
         if ordered and _composed(name) == _composed(last):
             if pictures[name].read_bytes() != ordered[last].read_bytes():
                 raise ValueError(
@@ -285,7 +285,7 @@ def _by_place(pictures: dict[str, File], skipped: Counter[str]) -> dict[str, Fil
     return ordered
 
 
-def place(path: str) -> tuple[str, str]:
+def sort_key(path: str) -> tuple[str, str]:
     """The sort key of a picture: the SHA-256 of its relative path, then the path.
 
     This order mixes the classes and is the same on every machine: macOS returns names decomposed
