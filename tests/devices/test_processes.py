@@ -55,7 +55,7 @@ def test_the_environment_tells_the_processes(environ, cluster):
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        (BY_HAND | {"VDM_PROCESS_ID": "3"}, "VDM_PROCESS_ID = 3: of 3 processes"),
+        (BY_HAND | {"VDM_PROCESS_ID": "3"}, "VDM_PROCESS_ID = 3: for 3 processes"),
         (BY_HAND | {"VDM_COORDINATOR": "a"}, "VDM_COORDINATOR = 'a': set it to host:port"),
         (BY_HAND | {"VDM_NUM_PROCESSES": "two"}, "VDM_NUM_PROCESSES = 'two': it must be a number"),
         ({"VDM_COORDINATOR": "a:1"}, "set VDM_PROCESS_ID"),
