@@ -223,7 +223,7 @@ def test_labels_that_have_no_remedy_get_no_expression(tmp_path, x, says):
     [
         (CODES.astype(float) * 3, "undo what normalised them"),
         ((CODES - 120.0) / 60, "undo what normalised them"),
-        (CODES.astype(int) * 4, "scale what range they span"),
+        (CODES.astype(int) * 4, "scale their range to 0"),
         (np.where(CODES > 250, np.nan, CODES / 255), "NaN and infinity"),
         (np.where(CODES > 250, np.inf, CODES / 255), "NaN and infinity"),
         (CODES.astype(complex), "an array of numbers"),

@@ -159,8 +159,8 @@ class Chain:
         """
         if num_steps < 1 or cells_per_std < 1:
             raise ValueError(
-                f"T = {num_steps} steps on {cells_per_std} cells per standard deviation: both must "
-                "be at least 1"
+                f"T = {num_steps} steps with {cells_per_std} cells per standard deviation: both "
+                "must be at least 1"
             )
         require(model, "lossless_codec", "lossless compression")
         parts = (model.likelihood, model.likelihood_of(params))

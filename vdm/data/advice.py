@@ -49,7 +49,7 @@ def to_codes(array: np.ndarray, num_codes: int = 256, fixed: bool = False) -> st
             )
         if least >= 0 and 2**15 <= most < 2**16:
             return f"numpy.rint(x / 257).astype(numpy.uint8) maps 0 ... 65535 to 0 ... 255{bits}"
-        return f"scale what range they span to 0 ... {top}, then round"
+        return f"scale their range to 0 ... {top}, then round"
     whole, rounded = _is_whole(array), f"numpy.rint(x).astype({kind})"
     # Resizing and single precision may leave numbers slightly outside the range.
     beyond = min(1e-3, 0.4 / top)

@@ -149,7 +149,7 @@ def _members(path: Path) -> Iterator[tuple[str, File]]:
             continue
         if name in names or ".." in name.split("/") or name[:1] == "/" or "\\" in name:
             what = "more than once" if name in names else "whose path leads out of the zip"
-            raise ValueError(f"{path} has a file {name!r} {what}: make the zip again")
+            raise ValueError(f"{path} has a file {name!r} {what}: create the zip again")
         if info.flag_bits & 1:
             raise ValueError(
                 f"{path} is encrypted (its file {name!r}): extract it to a folder and give that one"

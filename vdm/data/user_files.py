@@ -198,7 +198,7 @@ class Folder:
             )
         if self.size and self.num_codes < 256:
             raise ValueError(
-                f"data.kwargs.size = {self.size} averages pixels, which makes other greys than "
+                f"data.kwargs.size = {self.size} averages pixels, which gives other greys than the "
                 f"{self.num_codes} codes: set size to 0, or num_codes to 256"
             )
         if self.num_classes and not self.labels:

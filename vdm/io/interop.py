@@ -126,7 +126,7 @@ def to_published(params: Params) -> dict[str, Any]:
     flat = _flatten(params)
     strangers = [path for path in flat if to_published_path(path) is None]
     if strangers:
-        raise ValueError(f"the published VDM has no place for {_listing(strangers)}")
+        raise ValueError(f"the published VDM does not have {_listing(strangers)}")
     return _unflatten({to_published_path(path) or "": leaf for path, leaf in flat.items()})
 
 
