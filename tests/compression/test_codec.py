@@ -1,4 +1,4 @@
-"""Images as bits: exact for every array, and as many bits as the bound says."""
+"""Compression is lossless for every array and takes as many bits as the bound says."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ from vdm.nn.schedules import Linear, Polynomial
 
 
 class Certain(nn.Module):
-    """A network that is certain of code 0."""
+    """A network that predicts code 0 with certainty."""
 
     num_codes: int
 
@@ -31,7 +31,7 @@ class Certain(nn.Module):
 
 
 class NoLogits(nn.Module):
-    """With prediction "codes" the exact denoiser of independent uniform codes."""
+    """With prediction "codes", the exact denoiser for independent uniform codes."""
 
     num_codes: int
 
@@ -40,7 +40,7 @@ class NoLogits(nn.Module):
 
 
 def make_chain(num_steps, cells=1, dims=(6,), schedule=None, num_classes=0, model=None):
-    """An MLP as it is initialised: any model is lossless."""
+    """An untrained MLP, since any model is lossless."""
     if model is None:
         schedule = Linear(-5.0, 5.0) if schedule is None else schedule
         network = MLP(width=16, num_classes=num_classes)

@@ -1,4 +1,4 @@
-"""The file format: what is written is read, and damage is noticed before anything is decoded."""
+"""Files are read as they were written, and damage is noticed before anything is decoded."""
 
 import dataclasses
 

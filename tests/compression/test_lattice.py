@@ -1,4 +1,4 @@
-"""Gaussians on a grid, and the stack: what is pushed is popped, at the price it should have."""
+"""Gaussians on a grid and the stack: pushed symbols are popped, at the expected cost in bits."""
 
 import math
 

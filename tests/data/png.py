@@ -1,4 +1,4 @@
-"""A writer and reader of PNGs of its own, so that what PIL makes of the samples can be checked."""
+"""An independent writer and reader of PNGs, to check how PIL reads samples."""
 
 import struct
 import zlib
@@ -9,7 +9,7 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 
 
 def write(path, samples, depth, colour, palette=None, transparency=None):
-    """Samples [H, W, C] of that many bits; palette [n, 3]; transparency: the bytes of tRNS."""
+    """A PNG of samples [H, W, C] with `depth` bits; palette [n, 3]; transparency: bytes of tRNS."""
     height, width, channels = samples.shape
     assert channels == CHANNELS[colour]
     if depth == 16:
@@ -33,7 +33,7 @@ def _chunk(chunk):
 
 
 def read(path):
-    """(samples [H, W, C], depth, colour type) of a PNG without interlacing."""
+    """Reads a PNG without interlacing: (samples [H, W, C], depth, colour type)."""
     content, at, data = path.read_bytes(), 8, b""
     while at < len(content):
         (size,), kind = struct.unpack(">I", content[at : at + 4]), content[at + 4 : at + 8]

@@ -1,4 +1,4 @@
-"""Messages about arrays that are not codes: every remedy is executed and gives the right data."""
+"""Messages about arrays that do not hold codes: each remedy is executed and gives codes."""
 
 import ast
 import re
@@ -91,7 +91,7 @@ def test_the_remedy_of_other_numbers_gives_the_codes(tmp_path):
 
 
 def of_model(tmp_path, x, num_codes):
-    """The message of --mode=compress."""
+    """The message of --mode=compress for an array."""
     np.save(tmp_path / "x.npy", x)
     with pytest.raises(ValueError, match=r"^\S+x\.npy holds .*codes are integers") as caught:
         image_files.read_images(tmp_path / "x.npy", num_codes)

@@ -1,4 +1,4 @@
-"""Folders and zips of pictures: all of them are read, skipped with a count, or refused by name."""
+"""Folders and zips of pictures: every file is read, counted as skipped, or refused by name."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 
 
 def put(folder, count=4, shape=(8, 8, 3), ending="png"):
-    """So many pictures of noise in a folder."""
+    """Writes `count` pictures of noise to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     codes = RNG.integers(0, 256, (count, *shape), np.uint8)
     for row, image in enumerate(codes):
@@ -225,7 +225,7 @@ def test_names_in_ascii_lie_where_they_always_did():
 
 @pytest.fixture
 def doubled(tmp_path):
-    """40 pictures, and 20 of them again under other names."""
+    """A folder of 40 pictures and copies of 20 of them under other names."""
     put(tmp_path / "one", 40)
     (tmp_path / "other").mkdir()
     for row in range(20):

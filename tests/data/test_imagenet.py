@@ -39,7 +39,7 @@ def png(codes):
 
 
 def write_pictures(folder, kind="folder", train=12, test=4, size=32):
-    """PNGs named by their row, lying in another order; "old"."""
+    """The "old" version: PNGs named by their row, stored in another order."""
     folder.mkdir(exist_ok=True)
     both = codes_of(train, size), codes_of(test, size, seed=1)
     for name, codes in zip(("train", "valid"), both, strict=True):
@@ -67,7 +67,7 @@ def write_pictures(folder, kind="folder", train=12, test=4, size=32):
 
 
 def write_batches(folder, kind="npz", train=20, test=5, size=32):
-    """Batches of planes with labels from 1 on; "new"."""
+    """The "new" version: batches of planes with labels 1, 2, ..."""
     folder.mkdir(exist_ok=True)
     both = codes_of(train, size), codes_of(test, size, seed=1)
     labels = np.arange(train + test) % 1000

@@ -1,4 +1,4 @@
-"""A run tells the user what was read of the data, what was not, and what looks wrong in them."""
+"""A run tells the user which data were read, which were skipped, and what looks wrong in them."""
 
 import shutil
 
@@ -13,13 +13,13 @@ RNG = np.random.default_rng(0)
 
 
 class Began(Exception):
-    """In place of the first step."""
+    """Raised instead of taking the first step."""
 
 
 @pytest.fixture
 def told(make_tiny_config, tmp_path, monkeypatch, capsys):
-    """(name, path, kwargs of the data) -> what a training says before its first step; with
-    mode="eval", what an evaluation says before its first batch."""
+    """(name, path, kwargs of the data) -> what a training prints before its first step; with
+    mode="eval", what an evaluation prints before its first batch."""
 
     def begin(*arguments, **kwargs):
         raise Began

@@ -1,4 +1,4 @@
-"""Pictures of every kind: read as they look, or refused by name; never cut, flattened or turned."""
+"""Pictures of every kind are read as they look or refused by name, never silently changed."""
 
 import re
 import struct
@@ -18,7 +18,7 @@ GREY = RGB[..., 0]
 
 
 def refused(path, *says, shape=(6, 4, 3)):
-    """A picture that neither a data set nor compression takes; the message."""
+    """Checks that a data set and compression refuse a picture; returns the message."""
     for read in (
         lambda: pictures.decode([path], shape, 0),
         lambda: pictures.shape_of(path, 0),
@@ -80,7 +80,7 @@ def test_a_png_with_a_transparent_colour_is_refused_and_the_remedy_works(
 
 
 def _follow(message, path):
-    """Does to a picture what a message says."""
+    """Applies the remedy in a message to a picture."""
     way = re.search(r"\(with PIL, ([^ ]*)\)", message)[1]
     with Image.open(path) as image:
         image.load()
@@ -378,7 +378,7 @@ def test_greys_are_codes_or_levels_or_refused(tmp_path, greys, num_codes, codes)
 @pytest.mark.parametrize("brighter", range(6))
 @pytest.mark.parametrize("zeros", [0, 1])
 def test_greys_are_codes_or_levels_in_a_whole_set(tmp_path, brighter, zeros):
-    """Not 0 and 1 of both in one set; the one picture is in the training part, or in the test."""
+    """A set must not mix codes 0, 1 with levels 0, 255, whichever split the odd picture is in."""
     names = sorted((f"{row}.png" for row in range(6)), key=folders.sort_key)
     for row, name in enumerate(names):
         greys = np.array([[0, 0 if row < zeros else 255 if row == brighter else 1]], np.uint8)

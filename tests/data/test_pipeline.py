@@ -10,13 +10,13 @@ from vdm.data.sources import Split
 
 
 def counting_split(size: int) -> Split:
-    """Examples that say their own place, and labels that say it too."""
+    """A split whose examples and labels are their own positions."""
     places = np.arange(size)
     return Split("train", places.astype(np.float32)[:, None], places.astype(np.int32))
 
 
 def take(batches, count: int) -> np.ndarray:
-    """Places in `count` batches, [count, b]."""
+    """The positions of the examples in `count` batches, [count, b]."""
     return np.stack([batch["labels"] for batch in itertools.islice(batches, count)])
 
 

@@ -1,4 +1,4 @@
-"""Downloads and the TFDS sets made of them: from a server on this machine, with a few images."""
+"""Downloads from a local server, and the TFDS sets made from them, with a few images."""
 
 import dataclasses
 import errno
@@ -57,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    """Serves `files` {path: bytes}; `stop_at` bytes of each, then it stalls or hangs up."""
+    """Serves `files` {path: bytes}; after `stop_at` bytes of a file it stalls or hangs up."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         running.files, running.starts = {}, []
         running.ranges, running.stall, running.stop_at = True, False, 1 << 40
@@ -71,7 +71,7 @@ def server():
 
 
 def published(server, files):
-    """The Originals of files that the server has."""
+    """The Original records of files on the server."""
     address = f"http://127.0.0.1:{server.server_address[1]}/"
     server.files |= {f"/{name}": content for name, content in files.items()}
     return tuple(
@@ -87,7 +87,7 @@ def idx(array):
 
 @functools.cache
 def little_mnist():
-    """The four files of an MNIST, and its images and labels."""
+    """The four files of a small MNIST, and its images and labels."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (NUM_TRAIN + NUM_TEST, 28, 28), dtype=np.uint8)
     labels = rng.integers(0, 10, NUM_TRAIN + NUM_TEST, dtype=np.uint8)
@@ -102,7 +102,7 @@ def little_mnist():
 
 
 def tfds_order(split, count):
-    """Where TFDS puts the records of keys 0 ... count - 1: by a hash of the key."""
+    """The order in which TFDS stores the records of keys 0 ... count - 1: by a hash of the key."""
     from tensorflow_datasets.core.hashing import Hasher
 
     hasher = Hasher(split)
@@ -256,7 +256,7 @@ def test_mnist_is_prepared_in_the_order_of_tfds(server, tmp_path):
 
 
 def cifar10_members():
-    """The .bin files of a little CIFAR-10, their sums, and its images and labels."""
+    """The .bin files of a small CIFAR-10, their checksums, and its images and labels."""
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (NUM_TRAIN + NUM_TEST, 32, 32, 3), dtype=np.uint8)
     labels = rng.integers(0, 10, NUM_TRAIN + NUM_TEST, dtype=np.uint8)

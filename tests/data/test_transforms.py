@@ -23,7 +23,7 @@ def draws(augmentation, count, seed=0, step=0):
 
 
 def one_by_one(image, quarters, flipped, channels):
-    """The definition, for one image: the pixel that comes to each place."""
+    """Augments one image by the definition: the pixel that moves to each position."""
     height, width, depth = image.shape
     result = np.empty_like(image)
     for row, column, channel in itertools.product(range(height), range(width), range(depth)):

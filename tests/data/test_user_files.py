@@ -55,7 +55,7 @@ def test_every_set_that_is_prepared_is_a_source():
 
 @pytest.fixture
 def npy_folder(tmp_path):
-    """train.npy and test.npy of 17 codes, with labels of 4 classes."""
+    """A folder with train.npy and test.npy of 17 codes, and labels of 4 classes."""
     for split, count in (("train", 20), ("test", 6)):
         codes = RNG.integers(0, 17, (count, 4, 5, 1), dtype=np.uint8)
         codes[0, 0, 0] = 16
@@ -173,7 +173,7 @@ def pictures(count, shape=(4, 6, 3)):
 
 
 def by_hash(names):
-    """The places of the names in the order of their SHA-256."""
+    """The indices that sort the names by their SHA-256."""
     return sorted(range(len(names)), key=lambda row: hashlib.sha256(names[row].encode()).digest())
 
 

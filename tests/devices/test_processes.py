@@ -1,4 +1,4 @@
-"""Which processes make a run, told from environments alone, and what they tell each other."""
+"""Finds the processes of a run from environments only, and tests what they exchange."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The mesh, and the arrays of a state on it."""
+"""The mesh, and the placement of the arrays of a state on it."""
 
 from dataclasses import dataclass
 
@@ -89,7 +89,7 @@ BATCH = {"examples": np.asarray(jax.random.randint(jax.random.key(0), (16, 6), 0
 
 
 def after_a_step(num_devices, fsdp, accumulate=1, optimizer=None):
-    """(the state before, after, the metrics) of the variance objective."""
+    """A step with the variance objective: (state before, state after, metrics)."""
     mesh = sharding.build_mesh(num_devices, fsdp)
     optimizer = optimizer or optim.sgd(10, learning_rate=0.1)
 

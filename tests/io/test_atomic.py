@@ -1,4 +1,4 @@
-"""Atomic writes: the old file or the new one, never half of one."""
+"""Atomic writes leave the old file or the new one, never half a file."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Checkpoints survive kills, damage, full disks and other machines, or say so in one line."""
+"""Checkpoints survive kills, damage, full disks and other machines, or fail with one line."""
 
 import contextlib
 import dataclasses
@@ -47,7 +47,7 @@ class State:
 
 
 def make_state(step: int, width: int = 16) -> State:
-    """A state whose every bit follows from `step`, with the kinds of leaves and nodes we use."""
+    """A state determined by `step`, with all kinds of leaves and nodes that are used."""
     rng = np.random.default_rng(step)
 
     def params() -> dict[str, Any]:
@@ -85,7 +85,7 @@ def assert_same(got: Any, expected: Any) -> None:
 
 
 def spread(state: State, devices: int) -> State:
-    """The state on a mesh of `devices`: kernels split, the rest on each."""
+    """Puts the state on a mesh of `devices`: kernels are split, the rest is on every device."""
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,))
 
     def place(leaf: jax.Array) -> jax.Array:
@@ -304,7 +304,7 @@ def test_another_model_is_an_error_not_a_reason_to_go_back(tmp_path, like, expec
 
 
 class KilledError(BaseException):
-    """Stands for SIGKILL: nothing may catch it and clean up."""
+    """Simulates SIGKILL: nothing may catch it and clean up."""
 
 
 @pytest.mark.parametrize("replace", [False, True])

@@ -1,4 +1,4 @@
-"""An error in one line, with the place in the user's own code."""
+"""Errors are described in one line, with the place in the user's own code."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""Grids of images: every pixel where it belongs, at its own grey or colour."""
+"""Grids of images have every pixel in its place, with its grey or colour."""
 
 import os
 

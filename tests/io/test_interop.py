@@ -20,7 +20,7 @@ ATTENTION = {
 
 
 def published_shapes(n=32, layers=1, channels=3, everywhere=False, gamma="learnable_nnet"):
-    """The arrays of the published network, written down from its description alone."""
+    """The arrays of the published network, written from its description only."""
 
     def shape(module, leaf, inputs):
         outputs = {"GroupNorm_0": inputs, "conv_out": channels}.get(module, n)
@@ -80,7 +80,7 @@ def our_shapes(n=32, layers=1, everywhere=False, schedule="vdm_nnet"):
 
 
 def train_state(params, ema_params, step):
-    """As the published code's: clu writes flax.serialization.to_bytes of it."""
+    """A train state of the published code, which clu writes with flax.serialization.to_bytes."""
     params, ema_params = FrozenDict(params), FrozenDict(ema_params)
     state = {"step": step, "params": params, "ema_params": ema_params}
     return state | {"opt_state": optax.adamw(1e-3).init(params)}
@@ -93,7 +93,7 @@ def trees():
 
 @pytest.fixture
 def folder(tmp_path, trees):
-    """checkpoints-0 with two saves, the newer one the tenth, and what TensorFlow leaves there."""
+    """A folder checkpoints-0 with saves 9 and 10, and TensorFlow's own files."""
     place = tmp_path / "run" / "checkpoints-0"
     place.mkdir(parents=True)
     for name, trees_of, step in (

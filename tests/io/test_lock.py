@@ -1,4 +1,4 @@
-"""One training of a workdir at a time, and no lock that outlives its holder."""
+"""A workdir has one training at a time, and no lock outlives its holder."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ def hold_in_another_process(folder):
 
 
 def kill_a_holder_with_a_forked_worker(folder):
-    """The descriptor by which its worker lives on until it is closed."""
+    """The descriptor that keeps the worker alive until it is closed."""
     code = (
         "import os, sys, time; from pathlib import Path\n"
         "from vdm.io import lock; from vdm.io.journal import Journal\n"

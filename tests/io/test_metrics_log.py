@@ -1,4 +1,4 @@
-"""Metrics: valid JSON lines at once, and no trace of steps that a resumed run repeats."""
+"""Metrics are valid JSON lines at once, and steps that a resumed run repeats leave no trace."""
 
 import json
 import math
@@ -169,7 +169,7 @@ def test_a_disk_that_takes_half_a_line_is_full(tmp_path):
 
 
 class Tracker:
-    """A hook that keeps what it is given, and fails from step `broken` on."""
+    """A hook that keeps its metrics, and fails at step `broken` and later ones."""
 
     def __init__(self, broken: float = math.inf) -> None:
         self.lines, self.broken, self.closed = [], broken, 0
@@ -210,9 +210,9 @@ def test_what_is_no_hook_is_refused(tmp_path):
 
 
 def shown_by_tensorboard(folder):
-    """step -> value of the scalar "x". TensorBoard reads the files in the order of their names, and
-    a START at a step drops what it has read of that step and later ones (its
-    `event_processing.plugin_event_accumulator`)."""
+    """{step: value of the scalar "x"}, as TensorBoard would show it: it reads files in the order
+    of their names, and a START event drops all values of its step and later ones that were read
+    before (see `event_processing.plugin_event_accumulator`)."""
     shown, times = {}, []
     for path in sorted(folder.glob("events.out.tfevents.*")):
         for event in read_events(path):

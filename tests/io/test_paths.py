@@ -63,7 +63,7 @@ def test_a_pattern_does_not_take_the_parts_of_a_neighbour(tmp_path):
 
 
 def saved_by_orbax_alone(folder):
-    """As checkpoints were saved when orbax was given every path as it is."""
+    """Saves a checkpoint as older versions did, which gave orbax every path unchanged."""
     ocp.save(str(folder), STATE)
     write_json(folder / checkpoints.LEAVES, checkpoints.describe(STATE))
     checksums.seal(folder)

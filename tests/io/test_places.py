@@ -1,4 +1,4 @@
-"""Addresses in place of a folder or a file are refused before anything is made."""
+"""URLs given for a folder or a file are refused before anything is created."""
 
 import os
 import sys

@@ -24,7 +24,7 @@ T = np.linspace(0.0, 1.0, 50)
 
 @pytest.fixture
 def drawn(monkeypatch) -> list:
-    """The figures as matplotlib objects, on the way to their files."""
+    """Captures figures as matplotlib objects before they are saved."""
     figures: list = []
     save = plots.save_figure
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""What the watchdog writes, when, and that it writes nothing while all is well."""
+"""What the watchdog prints and when, and that it prints nothing while all is well."""
 
 import io
 import re
@@ -12,7 +12,7 @@ from vdm.io.watchdog import LONG, Watchdog
 
 
 def reports(path):
-    """(seconds, what) of each line of the watchdog in a file."""
+    """(seconds, phase) of each line of the watchdog in a file."""
     pattern = r"watchdog: (\d+) s without progress(?: \(.*?\))?: (.*?);"
     return [(int(s), what) for s, what in re.findall(pattern, path.read_text())]
 
@@ -51,7 +51,7 @@ def test_one_process_of_one_has_no_index(tmp_path):
 
 
 class Clock:
-    """time.monotonic and Event.wait of a watchdog, in a time of their own."""
+    """Replaces time.monotonic and Event.wait of a watchdog by a simulated clock."""
 
     def __init__(self):
         self.now = 0.0
