@@ -226,7 +226,7 @@ def test_an_array_without_a_rule_is_named(trees):
     strange = {"score_model": trees[0]["score_model"] | {"dense9": {"kernel": np.zeros(3)}}}
     with pytest.raises(ValueError, match="1 unexpected: score_model/dense9/kernel"):
         interop.from_published(strange)
-    with pytest.raises(ValueError, match="no place for network/conditioning/label/embedding"):
+    with pytest.raises(ValueError, match="does not have network/conditioning/label/embedding"):
         interop.to_published({"network": {"conditioning": {"label": {"embedding": np.zeros(3)}}}})
 
 
