@@ -1,4 +1,4 @@
-"""What does each bound say of one trained model, on the same images?"""
+"""What does each bound say about one trained model, on the same images?"""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ from vdm.io.plots import BLUE, GREEN, ORANGE, PAGE, PURPLE, VERMILLION, make_fig
 from vdm.runs.evaluate import evaluate_run
 from vdm.runs.run import open_run
 
-# bound, T, draws of each image
+# (bound, T, draws of each image)
 SETTINGS = (
     ("elbo", 0, 100),
     ("elbo", 100, 100),
@@ -35,16 +35,16 @@ KEYS = (
 
 
 def evaluated(config: ConfigDict, workdir: Path) -> list[Result]:
-    """One result for each setting."""
-    found = []
+    """Evaluates the run with each setting in turn and returns one result for each."""
+    results = []
     for config.eval.bound, config.eval.num_steps, config.eval.draws in SETTINGS:
         evaluate_run(open_run(config, workdir))
-        found.append(Result(workdir))
-    return found
+        results.append(Result(workdir))
+    return results
 
 
 def row(result: Result, elbo: Result) -> Row:
-    """The number, and its paired difference to the ELBO in continuous time."""
+    """The row of one bound, with its paired difference from the ELBO in continuous time."""
     report = result.report
     steps = report["num_steps"] or "inf"
     paired = {} if result is elbo else difference(result, elbo)
@@ -59,7 +59,7 @@ def row(result: Result, elbo: Result) -> Row:
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """The bounds side by side, with 95% intervals over noise."""
+    """Plots the bounds next to each other, with 95% intervals over noise."""
     figure, (axes,) = make_figure(PAGE, 2.3)
     styles = {"elbo": (BLUE, "o"), "ode-decoder": (VERMILLION, "s"), "ode-uniform": (ORANGE, "D"),
               "ode-truncated-normal": (PURPLE, "v")}  # fmt: skip
@@ -81,7 +81,7 @@ def plot(path: Path, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Trains, evaluates, writes results.json and bounds.png."""
+    """Trains and evaluates, then writes results.json and bounds.png."""
     flags = parse_flags(__file__)
     config = load_config(CONFIGS / ("cifar10.py" if flags.scale == "full" else "digits.py"))
     identified = identity(config, "experiments.bounds.run", flags.scale)

@@ -1,4 +1,4 @@
-"""What general-purpose codecs make of the same images: each by itself, and all in one mosaic."""
+"""File sizes of general-purpose codecs on the same images: each image alone, or all in a mosaic."""
 
 import importlib
 import io
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def mosaic(images: np.ndarray) -> np.ndarray:
-    """[N, H, W, C] side by side in rows, as square as can be, filled up with zeros."""
+    """Arranges images [N, H, W, C] in a grid, as square as possible, and pads it with zeros."""
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count * height / width))
     rows = math.ceil(count / columns)
@@ -21,12 +21,13 @@ def mosaic(images: np.ndarray) -> np.ndarray:
 
 
 def by_pillow(kind: str, **settings: object) -> Callable[[np.ndarray], int]:
-    """Bytes of an image [H, W, C] in that format; what is decoded is compared."""
+    """Makes a function that gives the size in bytes of an image [H, W, C] in one of Pillow's
+    formats. It decodes the file and checks that it gives the image back."""
 
     def size(image: np.ndarray) -> int:
         pixels = image[..., 0] if image.shape[-1] == 1 else image
         if kind == "WEBP" and pixels.ndim == 2:
-            pixels = np.repeat(pixels[..., None], 3, axis=-1)  # it knows colours alone
+            pixels = np.repeat(pixels[..., None], 3, axis=-1)  # WebP has only colour images.
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, kind, **settings)
         assert (np.asarray(Image.open(file)) == pixels).all(), kind
@@ -36,7 +37,7 @@ def by_pillow(kind: str, **settings: object) -> Callable[[np.ndarray], int]:
 
 
 def by_zstd(image: np.ndarray) -> int:
-    """Bytes of the codes, row by row."""
+    """The size in bytes of the codes of an image, row by row, compressed by zstd."""
     zstandard = importlib.import_module("zstandard")
     return len(zstandard.ZstdCompressor(level=22).compress(image.tobytes()))
 
@@ -47,12 +48,14 @@ CODECS: dict[str, tuple[str, Callable[[np.ndarray], int]]] = {
     "JPEG-XL": ("pillow_jxl", by_pillow("JXL", lossless=True, effort=9)),
     "zstd": ("zstandard", by_zstd),
 }
-"""Name -> the package, and bytes of an image [H, W, C], each at its most thorough setting."""
+"""Name of a codec -> its package, and a function from an image [H, W, C] to a size in bytes. Each
+codec has its most thorough setting."""
 
 
 def measure(images: np.ndarray) -> dict[str, dict[str, float]]:
-    """Codec -> bits/dim of uint8 images [N, H, W, C]: "bpd_each" by itself, "bpd_mosaic" in one.
-    Without those whose package is missing (pip install 'vdm[codecs]')."""
+    """The bits/dim of uint8 images [N, H, W, C] by codec: "bpd_each" with each image in its own
+    file, "bpd_mosaic" with all in one. Codecs whose package is missing are left out (pip install
+    'vdm[codecs]')."""
     found = {}
     whole = mosaic(images)
     for name, (package, size) in CODECS.items():

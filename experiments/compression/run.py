@@ -1,4 +1,5 @@
-"""How close does a file come to the bound, and what does it cost, for which number of steps?"""
+"""How close does the size of a file come to the bound, and how long does coding take, for each
+number of steps?"""
 
 import dataclasses
 import statistics
@@ -21,8 +22,8 @@ from vdm.runs import compress
 
 
 class Case(NamedTuple):
-    """The first `count` test images of a data set in T steps; coded `seeds` times; the bound on
-    them with that many draws."""
+    """One setting: the first `count` test images of a data set, coded `seeds` times with T steps,
+    and the bound on them from `draws` draws each."""
 
     data: str
     count: int
@@ -34,7 +35,7 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its row."""
+        """The name of the row."""
         changed = "" if self.order == "bit_swap" else f" {self.order}"
         return f"{self.data} {self.count} T={self.num_steps}{changed}"
 
@@ -58,7 +59,7 @@ COLUMNS = (
 
 
 def row_of(case: Case, model: api.Model) -> Row:
-    """Codes the images, gives them back, and evaluates the bound of T steps on them."""
+    """Codes the images, decodes them, and evaluates the bound of T steps on them."""
     images = model.run.source.load("test").examples[: case.count].astype(np.uint8)
     options = CompressOptions(case.num_steps, case.lanes, 1, case.order, 0, "", "")
     source = compress.Trained(model.run, model.params, model.step)
@@ -104,19 +105,19 @@ def row_of(case: Case, model: api.Model) -> Row:
 
 
 def others(data: str, count: int, model: api.Model) -> list[Row]:
-    """The general-purpose codecs on the same images."""
+    """The rows of the general-purpose codecs on the same images."""
     images = model.run.source.load("test").examples[:count].astype(np.uint8)
     start = time.monotonic()
-    found = measure(images)
+    measured = measure(images)
     seconds = time.monotonic() - start
     return [
-        {"name": f"{data} {codec}", "images": count, "seconds": seconds / len(found)} | sizes
-        for codec, sizes in found.items()
+        {"name": f"{data} {codec}", "images": count, "seconds": seconds / len(measured)} | sizes
+        for codec, sizes in measured.items()
     ]
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Bits/dim over T: the bound, the net rate, and the file."""
+    """Plots bits/dim against T: the bound, the net rate, and the whole file."""
     sets = sorted({row["name"].split()[0] for row in rows})
     figure, all_axes = make_figure(6.75, 2.6, len(sets))
     for data, axes in zip(sets, all_axes, strict=True):
@@ -145,7 +146,7 @@ def plot(path: Path, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Trains, codes, writes results.json and compression.png."""
+    """Trains and codes, then writes results.json and compression.png."""
     flags = parse_flags(__file__)
     rows: list[Row] = []
     cases = SCALES[flags.scale]

@@ -17,7 +17,7 @@ from vdm.runs.run import build_run
 
 
 class Case(NamedTuple):
-    """A config file, the argument of its get_config, and seeds."""
+    """A config file, the argument of its get_config, and the seeds of its trainings."""
 
     file: str
     variant: str = ""
@@ -42,7 +42,7 @@ COLUMNS = ("name", "config", "parameters", "step", "bpd", "stderr", "stderr_imag
 
 
 def make_jobs(scale: str) -> dict[str, list[Job]]:
-    """For each data set: one for each seed."""
+    """The jobs of each data set, one for each seed."""
     return {
         name: seeded(
             name.replace(", ", "-"),
@@ -54,7 +54,7 @@ def make_jobs(scale: str) -> dict[str, list[Job]]:
 
 
 def facts(case: Case, job: Job) -> Row:
-    """What was trained, and the bits/dim of uniform codes."""
+    """The columns that describe what was trained, and the bits/dim of uniform codes."""
     argument = f":{case.variant}" if case.variant else ""
     params = states.abstract_state(build_run(job.config, Path())).params
     return {
@@ -65,7 +65,8 @@ def facts(case: Case, job: Job) -> Row:
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """The bound of each data set beside that of uniform codes; bars: 95% over images."""
+    """Plots the bound of each data set over the bits/dim of uniform codes, with 95% intervals over
+    images."""
     figure, (axes,) = make_figure(COLUMN, 0.7 + 0.45 * len(rows))
     places = [-float(place) for place in range(len(rows))]
     axes.barh(places, [row["uniform_bpd"] for row in rows], color=GREY, alpha=0.35, height=0.6)
@@ -76,22 +77,22 @@ def plot(path: Path, rows: list[Row]) -> None:
         uniform = f"{row['uniform_bpd']:.2f}"
         axes.text(row["uniform_bpd"] - 0.1, place, uniform, va="center", ha="right", fontsize=7)
     axes.set_yticks(places, [row["name"] for row in rows])
-    axes.set_xlabel("test bits/dim, in grey of uniform codes\n(bars: 95% over images)")
+    axes.set_xlabel("test bits/dim (grey: uniform codes;\nbars: 95% over images)")
     axes.grid(visible=False, axis="y")
     save_figure(figure, path)
 
 
 def main() -> None:
-    """Trains and evaluates, writes results.json and data_sets.png."""
+    """Trains and evaluates, then writes results.json and data_sets.png."""
     flags = parse_flags(__file__)
     jobs, rows = make_jobs(flags.scale), []
     first = next(iter(jobs.values()))[0].config
     identified = identity(first, "experiments.data_sets.run", flags.scale)
-    if not finish([job for of_set in jobs.values() for job in of_set], flags):
+    if not finish([job for seeds in jobs.values() for job in seeds], flags):
         return
-    for name, of_set in jobs.items():
-        row = mean_row(name, of_set, results(of_set, flags.outdir), flags.outdir)
-        rows.append(identified | row | facts(SCALES[flags.scale][name], of_set[0]))
+    for name, seeds in jobs.items():
+        row = mean_row(name, seeds, results(seeds, flags.outdir), flags.outdir)
+        rows.append(identified | row | facts(SCALES[flags.scale][name], seeds[0]))
     write_results(flags.outdir, rows)
     plot(flags.outdir / "data_sets.png", rows)
     print(format_table(rows, COLUMNS))

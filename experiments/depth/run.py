@@ -1,4 +1,4 @@
-"""How much is lost with few steps, in training and in evaluation? (the form of VDM's Table 2)"""
+"""How much do few steps cost, in training and in evaluation? (the form of VDM's Table 2)"""
 
 from pathlib import Path
 
@@ -9,19 +9,19 @@ from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flag
 from vdm.api import load_config
 from vdm.io.plots import BLUE, GREY, VERMILLION, make_figure, save_figure
 
-TRAINED_WITH = (10, 100, 0)  # steps of the bound; 0 is continuous time
+TRAINED_WITH = (10, 100, 0)  # steps of the bound in training; 0 is continuous time
 EVALUATED_WITH = (10, 30, 100, 300, 1000, 0)
 SEEDS = (0, 1, 2)
 BEST = (0, 0)  # trained and evaluated in continuous time: what the others are compared with
 
 
 def name(num_steps: int) -> str:
-    """T as the paper writes it."""
+    """T as the paper writes it: the number of steps, or "inf"."""
     return str(num_steps) if num_steps else "inf"
 
 
 def make_jobs(scale: str) -> dict[int, list[Job]]:
-    """For each T of the training: one for each seed, evaluated with every T."""
+    """The jobs for each T of the training: one for each seed, evaluated with every T."""
     found = {}
     for num_steps in TRAINED_WITH:
         config = load_config(CONFIGS / ("cifar10.py" if scale == "full" else "digits.py"))
@@ -36,8 +36,8 @@ def make_jobs(scale: str) -> dict[int, list[Job]]:
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Bits/dim against T of the evaluation, a line for each T of the training; bars: 95% over
-    seeds."""
+    """Plots bits/dim against T of the evaluation, with one line for each T of the training and 95%
+    intervals over seeds."""
     figure, (axes,) = make_figure(3.3, 2.5)
     places = np.arange(len(EVALUATED_WITH))
     styles = ((GREY, "s:"), (VERMILLION, "^--"), (BLUE, "o-"))
@@ -60,7 +60,7 @@ def plot(path: Path, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Trains and evaluates, writes results.json and depth.png."""
+    """Trains and evaluates, then writes results.json and depth.png."""
     flags = parse_flags(__file__)
     jobs = make_jobs(flags.scale)
     identified = identity(jobs[0][0].config, "experiments.depth.run", flags.scale)

@@ -1,1 +1,1 @@
-"""The main job on the digits, three seeds."""
+"""The main job on the digits, with three seeds."""

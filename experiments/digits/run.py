@@ -1,4 +1,4 @@
-"""How many bits/dim does the main job reach on the digits, against what knows less of them?"""
+"""How many bits/dim does the main job reach on the digits, compared with simpler models?"""
 
 import shutil
 
@@ -16,9 +16,9 @@ PICTURES = ("samples.png", "omega.png", "loss_density.png")
 
 
 def references(config: ConfigDict) -> list[Row]:
-    """Exact bits/dim of three models without a latent, fitted on the training split.
+    """The rows of three models without a latent, fitted on the training split, with exact bits/dim.
 
-    Counts start at one for each code, so that no test image is impossible.
+    Every code has one extra count, so that no test image has probability zero.
     """
     source = build_source(config.data)
     train_split, test = source.load("train"), source.load("test")
@@ -36,7 +36,7 @@ def references(config: ConfigDict) -> list[Row]:
 
 
 def reference(name: str, probabilities: np.ndarray, test: Split) -> Row:
-    """A row of independent pixels with the given probabilities [pixels, codes]."""
+    """The row of a model of independent pixels with the given probabilities [pixels, codes]."""
     codes = test.examples.reshape(len(test.examples), -1)
     bits = -np.log2(probabilities[np.arange(codes.shape[1]), codes]).mean(axis=1)
     return {
@@ -59,7 +59,7 @@ def make_jobs(scale: str) -> list[Job]:
 
 
 def main() -> None:
-    """Trains, evaluates, writes results.json and the pictures, those of the first seed."""
+    """Trains and evaluates, then writes results.json and the first seed's pictures."""
     flags = parse_flags(__file__)
     jobs = make_jobs(flags.scale)
     identified = identity(jobs[0].config, "experiments.digits.run", flags.scale)

@@ -1,8 +1,8 @@
-"""Which test checks which equation of the sources: read from the markers in tests/.
+"""Finds out which test checks which equation of the sources, from the markers in tests/.
 
-The markers are read from the source text, not by importing the tests, so the index is made in a
-fraction of a second and is the same in every process. Their arguments are literals therefore,
-apart from names that the file gives to strings.
+The markers are read from the source text, without importing the tests, so this takes a fraction of
+a second and gives the same index in every process. Their arguments must therefore be literals or
+names that the file gives to strings.
 """
 
 import ast
@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 EQUATION_ID = re.compile(r"S[0-4] \d+(\.\d+)?")  # "S1 1.63"
 _NUMBER = r"\d+(\.\d+)*"
-# "S1 1.124-1.125", "S4 113, 116", and a section, "S4 §3.4.5"
+# For example "S1 1.124-1.125", "S4 113, 116", or a section, "S4 §3.4.5".
 ERRATUM_ID = re.compile(rf"S[0-4] §?{_NUMBER}((, |-){_NUMBER})*")
 
 
@@ -28,19 +28,19 @@ class Mark:
 
     kind: str  # "equation" or "erratum"
     id: str
-    path: str  # of the test, from the root
+    path: str  # file of the test, from the root
     test: str
-    function: str = ""  # "module:qualname" of an equation
-    what: str = ""  # what is wrong, of an erratum
-    number: float = 0.0  # and what shows it
+    function: str = ""  # for an equation: "module:qualname" of what implements it
+    what: str = ""  # for an erratum: what is wrong
+    number: float = 0.0  # for an erratum: the number that shows it
     slow: bool = False
 
 
 def read_marks(folder: Path = ROOT / "tests") -> list[Mark]:
-    """Every marker below `folder`, in the order of files and lines.
+    """Reads every marker below `folder`, in the order of files and lines.
 
     Raises:
-      ValueError: a marker that is not on a test function, or with wrong arguments; its place.
+      ValueError: names the place of a marker that is not on a test function or has wrong arguments.
     """
     texts = {path: path.read_text() for path in sorted(folder.rglob("test_*.py"))}
     marked = [path for path, text in texts.items() if "pytest.mark.e" in text]
@@ -79,7 +79,7 @@ def _marker_calls(tree: ast.AST) -> list[ast.Call]:
 
 
 def _value(node: ast.expr, names: Mapping[str, ast.expr]) -> Any:
-    """What a literal says, or an f-string of literals and of names that the file gives to such."""
+    """The value of a literal, or of an f-string made of literals and of names for literals."""
     match node:
         case ast.JoinedStr():
             return "".join(str(_value(part, names)) for part in node.values)
@@ -112,11 +112,11 @@ def _mark(call: ast.Call, names: Mapping[str, ast.expr], path: str, test: str, s
 
 
 def source_file(function: str) -> str:
-    """The path, from the root, of the file that defines "module:qualname", a function, class or
-    property.
+    """The path, from the root, of the file that defines the function, class or property
+    "module:qualname".
 
     Raises:
-      ValueError: nothing of this name can be imported.
+      ValueError: the name cannot be imported.
     """
     name, _, qualname = function.partition(":")
     try:
@@ -136,7 +136,8 @@ def _relative(path: Path) -> str:
 
 
 def spread(source: str, reasons: dict[str, str]) -> dict[str, str]:
-    """{"9 to 11": why} -> {"S1 9": why, "S1 10": why, "S1 11": why}; "1.9 to 1.11" likewise."""
+    """Expands ranges: {"9 to 11": why} -> {"S1 9": why, "S1 10": why, "S1 11": why}; likewise
+    "1.9 to 1.11"."""
     found = {}
     for numbers, why in reasons.items():
         first, _, last = numbers.partition(" to ")
@@ -148,6 +149,6 @@ def spread(source: str, reasons: dict[str, str]) -> dict[str, str]:
 
 
 def number_key(id: str) -> tuple[str, tuple[int, ...]]:
-    """Sorts ids by source and then by number: S1 1.9 before S1 1.10."""
+    """A key that sorts ids by source and then by number: S1 1.9 before S1 1.10."""
     source, _, number = id.partition(" ")
     return source, tuple(int(digits) for digits in re.findall(r"\d+", number))

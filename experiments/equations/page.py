@@ -1,4 +1,4 @@
-"""The tables of README.md, made from the markers: `python -m experiments.equations.page`."""
+"""Makes the tables of README.md from the markers: `python -m experiments.equations.page`."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ TITLES = {
 
 
 def problems(marks: Iterable[Mark]) -> list[str]:
-    """What is missing or contradictory in the index; empty when it is whole."""
+    """Lists what is missing or contradictory in the index; empty if nothing is."""
     tested = {mark.id for mark in marks if mark.kind == "equation"}
     found = [f"{id}: a test has it, experiments/equations/statements has no words for it"
              for id in tested - set(STATEMENTS)]  # fmt: skip
@@ -33,7 +33,7 @@ def problems(marks: Iterable[Mark]) -> list[str]:
 
 
 def equation_lines(marks: Sequence[Mark]) -> list[str]:
-    """A row for each equation: number, statement, functions, tests."""
+    """One row for each equation: number, statement, functions, tests."""
     lines = ["| | states | implemented by | checked by |", "| --- | --- | --- | --- |"]
     for id in _ids(marks):
         own = [mark for mark in marks if mark.id == id]
@@ -45,7 +45,7 @@ def equation_lines(marks: Sequence[Mark]) -> list[str]:
 
 
 def set_aside_lines(ids: Sequence[str]) -> list[str]:
-    """A row for each run of neighbours with one reason, for the equations without a test."""
+    """One row for each run of consecutive equations that have no test for the same reason."""
     lines = ["| | why there is no test of its own |", "| --- | --- |"]
     places = {id: place for place, id in enumerate(NUMBERED)}
     for _, run in groupby(enumerate(ids), lambda at: (NOT_COMPUTABLE[at[1]],
@@ -57,7 +57,7 @@ def set_aside_lines(ids: Sequence[str]) -> list[str]:
 
 
 def erratum_lines(marks: Sequence[Mark]) -> list[str]:
-    """A row for each slip of a source."""
+    """One row for each error of a source."""
     lines = ["| | what is wrong | number that shows it | shown by |", "| --- | --- | --- | --- |"]
     return lines + [
         f"| {mark.id} | {_cell(mark.what)} | {mark.number:.6g} | {_test_link(mark)} |"
@@ -66,7 +66,7 @@ def erratum_lines(marks: Sequence[Mark]) -> list[str]:
 
 
 def tables(marks: Sequence[Mark]) -> str:
-    """Everything between the two comments of README.md."""
+    """The text between the two comments of README.md."""
     equations = [mark for mark in marks if mark.kind == "equation"]
     errata = [mark for mark in marks if mark.kind == "erratum"]
     functions = {mark.function for mark in equations}
@@ -87,7 +87,7 @@ def tables(marks: Sequence[Mark]) -> str:
 
 
 def with_tables(page: str, marks: Sequence[Mark]) -> str:
-    """The text of README.md with its tables made anew."""
+    """The text of README.md with new tables."""
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
     return f"{before}{BEGIN}\n\n{tables(marks)}\n\n{END}{after}"
@@ -98,7 +98,7 @@ def _ids(marks: Iterable[Mark]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    return re.sub(r"(?<!\\)\|", r"\|", text)  # the bar of a condition would end the cell
+    return re.sub(r"(?<!\\)\|", r"\|", text)  # A bar, as in p(x|z), would end the cell.
 
 
 def _number(id: str) -> str:

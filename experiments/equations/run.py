@@ -1,4 +1,4 @@
-"""Which function implements each equation of the sources, and does it pass its test?"""
+"""Which function implements each equation of the sources, and does it pass its tests?"""
 
 import os
 import subprocess
@@ -15,14 +15,14 @@ from experiments.equations.statements import STATEMENTS
 from experiments.results import Row, parse_flags, row_identity, write_results
 from vdm.io.atomic import write_bytes
 
-Test = tuple[str, str]  # path and name
-Outcome = tuple[str, float]  # "passed", "failed" or "skipped", and seconds
+Test = tuple[str, str]  # (path, name)
+Outcome = tuple[str, float]  # ("passed", "failed" or "skipped"; seconds)
 
 
 def outcomes(scale: str) -> dict[Test, Outcome]:
-    """Runs the marked tests, at scale "small" without the slow ones.
+    """Runs the marked tests; scale "small" leaves out the slow ones.
 
-    All cases of a parametrised test are one: it passed when each of them did.
+    The cases of a parametrised test count as one test, which passed if all of them did.
     """
     marked = "(equation or erratum) and not gpu" + (" and not slow" if scale == "small" else "")
     with tempfile.TemporaryDirectory() as folder:
@@ -48,8 +48,8 @@ def _outcomes(cases: Sequence[ElementTree.Element]) -> Iterator[tuple[Test, Outc
 
 
 def rows_of(marks: Sequence[Mark], ran: dict[Test, Outcome], identified: Row) -> Iterator[Row]:
-    """One row for each equation, each erratum, and all. `test` and `function` are the first of
-    `tests` and `functions`."""
+    """Yields one row for each equation, one for each erratum, and one named "all". `test` and
+    `function` are the first of `tests` and `functions`."""
 
     def tested(name: str, own: Sequence[Mark]) -> Row:
         tests = sorted({(mark.path, mark.test) for mark in own})
@@ -79,7 +79,7 @@ def rows_of(marks: Sequence[Mark], ran: dict[Test, Outcome], identified: Row) ->
 
 
 def main() -> None:
-    """Runs the marked tests; writes results.json and the tables of README.md."""
+    """Runs the marked tests, then writes results.json and the tables of README.md."""
     flags = parse_flags(__file__)
     marks = read_marks()
     settings = {"marks": sorted(f"{mark.kind} {mark.id} {mark.test}" for mark in marks)}

@@ -19,7 +19,8 @@ PICTURES = ("samples.png", "omega.png", "loss_density.png")
 
 
 def make_config(name: str, scale: str) -> ConfigDict:
-    """The preset "cpu", or "peer": the same network with the settings of the published code."""
+    """The config of a row: "cpu" is the preset, "peer" the same network with the settings of the
+    published code."""
     config = load_config(CONFIG, name)
     if scale == "full":  # both of the size of "gpu1h", for an accelerator
         budget = load_config(CONFIG, "gpu1h")
@@ -31,7 +32,8 @@ def make_config(name: str, scale: str) -> ConfigDict:
 
 
 def plot(path: Path, runs: list[Path], rows: list[Row]) -> None:
-    """The bound of the training images, nearly all of them seen once, over time; the test's."""
+    """Plots the bound on the training images, nearly all of them seen once, against time, and the
+    bound on the test images."""
     figure, (axes,) = make_figure(3.3, 2.5)
     for run, row, colour, mark in zip(runs, rows, (BLUE, VERMILLION), "os", strict=True):
         lines = [line for line in read_metrics(run) if "train/bpd" in line]
@@ -52,7 +54,7 @@ def plot(path: Path, runs: list[Path], rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Trains, evaluates, writes results.json and the pictures, those of the first preset."""
+    """Trains and evaluates, then writes results.json and the pictures of the first row."""
     flags = parse_flags(__file__)
     jobs = [seeded(name, make_config(name, flags.scale), (0,)) for name in PRESETS]
     identified = identity(jobs[0][0].config, "experiments.fashion_mnist.run", flags.scale)

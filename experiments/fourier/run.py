@@ -1,4 +1,4 @@
-"""What do Fourier features of the latent buy? (the form of VDM's ablation, its Figure 5)"""
+"""What do Fourier features of the latent gain? (the form of VDM's ablation, its Figure 5)"""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ COLUMNS = ("name", "step", "bpd", "stderr", "stderr_images", "stderr_seeds", "di
 
 
 def make_jobs(scale: str) -> dict[tuple[str, str], list[Job]]:
-    """For each data set and setting: one for each seed."""
+    """The jobs of each data set and setting, one for each seed."""
     found = {}
     for data, seeds in SEEDS[scale].items():
         for setting, fourier in SETTINGS.items():
@@ -31,7 +31,8 @@ def make_jobs(scale: str) -> dict[tuple[str, str], list[Job]]:
 
 
 def curve(jobs: list[Job], outdir: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the mean over seeds of the training bound since the last log line, bits/dim."""
+    """The steps that were logged, and at each the mean over seeds of the training bound since the
+    step logged before, bits/dim."""
     logs = [read_metrics(outdir / "runs" / job.name) for job in jobs]
     lines = [[line for line in log if "train/bpd" in line] for log in logs]
     steps = np.array([line["step"] for line in lines[0]])
@@ -39,7 +40,8 @@ def curve(jobs: list[Job], outdir: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plot(path: Path, jobs: dict[tuple[str, str], list[Job]], rows: list[Row], outdir: Path) -> None:
-    """The training bound over the steps, and the test bound at the end with 95% over images."""
+    """Plots the training bound against the steps, and the final test bound with a 95% interval over
+    images."""
     names = list(dict.fromkeys(data for data, _ in jobs))
     figure, panels = make_figure(PAGE if len(names) > 1 else COLUMN, 2.6, len(names))
     styles = {"Fourier": (BLUE, "-", "o"), "no Fourier": (VERMILLION, "--", "s")}
@@ -63,7 +65,7 @@ def plot(path: Path, jobs: dict[tuple[str, str], list[Job]], rows: list[Row], ou
 
 
 def main() -> None:
-    """Trains and evaluates, writes results.json and fourier.png."""
+    """Trains and evaluates, then writes results.json and fourier.png."""
     flags = parse_flags(__file__)
     jobs, rows = make_jobs(flags.scale), []
     first = next(iter(jobs.values()))[0].config

@@ -1,4 +1,4 @@
-"""Does guidance give the digit that was asked for, and what does it cost in diversity?"""
+"""Does guidance give the requested digit, and what does it cost in diversity?"""
 
 import dataclasses
 import time
@@ -28,34 +28,36 @@ from vdm.typing import NO_LABEL
 
 CONFIG = CONFIGS / "digits.py"
 SEEDS = (0, 1, 2)
-NUM_STEPS = 25  # of DPM-Solver++
+NUM_STEPS = 25  # steps of DPM-Solver++
 SAMPLES_PER_CLASS = {"small": 50, "full": 500}
 # kind: strengths. 0 of each is the model without labels, 1 of classifier_free is kind "none".
 STRENGTHS = {"classifier_free": (0.0, 1.5, 2.0, 3.0, 5.0), "classifier": (1.0, 2.0, 4.0, 8.0)}
 
 
 def judge(split: Split) -> SVC:
-    """A support vector machine on the real training digits, codes / 16."""
+    """Fits the judge, a support vector machine, to the real training digits (codes / 16)."""
     pixels = split.examples.reshape(len(split.examples), -1) / 16
     return SVC(C=10.0, gamma=0.25).fit(pixels, split.labels)
 
 
 def diversity(codes: np.ndarray, labels: np.ndarray) -> float:
-    """Mean squared distance of two images of one class, x in [-1, 1], over the classes."""
+    """The mean squared distance between two images of the same class, x in [-1, 1], averaged over
+    the classes."""
     x = codes.reshape(len(codes), -1) / 8.5
     # twice the variance, unbiased
     return float(np.mean([2 * x[labels == y].var(axis=0, ddof=1).sum() for y in np.unique(labels)]))
 
 
 def guidances(classifier: NoisyClassifier | None) -> list[tuple[str, float, Guidance]]:
-    """(kind, strength, guidance) of every row."""
+    """(kind, strength, guidance) for every row."""
     free = [("classifier_free", s, ClassifierFree(s)) for s in STRENGTHS["classifier_free"]]
     by_classifier = [("classifier", s, Classified(classifier, s)) for s in STRENGTHS["classifier"]]
     return [("none", 1.0, Unguided()), *free, *by_classifier]
 
 
 def samples_of_seed(run: Run, svm: SVC, per_class: int, outdir: Path | None) -> dict[str, Row]:
-    """Accuracy and diversity of every guidance on one model; with outdir the pictures."""
+    """The accuracy and diversity of every guidance on one model; with an outdir, also writes the
+    pictures."""
     train_classifier(run)
     _, params = states.trained_params(run)
     real = run.source.load("train")
@@ -91,7 +93,7 @@ def samples_of_seed(run: Run, svm: SVC, per_class: int, outdir: Path | None) -> 
 
 
 def mean_row(rows: list[Row]) -> Row:
-    """Of the seeds."""
+    """The mean over the seeds of one row."""
     first = rows[0]
     accuracies = [r["accuracy"] for r in rows]
     return {
@@ -110,7 +112,7 @@ def mean_row(rows: list[Row]) -> Row:
 
 
 def without_labels(run: Run) -> Evaluation:
-    """The bound of the same model when it is not told the labels, on the same images and noise."""
+    """The bound of the same model without the labels, on the same images and noise."""
     test, (_, params) = run.source.load("test"), states.trained_params(run)
     options = run.options.eval
     return evaluate(
@@ -121,7 +123,8 @@ def without_labels(run: Run) -> Evaluation:
 
 
 def likelihood_rows(runs: list[Run]) -> list[Row]:
-    """Bits/dim of -log p(x | label), and of -log p(x) by the same networks without it."""
+    """The rows of -log p(x | label) and of -log p(x), in bits/dim, by the same networks with and
+    without the label."""
     told = [Result(run.workdir) for run in runs]
     reports = [result.report for result in told]
     unlabelled = [without_labels(run) for run in runs]
@@ -160,7 +163,7 @@ def likelihood_rows(runs: list[Run]) -> list[Row]:
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Accuracy and diversity against strength; bars: standard deviation over the seeds."""
+    """Plots accuracy and diversity against strength; bars: standard deviation over the seeds."""
     figure, panels = make_figure(PAGE, 2.6, columns=2)
     figure.suptitle("bars: one standard deviation over seeds")
     none = next(r for r in rows if r["kind"] == "none")
@@ -185,7 +188,7 @@ def plot(path: Path, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Trains, samples; writes results.json, guidance.png and grids of samples."""
+    """Trains and samples, then writes results.json, guidance.png and grids of samples."""
     flags = parse_flags(__file__)
     config = load_config(CONFIG)
     config.model.class_conditional, config.model.label_dropout = True, 0.1

@@ -1,1 +1,1 @@
-"""Every bound against the exact -log p(x), where the ideal denoiser is known."""
+"""Every bound compared with the exact -log p(x), for data whose ideal denoiser is known."""

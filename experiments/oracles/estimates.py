@@ -1,4 +1,4 @@
-"""The rows of one oracle between given ends: every bound that applies."""
+"""The rows of one oracle between given ends, for every bound that applies."""
 
 from collections.abc import Iterator
 
@@ -24,8 +24,8 @@ SOLVER = Solver(rtol=1e-9, atol=1e-9, divergence="exact")
 
 
 def elbo_rows(oracle: Oracle, ends: tuple[float, float], num: int) -> Iterator[Row]:
-    """L_T by quadrature for T = 1 ... 4096 and infinity (num_steps = 0), and the slope of
-    log(L_T - L_inf) against log T; for the Gaussian the closed form as well."""
+    """The rows of the ELBO L_T by quadrature for T = 1 ... 4096 and infinity (num_steps = 0), and
+    of the slope of log(L_T - L_inf) against log T; for the Gaussian also of the closed form."""
     del num
     elbo = elbo_of_steps(oracle, *ends, MOST_STEPS)
     for num_steps, nats in elbo.items():
@@ -33,7 +33,7 @@ def elbo_rows(oracle: Oracle, ends: tuple[float, float], num: int) -> Iterator[R
     excess = [elbo[steps] - elbo[0] for steps in FITTED]
     slope = float(np.polyfit(np.log(FITTED), np.log(excess), 1)[0])
     yield {"bound": "elbo-slope", "slope": slope, "fitted_steps": list(FITTED)}
-    if isinstance(oracle.data, GaussianData):  # the quadrature above knows nothing of these
+    if isinstance(oracle.data, GaussianData):  # Independent of the quadrature above.
         closed = {0: oracle.data.denoising_term(*map(jnp.float64, ends))}
         for steps in FITTED:
             grid = jnp.linspace(*ends, steps + 1)
@@ -44,11 +44,11 @@ def elbo_rows(oracle: Oracle, ends: tuple[float, float], num: int) -> Iterator[R
 
 
 def iw_rows(oracle: Oracle, ends: tuple[float, float], num: int) -> Iterator[Row]:
-    """IW-K for K = 1 ... 64 at T = 10, the ELBO of T = 10 by quadrature, and the exact value of the
-    T-step model, where that is known.
+    """The rows of IW-K for K = 1 ... 64 at T = 10, with the ELBO of T = 10 by quadrature and, if it
+    is known, the exact value of the T-step model.
 
-    step_nats: IW-K less IW-K/2 of other paths; of the same paths it could not be positive, whatever
-    the weights.
+    step_nats: IW-K minus IW-K/2 with other paths; with the same paths it could never be positive,
+    whatever the weights.
     """
     omegas = jnp.linspace(*ends, IW_STEPS + 1)
     key_data, key_paths = jax.random.split(jax.random.key(1))
@@ -80,7 +80,7 @@ def iw_rows(oracle: Oracle, ends: tuple[float, float], num: int) -> Iterator[Row
 
 
 def ode_rows(oracle: Oracle, ends: tuple[float, float], num: int) -> Iterator[Row]:
-    """Each ODE bound that applies; exact divergence."""
+    """The rows of each ODE bound that applies, with the exact divergence."""
     names = DEQUANTISATIONS if oracle.discrete else DEQUANTISATIONS[:1]
     if ends[0] < -10:  # a bin is hundreds of standard deviations wide: most paths do not converge
         names = [name for name in names if name != "uniform"]
@@ -101,12 +101,12 @@ def ode_rows(oracle: Oracle, ends: tuple[float, float], num: int) -> Iterator[Ro
 
 
 def estimate(oracle: Oracle, bound: jax.Array, exact: jax.Array) -> Row:
-    """The mean over the data of bound + log p(x), whose noise is the bound's alone, plus the
+    """The mean over the data of bound + log p(x), which has only the noise of the bound, plus the
     exact mean of -log p(x)."""
     gap, stderr = mean_and_error(bound - exact)
     return {"nats": oracle.exact_nats() + gap, "stderr": stderr}
 
 
 def mean_and_error(values: jax.Array) -> tuple[float, float]:
-    """Of independent values, with the standard error of the mean."""
+    """The mean of independent values and its standard error."""
     return float(jnp.mean(values)), float(jnp.std(values, ddof=1) / np.sqrt(values.size))

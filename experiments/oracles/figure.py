@@ -1,4 +1,4 @@
-"""Gaps to the exact -log p(x) against the number of steps."""
+"""The figure of the gaps to the exact -log p(x) against the number of steps."""
 
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ LEVELS = {  # bound: colour, dashes
 
 
 def plot_gaps(path: Path, rows: list[Row]) -> None:
-    """One panel for each oracle: the ELBO's gap for T steps at both pairs of end points, its limit
-    for T = infinity, and at the second pair the levels of the other bounds, two standard errors
-    shaded."""
+    """Plots one panel for each oracle: the ELBO's gap for T steps at both pairs of end points, its
+    limit for T = infinity, and at the second pair the levels of the other bounds, with two standard
+    errors shaded."""
     oracles = list(dict.fromkeys(row["oracle"] for row in rows))
     figure, panels = make_figure(PAGE, 4.4, columns=3, rows=2)
     for axes, oracle in zip(panels, oracles, strict=False):

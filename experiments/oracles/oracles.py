@@ -1,8 +1,8 @@
-"""Data with known denoisers, and the terms of their ELBO by quadrature.
+"""Data whose denoisers are known, and the terms of their ELBO by quadrature.
 
-Each is x ~ sum_k w_k N(m_k, s_k^2 I): one component for the Gaussian, s_k = 0 for finite data.
-Then q(z_t) = sum_k w_k N(alpha m_k, (alpha^2 s_k^2 + sigma^2) I), and an expectation over it is a
-Gauss-Hermite sum for each component.
+All data are x ~ sum_k w_k N(m_k, s_k^2 I), with one component for the Gaussian and s_k = 0 for
+finite data. Then q(z_t) = sum_k w_k N(alpha m_k, (alpha^2 s_k^2 + sigma^2) I), and an expectation
+over it is a sum of Gauss-Hermite sums, one for each component.
 """
 
 import dataclasses
@@ -19,13 +19,14 @@ from vdm.diffusion.exact import FiniteData, GaussianData, MixtureData
 from vdm.diffusion.likelihood import Discretised, Gaussian, codes_to_x
 from vdm.diffusion.noise import alpha, posterior, sigma
 
-CLEAN = -80.0  # omega at which z is x to the last digit
+CLEAN = -80.0  # an omega at which z equals x to the last digit
 NODES = {1: 256, 2: 64}  # Gauss-Hermite nodes for each dimension
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Oracle:
-    """The ideal denoiser and the likelihood; weights [K], means [K, D], stds [K] of the data."""
+    """Data with their ideal denoiser and likelihood; weights [K], means [K, D], stds [K] describe
+    the components."""
 
     name: str
     data: GaussianData | MixtureData | FiniteData
@@ -43,7 +44,7 @@ class Oracle:
         return isinstance(self.likelihood, Discretised)
 
     def draw(self, key: jax.Array, num: int) -> tuple[jax.Array, jax.Array]:
-        """Data [num, D] (codes, if discrete) and the exact -log p of each, nats."""
+        """Draws data [num, D] (codes if discrete), and gives the exact -log p of each in nats."""
         key_k, key_x = jax.random.split(key)
         k = jax.random.choice(key_k, len(self.weights), (num,), p=jnp.asarray(self.weights))
         if isinstance(self.likelihood, Discretised):
@@ -54,14 +55,14 @@ class Oracle:
         return x, self.negative_log_prob(x)
 
     def negative_log_prob(self, x: jax.Array) -> jax.Array:
-        """-log p(x) of the data, nats."""
+        """The exact -log p(x) of the data, nats."""
         if isinstance(self.data, MixtureData):
             return -self.data.log_prob(x, jnp.float64(CLEAN))
         assert isinstance(self.data, GaussianData)
         return self.data.negative_log_prob(x)
 
     def exact_nats(self) -> float:
-        """E -log p(x): what no bound can be below."""
+        """The exact E -log p(x) in nats, which no bound can be below."""
         if isinstance(self.data, FiniteData):
             return float(self.data.entropy())
         if isinstance(self.data, GaussianData):
@@ -70,7 +71,7 @@ class Oracle:
         return float(jnp.sum(weights * self.negative_log_prob(z)))
 
     def latents(self, omega: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Nodes z [n, D] and weights [n] of an expectation over q(z_t)."""
+        """The nodes z [n, D] and weights [n] of an expectation over q(z_t)."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(NODES[self.dim])
         grid = np.array(list(itertools.product(nodes, repeat=self.dim)))
         share = np.array(list(itertools.product(weights, repeat=self.dim))).prod(1)
@@ -80,7 +81,7 @@ class Oracle:
         return z.reshape(-1, self.dim), (self.weights[:, None] * share[None]).ravel()
 
     def loss_density(self, omegas: np.ndarray) -> np.ndarray:
-        """E 1/2 ||eps - eps_hat||^2 at each omega, nats per unit of it."""
+        """The loss density E 1/2 ||eps - eps_hat||^2 at each omega, nats per unit of omega."""
         data = self.data
         if isinstance(data, GaussianData):
             return self.dim * gaussian_density(data, omegas)
@@ -92,7 +93,7 @@ class Oracle:
         return np.asarray(jax.jit(functools.partial(jax.lax.map, at))(jnp.asarray(omegas)))
 
     def end_terms(self, omega_0: float, omega_1: float) -> tuple[float, float]:
-        """Reconstruction and prior matching, nats, in expectation over the data."""
+        """The expected reconstruction and prior matching over the data, nats."""
         square = float(self.weights @ (np.sum(self.means**2, 1) + self.dim * self.stds**2))
         share = float(jax.nn.sigmoid(-omega_1))
         prior = 0.5 * (share * (square - self.dim) + self.dim * float(jax.nn.softplus(-omega_1)))
@@ -111,8 +112,8 @@ class Oracle:
 
 
 def gaussian_density(data: GaussianData, omegas: np.ndarray) -> np.ndarray:
-    """E 1/2 (eps - eps_hat)^2 per dimension from `estimate_elbo` itself: the error is linear in
-    (x, eps), so four patterns of signs give its second moment exactly."""
+    """E 1/2 (eps - eps_hat)^2 per dimension, computed by `estimate_elbo` itself: the error is
+    linear in (x, eps), so four sign patterns give its second moment exactly."""
     signs = jnp.array([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])[:, :, None]
 
     def at(omega: jax.Array) -> jax.Array:
@@ -125,10 +126,11 @@ def gaussian_density(data: GaussianData, omegas: np.ndarray) -> np.ndarray:
 
 
 def elbo_of_steps(oracle: Oracle, omega_0: float, omega_1: float, most: int) -> dict[int, float]:
-    """The ELBO, nats, for T = 1, 2, 4 ... most steps equal in omega, and 0: continuous time."""
+    """The ELBO in nats for T = 1, 2, 4 ... `most` equal steps of omega, and for T = 0, which means
+    continuous time."""
     ends = sum(oracle.end_terms(omega_0, omega_1))
     omegas = np.linspace(omega_0, omega_1, most + 1)
-    density = oracle.loss_density(omegas)  # the grid of every smaller T is part of it
+    density = oracle.loss_density(omegas)  # Contains the grid of every smaller T.
     result = {}
     for steps in (2**i for i in range(most.bit_length())):
         stride = most // steps
@@ -143,8 +145,8 @@ def elbo_of_steps(oracle: Oracle, omega_0: float, omega_1: float, most: int) -> 
 
 
 def exact_nats_of_steps(oracle: Oracle, omegas: np.ndarray) -> float | None:
-    """E -log p(x) of the model of T ancestral steps, nats; None where it is not known: in two
-    dimensions. Gaussian in closed form, in one dimension on a grid of z."""
+    """The exact E -log p(x) of the model of T ancestral steps, nats: in closed form for the
+    Gaussian, on a grid of z in one dimension. It is not known in two dimensions (None)."""
     first = jnp.float64(omegas[0])
     if isinstance(oracle.data, GaussianData):
         z_0 = float(oracle.data.variance_of_steps(jnp.asarray(omegas)) / alpha(first) ** 2)
@@ -169,13 +171,13 @@ def exact_nats_of_steps(oracle: Oracle, omegas: np.ndarray) -> float | None:
         lambda x: oracle.likelihood.log_prob(jnp.full((len(z), 1), x), z[:, None], first), x[:, 0]
     )
     nats = -jnp.log((z[1] - z[0]) * jnp.exp(log_prob) @ p)
-    # the outermost nodes weigh nothing, and their probability underflows
+    # The outermost nodes have no weight, and their probability underflows.
     weights = jnp.asarray(weights)
     return float(jnp.sum(jnp.where(weights > 1e-18, weights * nats, 0.0)))
 
 
 def build_oracles() -> list[Oracle]:
-    """Unequal weights throughout, so that a lost weight is seen."""
+    """Builds all oracles; their weights are unequal, so that a missing weight would show."""
     weights, means = np.array(MIXTURE_WEIGHTS), np.array(MIXTURE_MEANS)
     std = 0.5
     gaussian = Oracle(

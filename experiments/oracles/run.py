@@ -1,4 +1,4 @@
-"""How far is each bound from the exact -log p(x), where that is known and the denoiser is ideal?"""
+"""How far is each bound from the exact -log p(x), for data with a known ideal denoiser?"""
 
 import hashlib
 import json
@@ -20,8 +20,8 @@ NUM_DATA = {"small": {"iw": 4_000, "ode": 4_000}, "full": {"iw": 100_000, "ode":
 
 
 def rows_of(oracle: Oracle, scale: str) -> list[Row]:
-    """All rows of one oracle. Steps of 3 in omega, ten between the tight ends, are no model of
-    these data: importance weighting is between the usual ends alone."""
+    """All rows of one oracle. Importance weighting uses only the usual ends: between the tight ends
+    ten steps are 3 wide in omega, which gives no useful model of these data."""
     num, rows = NUM_DATA[scale], list[Row]()
     for ends in (TIGHT, USUAL):
         rows += finished(oracle, ends, 0, elbo_rows)
@@ -37,9 +37,9 @@ def finished(
     num: int,
     make: Callable[[Oracle, tuple[float, float], int], Iterator[Row]],
 ) -> Iterator[Row]:
-    """The rows with their names, gaps, settings and the seconds that they took together.
+    """Makes rows and adds their names, gaps, settings and the seconds of all of them together.
 
-    num: how many data are drawn; 0 where a quadrature needs none.
+    num: number of data that are drawn; 0 for a quadrature, which needs none.
     """
     start, exact = time.monotonic(), oracle.exact_nats()
     rows = list(make(oracle, ends, num))
@@ -65,7 +65,7 @@ def finished(
 
 
 def claims(rows: list[Row]) -> Iterator[Row]:
-    """What the rows must show: value <= limit."""
+    """The claims that the rows must fulfil, each of the form value <= limit."""
     table = {row["name"]: row for row in rows}
 
     def claim(name: str, value: float, limit: float) -> Row:
@@ -107,7 +107,7 @@ def claims(rows: list[Row]) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Computes, writes results.json and the figure."""
+    """Computes all rows, then writes results.json and the figure."""
     flags = parse_flags(__file__)
     jax.config.update("jax_enable_x64", True)
     command = f"python -m experiments.oracles.run --scale={flags.scale}"

@@ -1,4 +1,4 @@
-"""What should the network output, and which weighting of its loss should it be trained on?"""
+"""What should the network predict, and with which weighting of the loss should it be trained?"""
 
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from vdm.runs.run import Run, build_run
 SEEDS = (0, 1, 2)
 PREDICTIONS = ("eps", "x", "v", "score", "codes")
 WEIGHTINGS = ("simple", "min_snr", "sigmoid")
-STEPS = 10  # of the bound of next_mean, and of the eps that it is compared with
-Setting = tuple[str, str, int]  # model.prediction, weighting.name, model.num_steps
+STEPS = 10  # steps of the bound for next_mean, and for the eps that it is compared with
+Setting = tuple[str, str, int]  # (model.prediction, weighting.name, model.num_steps)
 SETTINGS: tuple[Setting, ...] = (
     *((prediction, "bound", 0) for prediction in PREDICTIONS),
     *(("eps", weighting, 0) for weighting in WEIGHTINGS),
@@ -27,7 +27,7 @@ SETTINGS: tuple[Setting, ...] = (
 
 
 def make_config(scale: str) -> ConfigDict:
-    """The budget that all settings share."""
+    """The config that all settings share: network, steps and evaluation."""
     config = load_config(CONFIGS / ("cifar10.py" if scale == "full" else "digits.py"))
     config.data.holdout = 0
     if scale == "small":
@@ -40,13 +40,13 @@ def make_config(scale: str) -> ConfigDict:
 
 
 def name_of(setting: Setting) -> str:
-    """The name of a row."""
+    """The name of the setting's row."""
     prediction, weighting, num_steps = setting
     return f"{prediction}, {weighting}" + (f", T = {num_steps}" if num_steps else "")
 
 
 def make_jobs(scale: str) -> dict[Setting, list[Job]]:
-    """For each setting: one for each seed, evaluated with as many steps as it is trained with."""
+    """The jobs of each setting: one for each seed, evaluated with as many steps as in training."""
     found = {}
     for setting in SETTINGS:
         config = make_config(scale)
@@ -60,22 +60,22 @@ def make_jobs(scale: str) -> dict[Setting, list[Job]]:
 
 
 def sample_quality(samples: np.ndarray, split: np.ndarray) -> Row:
-    """Of samples against a split, both x in [-1, 1] of shape [n, *dims]: the Frechet distance of
-    the Gaussians with their means and covariances, in units of x squared."""
+    """The Frechet distance between samples and a split, both x in [-1, 1] of shape [n, *dims]: that
+    of the Gaussians with their means and covariances, in units of x squared."""
     pixels = (images.reshape(len(images), -1) for images in (samples, split))
     return {"frechet_pixels": frechet_distance(*pixels)}
 
 
 def quality_of(run: Run, examples: np.ndarray) -> Row:
-    """`sample_quality` of codes against the training split."""
+    """`sample_quality` of codes, against the training split."""
     encode = run.model.likelihood.encode
     both = examples, run.source.load("train").examples
     return sample_quality(*(np.asarray(encode(jnp.asarray(codes))) for codes in both))
 
 
 def row(setting: Setting, jobs: list[Job], reference: list[Job], outdir: Path) -> Row:
-    """Means over the seeds, the paired difference to eps trained on the bound of as many steps,
-    and how far the samples are from the training images."""
+    """The row of a setting: means over the seeds, the paired difference from eps trained on the
+    bound of as many steps, and the distance of the samples from the training images."""
     found = results(jobs, outdir)
     run = build_run(jobs[0].config, Path())
     samples = [np.load(result.run / "samples.npz")["samples"] for result in found]
@@ -95,7 +95,8 @@ def row(setting: Setting, jobs: list[Job], reference: list[Job], outdir: Path) -
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Bits/dim by the output trained on the bound, and by the weighting; bars: 95% over seeds."""
+    """Plots bits/dim by output (trained on the bound) and by weighting, with 95% intervals over
+    seeds."""
     figure, (left, right) = make_figure(6.75, 2.4, columns=2)
 
     def draw(axes: Any, place: float, r: Row, colour: str, mark: str) -> None:
@@ -126,7 +127,7 @@ def plot(path: Path, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Trains, evaluates, samples; writes results.json and parameterisations.png."""
+    """Trains, evaluates and samples, then writes results.json and parameterisations.png."""
     flags = parse_flags(__file__)
     jobs = make_jobs(flags.scale)
     first = jobs[SETTINGS[0]][0].config

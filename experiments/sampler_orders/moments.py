@@ -1,5 +1,5 @@
-"""The moments of z_0 without any noise: with Gaussian data a step of every sampler is affine in z_t
-and the noise, so that derivatives of one path are all that its mean and variance need."""
+"""The exact moments of z_0, without sampling: with Gaussian data a step of every sampler is affine
+in z_t and the noise, so that its mean and variance follow from derivatives of one path."""
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +14,21 @@ MEAN, STD = 0.7, 0.5
 
 
 def eps_hat(z: Array, omega: Array) -> Array:
-    """E[eps | z_t] of x ~ N(MEAN, STD^2)."""
+    """The ideal denoiser E[eps | z_t] for x ~ N(MEAN, STD^2)."""
     omega = omega[:, None]
     variance = jnp.square(alpha(omega) * STD) + jnp.square(sigma(omega))
     return sigma(omega) * (z - alpha(omega) * MEAN) / variance
 
 
 def moments_of_data(omega: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of q(z_t)."""
+    """The mean and standard deviation of q(z_t)."""
     return alpha(omega) * MEAN, jnp.sqrt(jnp.square(alpha(omega) * STD) + jnp.square(sigma(omega)))
 
 
 def moments(sampler: Sampler, num_steps: int, draws: int = 1) -> tuple[Array, Array]:
-    """Mean and standard deviation of z_0 after num_steps equal steps of omega from q(z_1).
+    """The mean and standard deviation of z_0 after num_steps equal steps of omega from q(z_1).
 
-    draws: of noise in each step.
+    draws: number of noise draws in each step.
     """
     omegas = jnp.linspace(OMEGA_0, OMEGA_1, num_steps + 1)
     mean_1, std_1 = moments_of_data(omegas[-1])
@@ -51,5 +51,5 @@ def error(sampler: Sampler, num_steps: int, draws: int = 1) -> float:
 
 
 def fitted_order(steps: list[int], errors: list[float]) -> float:
-    """-d log(error) / d log(steps), least squares."""
+    """The order of convergence, -d log(error) / d log(steps), by least squares."""
     return -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])

@@ -25,7 +25,7 @@ from vdm.diffusion.samplers import (
 from vdm.io.plots import PAGE, make_figure, save_figure
 
 STEPS = [32, 64, 128, 256, 512]
-# name: sampler, order by theory, draws of noise in each step
+# name: (sampler, order by theory, noise draws in each step)
 SAMPLERS: dict[str, tuple[Sampler, int | None, int]] = {
     "ancestral": (ancestral(), 1, 1),
     "ancestral, forward variance": (ancestral("forward"), 1, 1),
@@ -45,8 +45,9 @@ MIXTURE_STEPS = 256
 
 
 def mixture_weights(sampler: Sampler, num_samples: int) -> tuple[list[float], float]:
-    """Shares of the three components in samples of the mixture with its exact denoiser, by the
-    nearest mean (components lie ten standard deviations apart), and the largest standard error."""
+    """The shares of the three components in samples of the mixture with its exact denoiser, and
+    their largest standard error. A sample belongs to the nearest mean (the components lie ten
+    standard deviations apart)."""
     data = MixtureData(
         jnp.array(MIXTURE_WEIGHTS), jnp.array(MIXTURE_MEANS), jnp.full(3, MIXTURE_STD)
     )
@@ -59,7 +60,8 @@ def mixture_weights(sampler: Sampler, num_samples: int) -> tuple[list[float], fl
 
 
 def sampler_row(name: str, num_samples: int) -> Row:
-    """Errors at every number of steps, the order that they fit, and the mixture's weights."""
+    """The row of a sampler: its error at every number of steps, the order fitted to these, and the
+    errors of the mixture's weights."""
     sampler, theory, draws = SAMPLERS[name]
     start = time.monotonic()
     row: Row = {"name": name, "sampler": name, "theory": theory}
@@ -77,7 +79,7 @@ def sampler_row(name: str, num_samples: int) -> Row:
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Errors against steps, and the slopes 1 and 2."""
+    """Plots errors against steps, with lines of slopes 1 and 2."""
     figure, (axes,) = make_figure(PAGE, 3.2)
     for row in (r for r in rows if "errors" in r):
         axes.loglog(row["steps"], row["errors"], **style(row["name"]),
@@ -97,7 +99,7 @@ def plot(path: Path, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Computes, writes results.json and sampler_orders.png."""
+    """Computes all rows, then writes results.json and sampler_orders.png."""
     flags = parse_flags(__file__)
     settings = {
         "mean": MEAN, "std": STD, "omega_0": OMEGA_0, "omega_1": OMEGA_1, "steps": STEPS,

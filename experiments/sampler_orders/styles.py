@@ -1,5 +1,5 @@
-"""One look for each sampler in every figure: a colour and marker for a family, dashes and a hollow
-marker for its variants."""
+"""The style of each sampler, the same in every figure: a colour and marker for each family, dashes
+and a hollow marker for its variants."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ VARIANTS = {
 
 
 def style(name: str) -> dict[str, Any]:
-    """Arguments of `Axes.plot` for "family" or "family, variant"."""
+    """The arguments of `Axes.plot` for "family" or "family, variant"."""
     family, _, variant = name.partition(", ")
     colour, marker = FAMILIES[family]
     dashes = VARIANTS.get(variant)

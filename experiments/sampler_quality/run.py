@@ -24,7 +24,7 @@ from vdm.typing import Params
 
 CONFIG = CONFIGS / "digits.py"
 SEEDS = (0, 1, 2)
-BUDGETS = (10, 24)  # network evaluations for each image
+BUDGETS = (10, 24)  # network evaluations per image
 NUM_SAMPLES = {"small": 300, "full": 1500}
 SAMPLERS: dict[str, Sampler] = {
     "ancestral": samplers.ancestral(),
@@ -44,7 +44,8 @@ COLUMNS = ("sampler", "evaluations", "frechet", "frechet_spread", "difference",
 
 
 def build_features(run: Run, outdir: Path) -> MLPFeatures:
-    """The last hidden layer of a classifier of the real digits, in outdir/features.npz."""
+    """Trains a classifier of the real digits and writes it to outdir/features.npz; the features are
+    its last hidden layer."""
     path, split = outdir / "features.npz", run.source.load("train")
     if path.is_file():
         return read_mlp_features(path)
@@ -53,12 +54,12 @@ def build_features(run: Run, outdir: Path) -> MLPFeatures:
 
 
 def plans() -> list[tuple[str, Sampler, int]]:
-    """(name, sampler, steps), one for each row of a seed."""
+    """(name, sampler, steps) for each row of a seed."""
     found = [(REFERENCE[0], SAMPLERS[REFERENCE[0]], REFERENCE[1])]
     for name, sampler in SAMPLERS.items():
         if sampler.evaluations:
             found += [(name, sampler, budget // sampler.evaluations) for budget in BUDGETS]
-        else:  # as many as the tolerance asks for, on the whole way
+        else:  # One interval, in which the tolerance determines the number of steps.
             found.append((name, sampler, 1))
     return found
 
@@ -66,7 +67,7 @@ def plans() -> list[tuple[str, Sampler, int]]:
 def rows_of_seed(
     run: Run, params: Params, features: MLPFeatures, seed: int, num_samples: int
 ) -> list[Row]:
-    """Every sampler on one trained model, against the training images."""
+    """The rows of every sampler on one trained model, compared with the training images."""
     real, num_codes = run.source.load("train").examples, run.source.num_codes
     of_real = features(real, num_codes)
 
@@ -103,8 +104,8 @@ def rows_of_seed(
 
 
 def means(rows: list[Row]) -> list[Row]:
-    """One line for each sampler and budget: means over the seeds, their spread, and the difference
-    to the reference on the same models and z_1, with its standard error over the seeds."""
+    """One row for each sampler and budget: means over the seeds, their spread, and the difference
+    from the reference on the same models and z_1, with its standard error over the seeds."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault((row["sampler"], row.get("num_steps")), []).append(row)
@@ -123,7 +124,7 @@ def means(rows: list[Row]) -> list[Row]:
 
 
 def plot(path: Path, table: list[Row]) -> None:
-    """Frechet distance against evaluations; bars: standard deviation over the seeds."""
+    """Plots the Frechet distance against evaluations; bars: standard deviation over the seeds."""
     figure, (axes,) = make_figure(PAGE, 3.0)
     names = [name for name in dict.fromkeys(r["sampler"] for r in table) if "real" not in name]
     counts = Counter(r["evaluations"] for r in table)  # those that share one stand side by side
@@ -155,11 +156,12 @@ def plot(path: Path, table: list[Row]) -> None:
 
 
 def main() -> None:
-    """Trains where it has to, samples; writes results.json, features.npz, sampler_quality.png."""
+    """Trains what is not yet trained and samples, then writes results.json, features.npz and
+    sampler_quality.png."""
     flags = parse_flags(__file__)
     config = load_config(CONFIG)
     config.sample.batch_size = 300
-    config.sample.grid.name = "equal_omegas"  # of few steps the best of three for the ODE
+    config.sample.grid.name = "equal_omegas"  # The best of three for the ODE in few steps.
     identified = identity(config, "experiments.sampler_quality.run", flags.scale)
     jobs, rows = seeded("digits", config, SEEDS), []
     if not finish(jobs, flags):

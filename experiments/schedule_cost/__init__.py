@@ -1,1 +1,1 @@
-"""What training the schedule costs a step."""
+"""The cost of training the schedule."""

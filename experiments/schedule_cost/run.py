@@ -1,4 +1,4 @@
-"""What does training the schedule for variance cost a step of the CIFAR-10 network?"""
+"""How much slower is a step of the CIFAR-10 network that trains the schedule for variance?"""
 
 import statistics
 import time
@@ -32,7 +32,7 @@ VARIANTS = {
 
 
 class Step:
-    """A compiled step with a state of its own."""
+    """A compiled train step with its own state."""
 
     def __init__(self, config: ConfigDict, name: str) -> None:
         config.schedule.name, config.schedule.train = VARIANTS[name]
@@ -53,7 +53,7 @@ class Step:
         self.flops = self.compiled.cost_analysis()["flops"]
 
     def seconds(self) -> float:
-        """Of one step."""
+        """Runs one step and returns its seconds."""
         start = time.perf_counter()
         self.state, metrics = self.compiled(self.state, self.batch, *self.arrays)
         jax.block_until_ready((self.state, metrics))
@@ -61,7 +61,8 @@ class Step:
 
 
 def make_config(scale: str) -> ConfigDict:
-    """The paper's network; small: two blocks and a batch of 8 on one device."""
+    """The config of the paper's network; at scale "small" with two blocks and a batch of 8 on one
+    device."""
     config = load_config(CONFIG)
     config.data.name = "synthetic"
     config.data.kwargs = {"shape": (32, 32, 3), "num_codes": 256, "num_train": 8, "num_test": 8}
@@ -72,8 +73,8 @@ def make_config(scale: str) -> ConfigDict:
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Time of a step against that of the step that trains the schedule by the bound: median and
-    quartiles."""
+    """Plots the time of a step relative to that of the step that trains the schedule by the bound:
+    median and quartiles."""
     figure, (axes,) = make_figure(COLUMN, 1.9)
     places = np.arange(len(rows))[::-1]
     for place, row in zip(places, rows, strict=True):
@@ -93,19 +94,19 @@ def plot(path: Path, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Times the steps in turn; writes results.json and schedule_cost.png."""
+    """Times the steps in turn, then writes results.json and schedule_cost.png."""
     flags = parse_flags(__file__)
     config = make_config(flags.scale)
     identified = identity(config, "experiments.schedule_cost.run", flags.scale)
     steps = {name: Step(config, name) for name in VARIANTS}
     times: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    for measured in range(-2, ROUNDS):  # two rounds to warm up
+    for measured in range(-2, ROUNDS):  # The first two rounds are warm-up.
         order = list(steps.items())
-        for name, step in order[measured % 5 :] + order[: measured % 5]:  # none is always first
+        for name, step in order[measured % 5 :] + order[: measured % 5]:  # The first one varies.
             seconds = step.seconds()
             if measured >= 0:
                 times[name].append(seconds)
-    # Ratios within a round: what else the machine does changes from round to round.
+    # Ratios are taken within a round, because the machine's load changes from round to round.
     ratios = {n: [a / b for a, b in zip(times[n], times["bound"], strict=True)] for n in times}
     rows = [
         identified

@@ -1,1 +1,1 @@
-"""One trained model under five schedules."""
+"""One trained model evaluated with five schedules."""

@@ -1,4 +1,4 @@
-"""Does a trained model care which schedule it is evaluated with, and how noisy is each?"""
+"""Does the evaluation of a trained model depend on the schedule, and how noisy is each schedule?"""
 
 import dataclasses
 from pathlib import Path
@@ -34,7 +34,7 @@ COLOURS = {"linear": GREY, "cosine": "#E69F00", "beta_linear": "#009E73", "bound
 
 
 def make_jobs(scale: str) -> dict[str, list[Job]]:
-    """For each objective of the schedule: one training for each seed."""
+    """The jobs for each objective of the schedule: one training for each seed."""
     found = {}
     for name in TRAINED:
         config = load_config(CONFIGS / ("cifar10.py" if scale == "full" else "digits.py"))
@@ -48,7 +48,7 @@ def make_jobs(scale: str) -> dict[str, list[Job]]:
 
 
 class StretchedBetaLinear(nn.Module):
-    """The beta-linear schedule with its own ends, -9.21 and 10, mapped to others by a line: for
+    """The beta-linear schedule with its own ends, -9.21 and 10, mapped linearly to other ends: for
     ends that it cannot reach, such as CIFAR-10's -13.3."""
 
     omega_0: float
@@ -56,23 +56,23 @@ class StretchedBetaLinear(nn.Module):
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
-        """omega(t)."""
+        """Computes omega(t)."""
         ends = jnp.asarray(self.omega_0, t.dtype), jnp.asarray(self.omega_1, t.dtype)
         return stretched(BetaLinear(parent=None).bind({}), *ends)(t)
 
 
 def beta_linear(omega_0: float, omega_1: float) -> nn.Module:
-    """Re-timed to these ends where it passes them."""
+    """The beta-linear schedule between these ends: re-timed if it reaches them, else stretched."""
     kind = BetaLinear if omega_0 > BetaLinear.omega_0 else StretchedBetaLinear
     return kind(omega_0, omega_1)
 
 
 def swapped(name: str, run: Run, params: Params, other: Params) -> tuple[Run, Params]:
-    """The trained model with the schedule of that name between its own ends; `other` are the
-    parameters trained by the bound."""
+    """The trained model with the schedule of that name between the model's own ends. `other` are
+    the parameters of the model whose schedule was trained by the bound."""
     if name == "variance":
         return run, params
-    if name == "bound":  # its interior, and the ends of this model
+    if name == "bound":  # The interior of the other schedule, the ends of this model.
         return run, params | {"schedule": other["schedule"] | {"ends": params["schedule"]["ends"]}}
     omega_0, omega_1 = (float(w) for w in run.vdm.schedule_fn(params)(jnp.array([0.0, 1.0])))
     module = {
@@ -85,13 +85,15 @@ def swapped(name: str, run: Run, params: Params, other: Params) -> tuple[Run, Pa
 
 
 def differences(ours: Evaluation, theirs: Evaluation) -> tuple[float, float]:
-    """Mean paired difference on the same images and noise, bits/dim, and its Monte-Carlo error."""
+    """The mean paired difference on the same images and noise, bits/dim, and its Monte-Carlo
+    error."""
     nats = ours.total - theirs.total
     return float(ours.bpd(nats).mean()), ours.monte_carlo_error(nats).stderr
 
 
 def summary(evaluations: list[Evaluation]) -> Row:
-    """Of the first seed's, the most exact, and lists for all."""
+    """The columns of the first seed's evaluation, which is the most exact, and lists over all
+    seeds."""
     reports: list[dict[str, Any]] = [e.summary() for e in evaluations]
     first = reports[0]
     return {
@@ -111,7 +113,7 @@ def summary(evaluations: list[Evaluation]) -> Row:
 
 
 def swap_row(name: str, found: dict[str, list[Evaluation]]) -> Row:
-    """One schedule on the three checkpoints, against the other four."""
+    """The row of one schedule on the three checkpoints, compared with the other four."""
     pairs = [
         differences(ours, theirs)
         for other in SCHEDULES
@@ -130,15 +132,15 @@ def swap_row(name: str, found: dict[str, list[Evaluation]]) -> Row:
 
 
 def attainable(evaluation: Evaluation) -> float:
-    """The least variance that any schedule has on this model, from draws of one that covers omega
-    evenly."""
+    """The least variance that any schedule can have on this model, estimated from draws with a
+    schedule that covers omega evenly."""
     columns = evaluation.columns
     density, term = (evaluation.bpd(columns[k]) for k in ("loss_density", "denoising_matching"))
     return diagnose(columns["omega_t"], density, term).optimal_variance
 
 
 def plot(path: Path, omegas: dict[str, np.ndarray], rows: list[Row]) -> None:
-    """The five schedules of the first seed, and the variance of each."""
+    """Plots the five schedules of the first seed, and the variance of each."""
     figure, (left, right) = make_figure(6.75, 2.6, columns=2)
     places = np.arange(len(SCHEDULES))[::-1]
     dashes: dict[str, Any] = {"linear": (0, (6, 2)), "bound": "-.", "variance": "-", "cosine": "--"}
@@ -162,7 +164,7 @@ def plot(path: Path, omegas: dict[str, np.ndarray], rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Trains, swaps, evaluates; writes results.json and schedule_swap.png."""
+    """Trains, swaps schedules and evaluates, then writes results.json and schedule_swap.png."""
     flags = parse_flags(__file__)
     jobs = make_jobs(flags.scale)
     identified = identity(jobs["variance"][0].config, "experiments.schedule_swap.run", flags.scale)

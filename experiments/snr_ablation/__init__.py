@@ -1,1 +1,1 @@
-"""End points, Fourier features and what the schedule is trained for."""
+"""An ablation of end points, Fourier features and the objective of the schedule."""

@@ -1,8 +1,10 @@
-"""What the ends of the schedule do when they follow the denoising term alone, on a trained model.
+"""Shows on a trained model how the ends of the schedule collapse if only the denoising term trains
+them.
 
-The source that introduces the learned SNR trains it on the denoising term. That is an integral over
-[omega_0, omega_1] of a loss density that is never negative, so its least is at omega_0 = omega_1:
-nothing is denoised, and the reconstruction or the prior term grow. The ends need all three terms.
+The source that introduces the learned SNR trains it on the denoising term. This term is an integral
+over [omega_0, omega_1] of a loss density that is never negative, so its minimum is at
+omega_0 = omega_1: nothing is denoised, and the reconstruction or the prior term grows. The ends
+need all three terms.
 """
 
 from typing import Any
@@ -23,7 +25,8 @@ LEARNING_RATE = 0.1
 
 
 def collapse(run: Run, params: Params) -> list[Row]:
-    """The terms in bits/dim and the ends while Adam follows the denoising term, network fixed."""
+    """The terms in bits/dim and the ends, at steps of Adam on the denoising term with the network
+    fixed."""
     model, num_dims = run.vdm, int(np.prod(run.model.dims))
     data = jnp.asarray(run.source.load("train").examples[:256])
     optimizer = optax.adam(LEARNING_RATE)

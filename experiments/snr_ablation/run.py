@@ -14,7 +14,7 @@ from vdm.runs.run import open_run
 SEEDS = (0, 1, 2)
 ENDS = {"learned": True, "fixed": False}
 FOURIER = {"Fourier": True, "no Fourier": False}
-# interior: schedule.name, schedule.train (a straight line has no interior to train)
+# interior: (schedule.name, schedule.train); a straight line has no interior to train
 INTERIORS = {"fixed": ("linear", "bound"), "bound": ("monotone", "bound"),
              "variance": ("monotone", "variance")}  # fmt: skip
 SETTINGS = tuple(itertools.product(ENDS, FOURIER, INTERIORS))
@@ -23,7 +23,7 @@ Setting = tuple[str, str, str]
 
 
 def make_jobs(scale: str) -> dict[Setting, list[Job]]:
-    """For each setting: one for each seed."""
+    """The jobs of each setting, one for each seed."""
     found = {}
     for ends, fourier, interior in SETTINGS:
         config = load_config(CONFIGS / ("cifar10.py" if scale == "full" else "digits.py"))
@@ -40,7 +40,7 @@ def make_jobs(scale: str) -> dict[Setting, list[Job]]:
 
 
 def plot(path: Path, rows: list[Row], falling: list[Row]) -> None:
-    """Bits/dim and variance of the twelve, and the collapse of the ends."""
+    """Plots the bits/dim and variance of the twelve settings, and the collapse of the ends."""
     figure, (left, right) = make_figure(6.75, 3.0, columns=2)
     looks = {"fixed": (GREY, "s"), "bound": (VERMILLION, "^"), "variance": (BLUE, "o")}
     for (ends, fourier, interior), r in zip(SETTINGS, rows, strict=True):
@@ -48,7 +48,7 @@ def plot(path: Path, rows: list[Row], falling: list[Row]) -> None:
         left.errorbar(
             r["variance"], r["bpd"], seeds_half_width(r), fmt=mark, color=colour, linewidth=0.8,
             capsize=2,
-            markersize=3.5 if ends == "learned" else 8,  # a pair lies nearly on one place
+            markersize=3.5 if ends == "learned" else 8,  # The two nearly coincide.
             markerfacecolor=(colour, 0.5) if fourier == "Fourier" else "none",
         )  # fmt: skip
     for interior, (colour, mark) in looks.items():
@@ -72,7 +72,7 @@ def plot(path: Path, rows: list[Row], falling: list[Row]) -> None:
 
 
 def main() -> None:
-    """Trains and evaluates; writes results.json and snr_ablation.png."""
+    """Trains and evaluates, then writes results.json and snr_ablation.png."""
     flags = parse_flags(__file__)
     jobs = make_jobs(flags.scale)
     identified = identity(jobs[BEST][0].config, "experiments.snr_ablation.run", flags.scale)

@@ -1,1 +1,1 @@
-"""The learned schedule against the best one, which is known for Gaussian data."""
+"""The learned schedule compared with the best one, which is known for Gaussian data."""

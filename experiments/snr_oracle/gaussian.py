@@ -1,7 +1,8 @@
-"""x ~ N(0, I_D) with its ideal denoiser: what the best schedule is, and how good another one is.
+"""Data x ~ N(0, I_D) with the ideal denoiser: the best schedule, and how good any other one is.
 
 With r(omega) = sigmoid(-omega) and d = 1/2 ||eps - eps_hat||^2, E[d | omega] = D r / 2 and
-E[d^2 | omega] = (D^2 + 2 D) r^2 / 4: the density of omega with the least variance is ~ r.
+E[d^2 | omega] = (D^2 + 2 D) r^2 / 4, so the density of omega with the least variance is
+proportional to r.
 """
 
 from typing import NamedTuple
@@ -20,7 +21,7 @@ POINTS = 1 << 14
 
 
 class IdealDenoiser(nn.Module):
-    """E[eps | z_t] of x ~ N(0, I); it has no parameters."""
+    """A network without parameters: the ideal denoiser E[eps | z_t] of x ~ N(0, I)."""
 
     def __call__(
         self,
@@ -29,13 +30,14 @@ class IdealDenoiser(nn.Module):
         labels: Array | None = None,
         train: bool = False,
     ) -> Float[Array, "b d"]:
-        """eps_hat."""
+        """Computes eps_hat; labels and train are ignored."""
         return GaussianData(1.0).eps_hat(z, omega)
 
 
 class Quality(NamedTuple):
-    """Var of the denoising estimate, Var within t (what stratified times leave), both in bits/dim
-    squared, and the total variation of p(omega) to the best."""
+    """The quality of a schedule: the variance of the denoising estimate and its variance within t
+    (which remains with stratified times), both in (bits/dim)^2, and the total variation between
+    p(omega) and the best density."""
 
     variance: float
     variance_stratified: float
@@ -43,7 +45,7 @@ class Quality(NamedTuple):
 
 
 def quality(schedule: ScheduleFn, num_dims: int) -> Quality:
-    """By the midpoint rule in t."""
+    """Computes the quality of a schedule by the midpoint rule in t."""
     t = (jnp.arange(POINTS) + 0.5) / POINTS
     slope = np.asarray(jax.jit(lambda t: omega_dot(schedule, t))(t), np.float64)
     omega = np.asarray(schedule(t), np.float64)
@@ -61,7 +63,8 @@ def quality(schedule: ScheduleFn, num_dims: int) -> Quality:
 
 
 def best(omega_0: float, omega_1: float, num_dims: int) -> Quality:
-    """Of the density ~ r(omega), in closed form: l has the same moments at every t."""
+    """The quality of the best schedule (density proportional to r(omega)) in closed form: l has the
+    same moments at every t."""
     total = 0.5 * num_dims * (np.logaddexp(0, -omega_0) - np.logaddexp(0, -omega_1))
     variance = float(2 / num_dims * (total / (num_dims * np.log(2))) ** 2)
     return Quality(variance, variance, 0.0)

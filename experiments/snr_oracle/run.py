@@ -1,4 +1,4 @@
-"""Does the learned schedule reach the one with the least variance, where that is known?"""
+"""Does the learned schedule reach the one with the least variance, if that one is known?"""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ STYLES = {"linear": (GREY, (0, (6, 2))), "bound": (VERMILLION, "-."), "variance"
 
 
 def make_config() -> ConfigDict:
-    """N(0, I) in 8 dimensions and its ideal denoiser: only the schedule is left to learn."""
+    """The config of N(0, I) in 8 dimensions with its ideal denoiser; only the schedule learns."""
     config = load_config(CONFIG)
     config.data.kwargs = {"num_train": 50_000, "num_test": 100, "means": [[0.0] * NUM_DIMS],
                           "weights": [1.0], "std": 1.0}  # fmt: skip
@@ -51,12 +51,13 @@ def make_jobs(objective: str, seeds: tuple[int, ...]) -> list[Job]:
 
 
 def learned(run: Run) -> ScheduleFn:
-    """The schedule after training."""
+    """The schedule of a finished training."""
     return run.vdm.schedule_fn(states.trained_params(run)[1])
 
 
 def row(name: str, qualities: list[Quality], seconds: float = 0.0) -> Row:
-    """Means over the seeds, and the worst variance against the best possible."""
+    """The row of an objective: means over the seeds, and the worst seed compared with the best
+    possible schedule."""
     least = best(OMEGA_0, OMEGA_1, NUM_DIMS).variance
     variances = [q.variance for q in qualities]
     variations = [q.total_variation for q in qualities]
@@ -75,7 +76,7 @@ def row(name: str, qualities: list[Quality], seconds: float = 0.0) -> Row:
 
 
 def plot(path: Path, schedules: dict[str, ScheduleFn]) -> None:
-    """omega(t), and the density of omega against the best one."""
+    """Plots omega(t), and the density of omega next to the best one."""
     figure, (left, right) = make_figure(PAGE, 2.5, columns=2)
     t = np.linspace(0.0, 1.0, 1001)
     omegas = np.linspace(OMEGA_0, OMEGA_1, 601)[1:-1]
@@ -104,7 +105,7 @@ def plot(path: Path, schedules: dict[str, ScheduleFn]) -> None:
 
 
 def main() -> None:
-    """Trains the schedules, writes results.json and snr_oracle.png."""
+    """Trains the schedules, then writes results.json and snr_oracle.png."""
     flags = parse_flags(__file__)
     seeds = SEEDS[flags.scale]
     identified = identity(make_config(), "experiments.snr_oracle.run", flags.scale)
