@@ -56,15 +56,15 @@ def measure(images: np.ndarray) -> dict[str, dict[str, float]]:
     """The bits/dim of uint8 images [N, H, W, C] by codec: "bpd_each" with each image in its own
     file, "bpd_mosaic" with all in one. Codecs whose package is missing are left out (pip install
     'vdm[codecs]')."""
-    found = {}
+    rates = {}
     whole = mosaic(images)
     for name, (package, size) in CODECS.items():
         try:
             importlib.import_module(package)
         except ImportError:
             continue
-        found[name] = {
+        rates[name] = {
             "bpd_each": 8 * sum(map(size, images)) / images.size,
             "bpd_mosaic": 8 * size(whole) / images.size,
         }
-    return found
+    return rates

@@ -22,17 +22,17 @@ def name(num_steps: int) -> str:
 
 def make_jobs(scale: str) -> dict[int, list[Job]]:
     """The jobs for each T of the training: one for each seed, evaluated with every T."""
-    found = {}
+    jobs = {}
     for num_steps in TRAINED_WITH:
         config = load_config(CONFIGS / ("cifar10.py" if scale == "full" else "digits.py"))
         if scale == "small":
             config.train.num_steps = config.train.save_every = 1000
         config.eval.draws, config.sample.num_images, config.sample.num_steps = 20, 4, 10
         config.model.num_steps = config.eval.num_steps = num_steps
-        found[num_steps] = seeded(
+        jobs[num_steps] = seeded(
             f"T{name(num_steps)}", config, SEEDS, evaluated_with=EVALUATED_WITH
         )
-    return found
+    return jobs
 
 
 def plot(path: Path, rows: list[Row]) -> None:
@@ -64,15 +64,15 @@ def main() -> None:
     flags = parse_flags(__file__)
     jobs = make_jobs(flags.scale)
     identified = identity(jobs[0][0].config, "experiments.depth.run", flags.scale)
-    if not finish([job for of_steps in jobs.values() for job in of_steps], flags):
+    if not finish([job for step_jobs in jobs.values() for job in step_jobs], flags):
         return
     best = results(jobs[BEST[0]], flags.outdir, BEST[1])
     rows = []
-    for trained, of_steps in jobs.items():
+    for trained, step_jobs in jobs.items():
         for num_steps in EVALUATED_WITH:
-            found = results(of_steps, flags.outdir, num_steps)
+            evaluated = results(step_jobs, flags.outdir, num_steps)
             title = f"trained {name(trained)}, evaluated {name(num_steps)}"
-            row = mean_row(title, of_steps, found, flags.outdir) | paired(found, best)
+            row = mean_row(title, step_jobs, evaluated, flags.outdir) | paired(evaluated, best)
             rows.append(identified | row | {"train_num_steps": trained})
     write_results(flags.outdir, rows)
     plot(flags.outdir / "depth.png", rows)

@@ -66,8 +66,8 @@ def main() -> None:
     if not finish(jobs, flags):
         return
     rows = [identified | {"seconds": 0.0} | row for row in references(jobs[0].config)]
-    found = results(jobs, flags.outdir)
-    rows.append(identified | mean_row("vdm", jobs, found, flags.outdir))
+    evaluated = results(jobs, flags.outdir)
+    rows.append(identified | mean_row("vdm", jobs, evaluated, flags.outdir))
     for picture in PICTURES:
         shutil.copy(flags.outdir / "runs" / jobs[0].name / picture, flags.outdir / picture)
     write_results(flags.outdir, rows)

@@ -1,1 +1,2 @@
-"""The DPM laboratory: one-dimensional densities on a grid, where every claim can be computed."""
+"""The DPM laboratory: one-dimensional densities on a grid, for which every claim can be
+computed."""

@@ -1,4 +1,4 @@
-"""Densities q(x) of one dimension, and random ones to disturb them with."""
+"""One-dimensional densities q(x), and random densities and noise to disturb them with."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,12 @@ from numpy.typing import ArrayLike
 
 from experiments.dpm_lab.grid import Array, Grid
 
-LogDensity = Callable[[Array], Array]  # z -> log density up to a constant; -inf outside a support
+LogDensity = Callable[[Array], Array]  # z -> log density up to a constant; -inf outside the support
 
 
 def mixture(weights: ArrayLike, means: ArrayLike, stds: ArrayLike) -> LogDensity:
-    """sum_k w_k N(m_k, s_k^2), its log normalised and without underflow in the tails."""
+    """The mixture sum_k w_k N(m_k, s_k^2); its log is normalised and does not underflow in the
+    tails."""
     w, m, s = np.array(weights), np.array(means), np.array(stds)
 
     def log_density(z: Array) -> Array:
@@ -24,8 +25,8 @@ def mixture(weights: ArrayLike, means: ArrayLike, stds: ArrayLike) -> LogDensity
 def diffuse_mixture(
     weights: ArrayLike, means: ArrayLike, stds: ArrayLike, alpha_bar: float
 ) -> LogDensity:
-    """q(z_t) of a mixture in closed form: means sqrt(alpha_bar) m, variances alpha_bar s^2 + 1 -
-    alpha_bar, by S4 (109)."""
+    """q(z_t) of a mixture in closed form, with means sqrt(alpha_bar) m and variances
+    alpha_bar s^2 + 1 - alpha_bar, by S4 (109)."""
     variances = alpha_bar * np.square(stds) + 1 - alpha_bar
     return mixture(weights, np.sqrt(alpha_bar) * np.asarray(means), np.sqrt(variances))
 
@@ -36,12 +37,12 @@ def _log(values: Array) -> Array:
 
 
 def uniform(low: float, high: float) -> LogDensity:
-    """Flat between its edges."""
+    """A density that is constant between its edges."""
     return lambda z: _log(np.where((z > low) & (z < high), 1.0, 0.0))
 
 
 def triangular(low: float, peak: float, high: float) -> LogDensity:
-    """Straight lines from zero to the peak and back."""
+    """A density with straight lines from zero to the peak and back."""
     return lambda z: _log(np.clip(np.minimum((z - low) / (peak - low), (high - z) / (high - peak)),
                                   0.0, None))  # fmt: skip
 
@@ -49,7 +50,7 @@ def triangular(low: float, peak: float, high: float) -> LogDensity:
 def two_bumps(
     weight: float, centres: tuple[float, float], half_widths: tuple[float, float]
 ) -> LogDensity:
-    """Raised cosines, weight and 1 - weight."""
+    """A density of two raised cosines with weights `weight` and 1 - `weight`."""
 
     def log_density(z: Array) -> Array:
         total = np.zeros_like(z)
@@ -73,14 +74,14 @@ DENSITIES: dict[str, LogDensity] = {name: mixture(*parts) for name, parts in MIX
 
 
 def on_grid(name: str, grid: Grid) -> Array:
-    """log q(x) of one of DENSITIES, [n]; its integral on the grid is one."""
+    """log q(x) of one of DENSITIES, [n]; q integrates to one on the grid."""
     return grid.normalise(DENSITIES[name](grid.points))
 
 
 def random_densities(rng: np.random.Generator, num: int, grid: Grid) -> Array:
-    """[num, n]: mixtures of one to six Gaussians, and every second one times white noise. A share
-    of 2 % of N(0, 1.5^2) keeps every divergence between two of them finite."""
-    z, found = grid.points, []
+    """Draws mixtures of one to six Gaussians, [num, n], every second one multiplied by white noise.
+    A share of 2 % of N(0, 1.5^2) keeps every divergence between two of them finite."""
+    z, drawn = grid.points, []
     background = np.exp(grid.normalise(mixture([1.0], [0.0], [1.5])(z)))
     for index in range(num):
         k = rng.integers(1, 7)
@@ -88,12 +89,12 @@ def random_densities(rng: np.random.Generator, num: int, grid: Grid) -> Array:
         log_p = mixture(*parts)(z)
         if index % 2:
             log_p = log_p + np.log(rng.exponential(size=z.size))
-        found.append(0.98 * np.exp(grid.normalise(log_p)) + 0.02 * background)
-    return np.array(found)
+        drawn.append(0.98 * np.exp(grid.normalise(log_p)) + 0.02 * background)
+    return np.array(drawn)
 
 
 def smooth_noise(rng: np.random.Generator, num: int, grid: Grid, length: float) -> Array:
-    """[num, n]: white noise smoothed over `length`, of unit variance."""
+    """Draws white noise smoothed over `length`, with unit variance, [num, n]."""
     z = grid.points
     weights = np.exp(-0.5 * np.square((z[:, None] - z) / length))
     weights /= np.sqrt(np.sum(np.square(weights), axis=1, keepdims=True))

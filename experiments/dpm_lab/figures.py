@@ -1,4 +1,4 @@
-"""Pictures of kernels in the forms of S4's figures 15 to 33, for the densities of this folder."""
+"""Figures of kernels in the form of S4's figures 15 to 33, for the densities of this experiment."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ STYLES = dict(zip(DENSITIES, ((GREY, "o"), (BLUE, "s"), (VERMILLION, "^"), (GREE
 
 
 def make_panels(height: float, rows: int, columns: int) -> tuple["Figure", Array]:
-    """An empty figure of the width of a page and its axes, [rows, columns], without grids."""
+    """Makes an empty figure as wide as a page and its axes [rows, columns], without grid lines."""
     figure, panels = make_figure(PAGE, height, columns=columns, rows=rows)
     for axes in panels:
         axes.grid(visible=False)
@@ -47,7 +47,7 @@ def shown(name: str) -> str:
 
 
 def draw_chains(path: Path, scale: Scale, rows: Rows) -> None:
-    """q(z_t) on its way to N(0, 1): alpha = 0.6 above, 0.9 below."""
+    """Plots q(z_t) on its way to N(0, 1), for alpha = 0.6 (upper row) and 0.9 (lower row)."""
     figure, panels = make_panels(3.0, 2, 6)
     z = scale.grid.points
     normal = np.exp(scale.grid.normalise(-0.5 * np.square(z)))
@@ -70,7 +70,8 @@ def draw_chains(path: Path, scale: Scale, rows: Rows) -> None:
 
 
 def draw_kernels(path: Path, scale: Scale, rows: Rows) -> None:
-    """q(z_{t-1} | z_t) as a heat map with its mean, and at three z_t beside GF of S4 (127)."""
+    """Plots q(z_{t-1} | z_t) as a heat map with its mean, and at three z_t together with GF of
+    S4 (127)."""
     figure, panels = make_panels(3.95, 2, 4)
     grid, z = FINE, FINE.points
     log_q = on_grid("mixture", grid)
@@ -110,7 +111,8 @@ def draw_kernels(path: Path, scale: Scale, rows: Rows) -> None:
 
 
 def draw_contraction(path: Path, scale: Scale, rows: Rows) -> None:
-    """Noise on q(z_1) and what is left of it at x; the second singular value, and JS ratios."""
+    """Plots noise on q(z_1) and what is left of it at x, the second singular value, and JS
+    ratios."""
     figure, panels = make_panels(4.2, 2, 3)
     grid, z = FINE, FINE.points
     log_q = on_grid("mixture", grid)
@@ -132,12 +134,12 @@ def draw_contraction(path: Path, scale: Scale, rows: Rows) -> None:
             axes.legend(frameon=False, loc="upper right", handlelength=1.4)
         line[0].set_ylabel(f"density, $\\alpha$ = {alpha:.2f}")
     panels[1, 0].set_xlabel("$z_1$, before the kernel")
-    panels[1, 1].set_xlabel("$x$, behind it")
+    panels[1, 1].set_xlabel("$x$, after it")
     for axes, key in zip(panels[:, 2], ("second_singular", "js_ratio_mean"), strict=True):
         for name, (colour, marker) in STYLES.items():
-            found = [row for row in rows.of("contraction", density=name) if row["alpha"] >= 0.9]
-            alphas = [1 - row["alpha"] for row in found]
-            axes.plot(alphas, [row[key] for row in found], marker=marker, color=colour,
+            selected = [row for row in rows.of("contraction", density=name) if row["alpha"] >= 0.9]
+            alphas = [1 - row["alpha"] for row in selected]
+            axes.plot(alphas, [row[key] for row in selected], marker=marker, color=colour,
                       linewidth=1.0, markersize=3.5, label=shown(name))  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlim(0.115, 0.0087)
@@ -158,11 +160,11 @@ def draw_contraction(path: Path, scale: Scale, rows: Rows) -> None:
 
 
 def draw_chart(axes: "Axes", rows: Rows, part: str, x: str, y: str) -> None:
-    """A line for each density, on logarithmic axes."""
+    """Plots one line for each density on logarithmic axes."""
     for name, (colour, marker) in STYLES.items():
-        found = [(row[x], row[y]) for row in rows.of(part, density=name) if row[y] > 1e-12]
-        if found:
-            axes.loglog(*zip(*found, strict=True), marker=marker, color=colour, linewidth=1.0,
+        points = [(row[x], row[y]) for row in rows.of(part, density=name) if row[y] > 1e-12]
+        if points:
+            axes.loglog(*zip(*points, strict=True), marker=marker, color=colour, linewidth=1.0,
                         markersize=3.5, label=shown(name))  # fmt: skip
     axes.minorticks_off()
     axes.grid(visible=True, color="0.9", linewidth=0.5)

@@ -1,4 +1,4 @@
-"""Pictures of fits, iterates and deconvolution."""
+"""Figures of fits, iterates and deconvolution."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,8 @@ from vdm.io.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION, save_figure
 
 
 def draw_fits(path: Path, scale: Scale, rows: Rows) -> None:
-    """q(x) restored by Gaussian fits of three kernels, and the loss against alpha and steps."""
+    """Plots q(x) restored by Gaussian fits of three kernels, and the loss against alpha and
+    steps."""
     figure, panels = make_panels(4.2, 2, 3)
     grid, z = FINE, FINE.points
     log_q = on_grid("mixture", grid)
@@ -52,7 +53,8 @@ def draw_fits(path: Path, scale: Scale, rows: Rows) -> None:
 
 
 def draw_fixed_points(path: Path, scale: Scale, rows: Rows) -> None:
-    """Iterates of one kernel; the artefact where there is no fixed point; chains."""
+    """Plots iterates of one kernel, the artefact of the grid where there is no fixed point, and
+    chains."""
     import matplotlib
 
     figure, panels = make_panels(4.2, 2, 3)
@@ -107,7 +109,8 @@ def draw_fixed_points(path: Path, scale: Scale, rows: Rows) -> None:
 
 
 def draw_deconvolution(path: Path, scale: Scale, rows: Rows) -> None:
-    """A little noise on q(z_1) by both ways back, and its gain against alpha."""
+    """Plots q(z_1) with a little noise after both ways back, and the gain of noise against
+    alpha."""
     figure, panels = make_panels(2.6, 1, 3)
     left, middle, right = panels[0]
     grid, z, alpha, cutoff = FINE, FINE.points, 0.98, 2 * math.pi / min(WAVELENGTHS)
@@ -129,17 +132,17 @@ def draw_deconvolution(path: Path, scale: Scale, rows: Rows) -> None:
         axes.set_xlabel(label)
         axes.legend(frameon=False, loc="upper right", handlelength=1.4)
     left.set_ylabel(f"density, $\\alpha$ = {alpha}")
-    found = rows.of("deconvolution")
-    noise = [1 - row["alpha"] for row in found]
+    selected = rows.of("deconvolution")
+    noise = [1 - row["alpha"] for row in selected]
     fine = np.geomspace(0.005, 0.1, 50)
     highest = [deconvolution.amplification(1 - beta, cutoff) for beta in fine]
     right.loglog(fine, highest, ":", color=GREY, label="$e^{(1-\\alpha)w^2/2}$, $w = 2\\pi/0.25$")
     for index in range(len(WAVELENGTHS))[::-1]:
         mark = ("v", "^", "o")[index]
-        right.loglog(noise, [row["gains_deconvolution"][index] for row in found], mark + "-",
+        right.loglog(noise, [row["gains_deconvolution"][index] for row in selected], mark + "-",
                      color=ORANGE, label=f"from {WAVELENGTHS[index]:g}", linewidth=1.0,
                      markersize=3.5)  # fmt: skip
-    kept = [max(row["gains_kernel_largest"]) for row in found]
+    kept = [max(row["gains_kernel_largest"]) for row in selected]
     right.loglog(noise, kept, "s-", color=VERMILLION, markersize=3.5, linewidth=1.0,
                  label="reverse kernel")  # fmt: skip
     right.set_xlabel("$1 - \\alpha$")

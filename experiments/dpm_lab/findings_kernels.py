@@ -1,4 +1,5 @@
-"""Claims about one reverse kernel, S4 3.4.2 to 3.4.5; what is claimed is in the decorator."""
+"""Findings on the claims about one reverse kernel, S4 3.4.2 to 3.4.5; each decorator states the
+claim."""
 
 import numpy as np
 
@@ -112,9 +113,9 @@ def normal_09(rows: Rows) -> tuple[str, str]:
 @claim("3.4.5", "the error behind a kernel is no larger than before it")
 def not_larger(rows: Rows) -> tuple[str, str]:
     excess = rows.range("contraction", "excess")[1]
-    found = rows.of("contraction")
+    selected = rows.of("contraction")
     return (
-        f"{found[0]['pairs']} random pairs through each of {len(found)} kernels, by JS, KL, "
+        f"{selected[0]['pairs']} random pairs through each of {len(selected)} kernels, by JS, KL, "
         "total variation, χ² and Hellinger: "
         f"after − before at most {excess:.0e}",
         verdict(excess <= 1e-12),
@@ -139,7 +140,7 @@ def strength(rows: Rows) -> tuple[str, str]:
 
 
 def _gap(rows: Rows, alpha: float) -> tuple[float, float]:
-    """The least and the largest 1 - sigma_2."""
+    """The smallest and the largest 1 - sigma_2."""
     low, high = rows.range("contraction", "second_singular", alpha=alpha)
     return 1 - high, 1 - low
 
@@ -149,7 +150,7 @@ def extremes(rows: Rows) -> tuple[str, str]:
     low = rows.range("contraction", "second_singular", alpha=0.001)
     ratio = rows.range("contraction", "js_ratio_largest", alpha=0.001)[1]
     random = rows.range("contraction", "js_ratio_mean", alpha=0.99)
-    # Of smooth pairs 1 - ratio halves with 1 - α where distances stay in the limit.
+    # If distances are kept in the limit, 1 - ratio of smooth pairs halves with 1 - α.
     lost = {
         alpha: [1 - row["js_ratio_smooth"] for row in rows.of("contraction", alpha=alpha)]
         for alpha in (0.9, 0.98, 0.99)
@@ -183,12 +184,12 @@ def composition(rows: Rows) -> tuple[str, str]:
 
 @claim("3.4.5", "the error falls exponentially with the number of steps")
 def decay(rows: Rows) -> tuple[str, str]:
-    found = rows.of("decay")
-    counts, last = found[0]["kernels"], [row["factors"][-1] for row in found]
-    first = [row["factors"][0] for row in found]
-    fitted = [row["factor_fitted"] for row in found]
-    js_after = [[row["js_after"][k] for row in found] for k in (0, -1)]
-    changes = [np.divide(row["factors"], row["factor_fitted"]) - 1 for row in found]
+    selected = rows.of("decay")
+    counts, last = selected[0]["kernels"], [row["factors"][-1] for row in selected]
+    first = [row["factors"][0] for row in selected]
+    fitted = [row["factor_fitted"] for row in selected]
+    js_after = [[row["js_after"][k] for row in selected] for k in (0, -1)]
+    changes = [np.divide(row["factors"], row["factor_fitted"]) - 1 for row in selected]
     constant = float(np.max(np.abs(changes))) < 0.05
     start, end = (between((min(each), max(each)), 2) for each in js_after)
     return (
@@ -203,11 +204,11 @@ def decay(rows: Rows) -> tuple[str, str]:
 
 @claim("3.4.5, 3.4.7", "it is a contraction mapping in JS: one factor below 1 for all inputs")
 def banach(rows: Rows) -> tuple[str, str]:
-    found = rows.of("far")
-    bounded = [row for row in found if "overlap" in row]
+    selected = rows.of("far")
+    bounded = [row for row in selected if "overlap" in row]
     overlaps = [row["overlap"] for row in bounded]
-    gaussian = next(row for row in found if row["density"] == "gaussian")
-    first = [max(row["js_ratios_first"]) for row in found]
+    gaussian = next(row for row in selected if row["density"] == "gaussian")
+    first = [max(row["js_ratios_first"]) for row in selected]
     second = [max(row["js_ratios_second"]) - (1 - row["overlap"]) for row in bounded]
     listing = ", ".join(f"{row['density']} {row['overlap']:.1e}" for row in bounded)
     return (

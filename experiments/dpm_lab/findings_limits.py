@@ -1,4 +1,4 @@
-"""Claims about fits, iterates and deconvolution, S4 3.4.6 to 3.4.10."""
+"""Findings on the claims about fits, iterates and deconvolution, S4 3.4.6 to 3.4.10."""
 
 import math
 
@@ -33,13 +33,13 @@ def fit_steps(rows: Rows) -> tuple[str, str]:
 
 @claim("3.4.7", "the iterates of a kernel have a limit")
 def fixed_exists(rows: Rows) -> tuple[str, str]:
-    found, others = rows.of("fixed", exists=True), rows.of("fixed", exists=False)
-    known = [row for row in found + others if "variance_exact" in row]
+    existing, others = rows.of("fixed", exists=True), rows.of("fixed", exists=False)
+    known = [row for row in existing + others if "variance_exact" in row]
     as_known = all(row["exists"] == (row["variance_exact"] is not None) for row in known)
-    # The condition by itself: how much of the integral lies where only the wider grid reaches.
-    as_said = all(row["exists"] == (row["outside"] < 1e-6) for row in found + others)
+    # A direct test of the condition: the share of the integral that only the wider grid covers.
+    as_said = all(row["exists"] == (row["outside"] < 1e-6) for row in existing + others)
     names = ", ".join(row["name"].removeprefix("fixed/") for row in others)
-    text = f"{len(found)} of {len(found) + len(others)} kernels have one"
+    text = f"{len(existing)} of {len(existing) + len(others)} kernels have one"
     if others:
         moved, outside = (min(row[key] for row in others) for key in ("moved", "outside"))
         text += (
@@ -47,17 +47,17 @@ def fixed_exists(rows: Rows) -> tuple[str, str]:
             f"twice as wide, and {outside:.2g} of the integral is outside the narrow one"
         )
     return text, verdict(
-        not others and as_known and as_said, bool(found) and as_known and as_said,
+        not others and as_known and as_said, bool(existing) and as_known and as_said,
         "q(z_{t−1}) q(z_t)/N(0, 1) has a finite integral; for N(0, s²): s² < (1 + √α)/√α",
     )  # fmt: skip
 
 
 @claim("3.4.7", "that limit is q(z_{t−1})")
 def fixed_is_q(rows: Rows) -> tuple[str, str]:
-    found = rows.of("fixed", exists=True)
-    distances = [row["js_to_q"] for row in found]
-    error = max(row["closed_form_error"] for row in found)
-    variance = next(r["variance"] for r in found if r["name"] == "fixed/gaussian/0.9")
+    selected = rows.of("fixed", exists=True)
+    distances = [row["js_to_q"] for row in selected]
+    error = max(row["closed_form_error"] for row in selected)
+    variance = next(r["variance"] for r in selected if r["name"] == "fixed/gaussian/0.9")
     return (
         f"it is q(z_{{t−1}}) q(z_t)/N(0, 1), to {within(error)}, at JS "
         f"{between((min(distances), max(distances)), 2)} from q; "
@@ -98,18 +98,20 @@ def chained(rows: Rows) -> tuple[str, str]:
 
 @claim("(128), 3.4.10", "deconvolution amplifies noise without bound, reverse kernels do not")
 def amplified(rows: Rows) -> tuple[str, str]:
-    found = rows.of("deconvolution")
-    kernel = max(gain for row in found for gain in row["gains_kernel_largest"])
-    frequencies = [2 * math.pi / wavelength for wavelength in found[0]["wavelengths"]]
-    slopes = [np.diff(np.log(row["gains_deconvolution"])) / np.diff(frequencies) for row in found]
-    # Without bound: the logarithm rises, and more steeply the higher the frequency.
+    selected = rows.of("deconvolution")
+    kernel = max(gain for row in selected for gain in row["gains_kernel_largest"])
+    frequencies = [2 * math.pi / wavelength for wavelength in selected[0]["wavelengths"]]
+    slopes = [
+        np.diff(np.log(row["gains_deconvolution"])) / np.diff(frequencies) for row in selected
+    ]
+    # "Without bound" means that the logarithm rises, and more steeply at higher frequencies.
     steeper = [float(after / before) for before, after in slopes]
     rises = min(float(np.min(each)) for each in slopes) > 0
     gains = "; ".join(
-        f"{listed(row['gains_deconvolution'])} at α = {row['alpha']:g}" for row in found
+        f"{listed(row['gains_deconvolution'])} at α = {row['alpha']:g}" for row in selected
     )
     return (
-        f"noise of wavelengths from {listed(found[0]['wavelengths'], 'g')}: times {gains}; from "
+        f"noise of wavelengths from {listed(selected[0]['wavelengths'], 'g')}: times {gains}; from "
         "halving to halving the logarithm's slope in the frequency is multiplied by "
         f"{between((min(steeper), max(steeper)), 2)} (2 for a single wave); by reverse kernels at "
         f"most {kernel:.2g}",

@@ -1,9 +1,9 @@
-"""What the iterates of a reverse kernel, and of a chain of them, tend to.
+"""The limits of the iterates of a reverse kernel, and of a chain of reverse kernels.
 
-The forward step leaves N(0, 1) as it is and looks the same in both directions of time there:
+The forward step leaves N(0, 1) unchanged and is reversible there:
 phi(z') q(z | z') = phi(z) q(z' | z). So K(z' | z) = q(z | z') q(z') / q_t(z) satisfies
-pi(z) K(z' | z) = pi(z') K(z | z') for pi = q q_t / phi. This, normalised, is the fixed point if it
-can be normalised, and there is none if not. It is q only if q_t is N(0, 1).
+pi(z) K(z' | z) = pi(z') K(z | z') for pi = q q_t / phi. If pi can be normalised, that is the fixed
+point; if not, there is none. It is q only if q_t is N(0, 1).
 """
 
 import dataclasses
@@ -17,11 +17,12 @@ from experiments.dpm_lab.grid import Array, Grid
 
 
 def gaussian_fixed_point(mean: float, variance: float, alpha: float) -> tuple[float, float] | None:
-    """Mean and variance of the fixed point for q(z_{t-1}) = N(m, s^2), or None.
+    """The mean and variance of the fixed point for q(z_{t-1}) = N(m, s^2), or None if there is
+    none.
 
-    K is the map z -> k z + c with noise v; k = sqrt(alpha) s^2 / V, c = (1 - alpha) m / V,
-    v = (1 - alpha) s^2 / V, V = alpha s^2 + 1 - alpha. k < 1 if and only if
-    s^2 < (1 + sqrt(alpha)) / sqrt(alpha). S4 3.4.7 says that it is q.
+    K is the map z -> k z + c with noise of variance v, where k = sqrt(alpha) s^2 / V,
+    c = (1 - alpha) m / V, v = (1 - alpha) s^2 / V and V = alpha s^2 + 1 - alpha. k < 1 if and only
+    if s^2 < (1 + sqrt(alpha)) / sqrt(alpha). S4 3.4.7 claims that the fixed point is q.
     """
     total = alpha * variance + 1 - alpha
     k = np.sqrt(alpha) * variance / total
@@ -32,19 +33,19 @@ def gaussian_fixed_point(mean: float, variance: float, alpha: float) -> tuple[fl
 
 
 def closed_form(grid: Grid, log_q: Array, alpha: float) -> Array:
-    """q q_t / N(0, 1), normalised on the grid, [n]."""
+    """The closed form of the fixed point, q q_t / N(0, 1) normalised on the grid, [n]."""
     log_pi = log_q + kernels.diffuse(grid, log_q, alpha) + 0.5 * np.square(grid.points)
     return np.exp(grid.normalise(log_pi))
 
 
 def invariant(grid: Grid, kernel: Array) -> Array:
-    """The density p of [n] with K p = p on this grid. There always is one; see `fixed_point`.
+    """The density p [n] with K p = p on this grid, where there always is one; see `fixed_point`.
 
-    Grassmann, Taksar and Heyman's elimination, which subtracts nothing. Between two bumps without
-    mass in the middle the second eigenvalue is 1 - 4e-13 at alpha = 0.99, and solving
-    (K - 1) p = 0 is 4e-5 off.
+    It uses the elimination of Grassmann, Taksar and Heyman, which has no subtractions. For two
+    bumps without mass between them the second eigenvalue is 1 - 4e-13 at alpha = 0.99, and solving
+    (K - 1) p = 0 would be 4e-5 off.
     """
-    # Only points that K ever leads to, and the most visited one is eliminated last.
+    # Only points that K can reach take part; the most visited one is eliminated last.
     reached = np.max(kernel, axis=1)
     order = np.argsort(-reached, kind="stable")[: np.count_nonzero(reached)]
     moves = (kernel * grid.spacing)[np.ix_(order, order)].T.copy()  # row: from, column: to
@@ -56,39 +57,42 @@ def invariant(grid: Grid, kernel: Array) -> Array:
     p[0] = 1.0
     for last in range(1, len(order)):
         p[last] = p[:last] @ moves[:last, last]
-    found = np.zeros(len(grid.points))
-    found[order] = p / (np.sum(p) * grid.spacing)
-    return found
+    density = np.zeros(len(grid.points))
+    density[order] = p / (np.sum(p) * grid.spacing)
+    return density
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedPoint:
-    """density: [n] on the narrow grid; moved: total variation to that of the grid twice as wide."""
+    """A fixed point. density: [n] on the narrow grid; moved: its total variation from the one on
+    the grid twice as wide."""
 
     density: Array
     moved: float
 
     @property
     def exists(self) -> bool:
-        """Whether the wider grid has the same one; else it is the work of the grid's ends."""
+        """Whether the wider grid gives the same density; if not, it is an artefact of the grid's
+        ends."""
         return self.moved < 1e-6
 
 
 def fixed_point(grid: Grid, log_density: LogDensity, alpha: float) -> FixedPoint:
-    """The density that stays put under K, by solving for it on this grid and one twice as wide."""
-    found = []
+    """Solves for the density that K leaves unchanged, on this grid and on one twice as wide."""
+    solutions = []
     for each in (grid, grid.twice_as_wide()):
         log_q = each.normalise(log_density(each.points))
-        found.append(invariant(each, kernels.reverse(each, log_q, alpha)))
-    inside = grid.restrict(found[1])
+        solutions.append(invariant(each, kernels.reverse(each, log_q, alpha)))
+    inside = grid.restrict(solutions[1])
     outside = 1 - float(grid.integrate(inside))
-    moved = float(total_variation(grid, found[0], inside)) + 0.5 * abs(outside)
-    return FixedPoint(found[0], moved)
+    moved = float(total_variation(grid, solutions[0], inside)) + 0.5 * abs(outside)
+    return FixedPoint(solutions[0], moved)
 
 
 def second_eigenvalue(grid: Grid, log_q: Array, alpha: float) -> float:
-    """Of K as a map of the line into itself: by which factor the iterates approach in the end.
-    In detailed balance K is similar to the symmetric sqrt(K(z'|z) K(z|z'))."""
+    """The second eigenvalue of K as a map of the line into itself: the factor by which the iterates
+    finally approach the fixed point. As K is in detailed balance, it is similar to the symmetric
+    sqrt(K(z'|z) K(z|z'))."""
     log_kernel = kernels.log_reverse(grid, log_q, alpha)
     symmetric = np.exp(0.5 * (log_kernel + log_kernel.T)) * grid.spacing
     return float(np.linalg.eigvalsh(symmetric)[-2])

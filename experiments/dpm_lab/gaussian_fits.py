@@ -1,4 +1,4 @@
-"""What is lost when Gaussians take the place of the reverse kernels, or of any density."""
+"""The loss when Gaussians replace the reverse kernels, or any density."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,31 +10,32 @@ from experiments.dpm_lab.grid import Array, Grid
 
 
 def log_gaussian_columns(grid: Grid, mean: Array, variance: Array) -> Array:
-    """[n, k]: column j is log N(mean_j, variance_j), normalised on the grid. Far outside a bounded
-    support a conditional is narrower than the spacing; its fit then sits on the nearest points."""
+    """Columns [n, k] of log N(mean_j, variance_j), each normalised on the grid. Far outside a
+    bounded support a conditional is narrower than the spacing; its fit then lies on the nearest
+    points."""
     log_p = -0.5 * np.square(grid.points[:, None] - mean) / _floored(grid, variance)
     return log_p - grid.log_integrate(log_p, axis=0)
 
 
 def log_fitted(grid: Grid, kernel: Array) -> Array:
-    """log of the Gaussian of every column's mean and variance, [n, n]: the minimiser of S4 (117)
-    among the models p(z_{t-1} | z_t) with a mean and a variance of their own at each z_t."""
+    """The log of the Gaussians with the mean and variance of every column, [n, n]: the minimiser of
+    S4 (117) among Gaussian models p(z_{t-1} | z_t) with a free mean and variance at each z_t."""
     return log_gaussian_columns(grid, *kernels.moments(grid, kernel))
 
 
 def shape(grid: Grid, log_q: Array, alpha: float) -> dict[str, float]:
-    """How far q(z_{t-1} | z_t) is from a Gaussian, and what that costs after one step. "Worst" is
-    over the z_t of highest density with 99.9 % of the mass.
+    """Measures how far q(z_{t-1} | z_t) is from a Gaussian and what a Gaussian costs after one
+    step. "Worst" is over the z_t of highest density that hold 99.9 % of the mass.
 
     Returns:
         nongaussian: E_{q(z_t)} KL(conditional || the Gaussian of its moments), nats.
         nongaussian_worst: the largest of these.
-        bend: 1 - R^2 of E[z_{t-1} | z_t] as a straight line in z_t.
-        variance_ratio: E_{q(z_t)} of the conditional's variance, over GF's of S4 (127).
-        variance_ratio_worst, worst_at: the largest one, and its z_t.
-        variance_ratio_smooth: the largest one where log q(z_{t-1}) is concave within three standard
-            deviations of GF around its mean, that is where q has no second mode to reach.
-        loss_kl: from q(z_{t-1}) to what the Gaussians make of q(z_t), nats.
+        bend: 1 - R^2 of a straight line in z_t fitted to E[z_{t-1} | z_t].
+        variance_ratio: E_{q(z_t)} of the conditional's variance, divided by that of GF of S4 (127).
+        variance_ratio_worst, worst_at: the largest ratio, and its z_t.
+        variance_ratio_smooth: the largest ratio where log q(z_{t-1}) is concave within three
+            standard deviations of GF around its mean, so that no second mode of q is within reach.
+        loss_kl: KL from q(z_{t-1}) to the density that the Gaussians give for q(z_t), nats.
     """
     z, kernel = grid.points, kernels.reverse(grid, log_q, alpha)
     q, q_t = np.exp(log_q), np.exp(kernels.diffuse(grid, log_q, alpha))
@@ -60,14 +61,14 @@ def shape(grid: Grid, log_q: Array, alpha: float) -> dict[str, float]:
 
 
 def _concave(grid: Grid, log_q: Array, centres: Array, half_width: float) -> Array:
-    """Whether log q is concave within `half_width` of each centre, [n] of bool: what is finite has
+    """Whether log q is concave within `half_width` of each centre, bool [n]: its finite values have
     no gap and no second difference above 0."""
-    supported, found = np.isfinite(log_q), np.zeros(centres.size, bool)
+    supported, concave = np.isfinite(log_q), np.zeros(centres.size, bool)
     for index, centre in enumerate(centres):
         (near,) = np.nonzero((np.abs(grid.points - centre) <= half_width) & supported)
         connected = near.size == 0 or near[-1] - near[0] + 1 == near.size
-        found[index] = connected and np.max(np.diff(log_q[near], 2), initial=0.0) < 1e-9
-    return found
+        concave[index] = connected and np.max(np.diff(log_q[near], 2), initial=0.0) < 1e-9
+    return concave
 
 
 def _floored(grid: Grid, variance: Array) -> Array:
@@ -75,7 +76,7 @@ def _floored(grid: Grid, variance: Array) -> Array:
 
 
 def _highest(grid: Grid, density: Array, mass: float) -> Array:
-    """The fewest points that hold `mass`, [n] of bool."""
+    """The smallest set of points that holds `mass`, bool [n]."""
     order = np.argsort(-density)
     inside = np.zeros(density.size, bool)
     inside[order[: 1 + np.searchsorted(np.cumsum(density[order]) * grid.spacing, mass)]] = True
@@ -90,7 +91,8 @@ def _correlation(grid: Grid, weight: Array, a: Array, b: Array) -> float:
 
 
 def through_fits(grid: Grid, log_q: Array, alphas: Sequence[float]) -> Array:
-    """p(x), [n]: q(z_T) pushed through the Gaussian fit of every reverse kernel of the chain."""
+    """The density p(x) [n] that results if q(z_T) passes through the Gaussian fits of all reverse
+    kernels of the chain."""
     marginals = kernels.chain(grid, log_q, alphas)
     p = np.exp(marginals[-1])
     for log_marginal, alpha in zip(marginals[-2::-1], alphas[::-1], strict=True):
@@ -100,11 +102,12 @@ def through_fits(grid: Grid, log_q: Array, alphas: Sequence[float]) -> Array:
 
 
 def best_gaussian(grid: Grid, q: Array, order: str) -> tuple[float, float]:
-    """Mean and standard deviation of the Gaussian p with the least KL(q || p), order "q||p", which
-    has q's moments, or KL(p || q), order "p||q": the local minimum that a search from the highest
-    point of q finds, the deepest one where that mode also has the most mass.
+    """The mean and standard deviation of the Gaussian p closest to q. Order "q||p" minimises KL(q
+    || p), whose solution has q's moments. Order "p||q" minimises KL(p || q): it gives the local
+    minimum that a search from the highest point of q finds, which is the global one if that mode
+    also has the most mass.
 
-    They differ: S4 (35) and (118) take them for equal.
+    The two differ, whereas S4 (35) and (118) take them for equal.
     """
     z = grid.points
     mean = float(grid.integrate(z * q))
@@ -125,7 +128,7 @@ def best_gaussian(grid: Grid, q: Array, order: str) -> tuple[float, float]:
 def _descend(
     objective: Callable[[float, float], float], m: float, log_s: float
 ) -> tuple[float, float]:
-    """Coordinate search with a halving step, to 1e-9."""
+    """Minimises by coordinate search with a halving step, to 1e-9."""
     step, best = 0.1, objective(m, log_s)
     while step > 1e-9:
         moves = [(m + a * step, log_s + b * step) for a in (-1, 0, 1) for b in (-1, 0, 1)]

@@ -1,4 +1,4 @@
-"""Rows on single kernels: marginals, shapes, divergences before and after."""
+"""Measures the rows on single kernels: marginals, shapes, and divergences before and after."""
 
 from collections.abc import Iterator
 
@@ -29,7 +29,8 @@ from experiments.results import Row
 
 
 def chain_rows(scale: Scale) -> Iterator[Row]:
-    """The forward chain: masses, the way back, the closed form, the distance from N(0, 1)."""
+    """Rows on the forward chain: masses, the way back, the closed form, the distance from N(0,
+    1)."""
     grid = scale.grid
     normal = np.exp(grid.normalise(-0.5 * np.square(grid.points)))
     for name in DENSITIES:
@@ -52,7 +53,7 @@ def chain_rows(scale: Scale) -> Iterator[Row]:
 
 
 def shape_rows(scale: Scale) -> Iterator[Row]:
-    """The conditionals' shapes, and what a Gaussian in place of each costs."""
+    """Rows on the shapes of the conditionals, and on the cost of replacing each by a Gaussian."""
     for name in DENSITIES:
         log_q = on_grid(name, scale.fine)
         for alpha in SHAPES:
@@ -61,7 +62,8 @@ def shape_rows(scale: Scale) -> Iterator[Row]:
 
 
 def contraction_rows(scale: Scale) -> Iterator[Row]:
-    """Divergences before and after a kernel, and the constants that bound their ratio."""
+    """Rows on divergences before and after a kernel, and on the constants that bound their
+    ratio."""
     grid = scale.grid
     for name in DENSITIES:
         log_q = on_grid(name, grid)
@@ -84,7 +86,8 @@ def contraction_rows(scale: Scale) -> Iterator[Row]:
 
 
 def _pairs(grid: Grid, kernel: Array, densities: Array) -> Row:
-    """The largest divergence after minus before, over all pairs and kinds, and JS's ratios."""
+    """The largest difference of a divergence after and before the kernel, over all pairs and kinds,
+    and the ratios of JS."""
     p, r = np.split(densities, 2)
     pushed = kernels.push(grid, kernel, p), kernels.push(grid, kernel, r)
     before = {kind: divergence(grid, p, r) for kind, divergence in DIVERGENCES.items()}
@@ -99,7 +102,8 @@ def _pairs(grid: Grid, kernel: Array, densities: Array) -> Row:
 
 
 def _smooth(grid: Grid, kernel: Array, q_t: Array) -> float:
-    """JS after over before of q_t e^z and q_t e^-z, as smooth as q_t itself for every alpha."""
+    """The ratio of JS after and before the kernel for q_t e^z and q_t e^-z, which are as smooth as
+    q_t itself for every alpha."""
     pair = [q_t * np.exp(sign * grid.points) for sign in (1, -1)]
     p, r = (density / grid.integrate(density) for density in pair)
     after = js(grid, kernels.push(grid, kernel, p), kernels.push(grid, kernel, r))
@@ -107,14 +111,14 @@ def _smooth(grid: Grid, kernel: Array, q_t: Array) -> float:
 
 
 def _after(grid: Grid, kernel: Array, q_t: Array, q: Array, noises: Array, before: float) -> float:
-    """JS to q behind the kernel, mean over noises that take q_t to the JS `before`."""
+    """The JS from q after the kernel, averaged over noises that bring q_t to the JS `before`."""
     disturbed = np.array([contraction.disturb(grid, q_t, noise, before) for noise in noises])
     return float(np.mean(js(grid, kernels.push(grid, kernel, disturbed), q)))
 
 
 def far_rows(scale: Scale) -> Iterator[Row]:
-    """JS after over before of narrow densities at +-c, by the first kernel and by the second one,
-    alpha = 0.9; where q has bounded support, `overlap` on it, 1 - Dobrushin's coefficient."""
+    """Rows on narrow densities at +-c, alpha = 0.9: the ratio of JS after and before the first and
+    the second kernel, and if q has bounded support `overlap` on it, 1 - Dobrushin's coefficient."""
     grid, centres = scale.grid, (0.5, 1.0, 2.0, 4.0)
     for name in DENSITIES:
         log_q = on_grid(name, grid)
@@ -137,7 +141,8 @@ def _two_steps(grid: Grid, kernel: Array, c: float) -> tuple[float, float]:
 
 
 def decay_rows(scale: Scale) -> Iterator[Row]:
-    """JS to q(x) behind n kernels of 0.9 of a JS of 0.20 at z_n, the same noise for every n."""
+    """Rows on n kernels of 0.9: the JS from q(x) that is left of a JS of 0.20 at z_n, with the same
+    noise for every n."""
     grid = scale.grid
     for name in DENSITIES:
         log_q = on_grid(name, grid)
@@ -148,8 +153,8 @@ def decay_rows(scale: Scale) -> Iterator[Row]:
                    np.exp(kernels.diffuse(grid, log_q, 0.9**n)), np.exp(log_q), noises, 0.20)
             for n in DECAYED
         ]  # fmt: skip
-        # By which factor each further kernel multiplies it, between these counts and on a straight
-        # line through the logarithms.
+        # The factor of each further kernel, between these counts and from a straight line fitted
+        # to the logarithms.
         logs = np.log(row["js_after"])
         row["factors"] = np.exp(np.diff(logs) / np.diff(DECAYED)).tolist()
         row["factor_fitted"] = float(np.exp(np.polyfit(DECAYED, logs, 1)[0]))
@@ -157,7 +162,8 @@ def decay_rows(scale: Scale) -> Iterator[Row]:
 
 
 def composition_rows(scale: Scale) -> Iterator[Row]:
-    """Five kernels of 0.98 against one of 0.90, which S4 takes for the same, and of 0.98^5."""
+    """Rows that compare five kernels of 0.98 with one of 0.90, which S4 takes for the same, and
+    with one of 0.98^5."""
     grid, product = scale.grid, 0.98**5
     for name in DENSITIES:
         rng = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""Rows on what happens to models and iterates of kernels: fits, fixed points, deconvolution."""
+"""Measures the rows on fits, fixed points and deconvolution."""
 
 import math
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ from experiments.results import Row
 
 
 def halving_rows(scale: Scale) -> Iterator[Row]:
-    """T steps that keep half of the signal's power, every reverse kernel a Gaussian."""
+    """Rows on T steps that keep half of the signal's power, with Gaussians as reverse kernels."""
     grid = scale.fine
     for name in DENSITIES:
         log_q = on_grid(name, grid)
@@ -45,8 +45,8 @@ def halving_rows(scale: Scale) -> Iterator[Row]:
 
 
 def spacing_rows(scale: Scale) -> Iterator[Row]:
-    """One step with a Gaussian fit, alpha = 0.995, on the grid of the fits and on coarser and finer
-    ones: what the spacing does at the edges of q."""
+    """Rows on one step with a Gaussian fit, alpha = 0.995, on the grid of the fits and on coarser
+    and finer ones: the effect of the spacing at the edges of q."""
     fine = scale.fine
     grids = [Grid(fine.half_width, factor * fine.spacing) for factor in (2, 1, 0.5)]
     for name in DENSITIES:
@@ -63,7 +63,7 @@ def spacing_rows(scale: Scale) -> Iterator[Row]:
 
 
 def fixed_rows(scale: Scale) -> Iterator[Row]:
-    """Fixed points of single kernels, found and in closed form."""
+    """Rows on fixed points of single kernels, solved numerically and in closed form."""
     gaussians: dict[str, tuple[LogDensity, float, float]] = {
         name: (mixture([1.0], [mean], [std]), mean, std**2)
         for name, mean, std in (("gaussian", 0.0, 0.5), ("wide", 0.0, 2.0), ("shifted", 0.3, 1.0))
@@ -79,14 +79,14 @@ def fixed_rows(scale: Scale) -> Iterator[Row]:
 
 
 def _fixed(grid: Grid, log_density: LogDensity, alpha: float) -> Row:
-    found = fixed_points.fixed_point(grid, log_density, alpha)
-    row: Row = {"exists": found.exists, "moved": _rounded(found.moved)}
+    solution = fixed_points.fixed_point(grid, log_density, alpha)
+    row: Row = {"exists": solution.exists, "moved": _rounded(solution.moved)}
     wide = grid.twice_as_wide()
     integrand = fixed_points.closed_form(wide, wide.normalise(log_density(wide.points)), alpha)
     row["outside"] = max(0.0, 1 - float(grid.integrate(grid.restrict(integrand))))
-    if found.exists:
+    if solution.exists:
         log_q = grid.normalise(log_density(grid.points))
-        q, p = np.exp(log_q), found.density
+        q, p = np.exp(log_q), solution.density
         mean, variance = kernels.moments(grid, p[:, None])
         closed = fixed_points.closed_form(grid, log_q, alpha)
         second = fixed_points.second_eigenvalue(grid, log_q, alpha)
@@ -95,19 +95,20 @@ def _fixed(grid: Grid, log_density: LogDensity, alpha: float) -> Row:
             "closed_form_error": _rounded(float(np.max(np.abs(p - closed)))),
             "js_to_q": float(js(grid, p, q)),
             "second_eigenvalue": second,
-            # 1 - 4e-13 is known to three digits only: an order of magnitude there.
+            # At 1 - 4e-13 only the order of magnitude of the difference from 1 is known.
             "iterations": math.log(1000) / -math.log(min(second, 1 - 1e-13)),
         }  # fmt: skip
     return row
 
 
 def _rounded(value: float) -> float:
-    """To 1e-12: what is below differs from machine to machine, and is 0 in the tables."""
+    """Rounds to 1e-12: smaller values differ between machines, and are 0 in the tables."""
     return round(value, 12) + 0.0
 
 
 def chained_rows(scale: Scale) -> Iterator[Row]:
-    """Fixed points of chains of kernels, one kernel of the product of their alphas."""
+    """Rows on fixed points of chains of kernels; a chain is one kernel with the product of the
+    alphas."""
     grid = scale.grid
     for name in DENSITIES:
         log_q = on_grid(name, grid)
@@ -128,8 +129,8 @@ def chained_rows(scale: Scale) -> Iterator[Row]:
 
 
 def deconvolution_rows(scale: Scale) -> Iterator[Row]:
-    """Noise on q(z_1) on both ways back, of wavelengths from each of WAVELENGTHS on; and what
-    deconvolution makes of N(0, 1)."""
+    """Rows on noise added to q(z_1) on both ways back, with wavelengths of at least each of
+    WAVELENGTHS, and on the result of deconvolving N(0, 1)."""
     grid, cutoffs = scale.grid, [2 * math.pi / wavelength for wavelength in WAVELENGTHS]
     noises = [
         deconvolution.band_noises(grid, cutoff, np.random.default_rng(2), scale.noises)
@@ -137,10 +138,10 @@ def deconvolution_rows(scale: Scale) -> Iterator[Row]:
     ]
     normal = np.exp(grid.normalise(-0.5 * np.square(grid.points)))
     for alpha in DECONVOLVED:
-        # In y = sqrt(alpha) z: N(0, 1) has come from N(0, alpha), which is N(0, 1) in z.
+        # In y = sqrt(alpha) z, N(0, 1) came from N(0, alpha), which is N(0, 1) in z.
         back = deconvolution.deconvolve(grid, normal, alpha, 12.0)
         expected = mixture([1.0], [0.0], [math.sqrt(alpha)])(grid.points)
-        wanted = [log_density(grid.points / math.sqrt(alpha)) for log_density in DENSITIES.values()]
+        log_qs = [log_density(grid.points / math.sqrt(alpha)) for log_density in DENSITIES.values()]
         yield {
             "name": f"deconvolution/{alpha}", "alpha": alpha, "wavelengths": list(WAVELENGTHS),
             "amplifications": [deconvolution.amplification(alpha, w) for w in cutoffs],
@@ -156,14 +157,15 @@ def deconvolution_rows(scale: Scale) -> Iterator[Row]:
             "condition_number": deconvolution.condition_number(grid, alpha),
             "normal_error": float(np.max(np.abs(back - np.exp(expected)))),
             "normal_js_to_q": [
-                float(js(grid, np.maximum(back, 0.0), np.exp(grid.normalise(log_p))))
-                for log_p in wanted
+                float(js(grid, np.maximum(back, 0.0), np.exp(grid.normalise(log_q))))
+                for log_q in log_qs
             ],
         }  # fmt: skip
 
 
 def objective_rows(scale: Scale) -> Iterator[Row]:
-    """The middle term Q_2 of S4 3.4.2 at its least, and both orders of the divergence."""
+    """Rows on the minimum of the middle term Q_2 of S4 3.4.2, and on both orders of the
+    divergence."""
     grid, alphas = scale.grid, [0.9, 0.9]
     for name in DENSITIES:
         log_q = on_grid(name, grid)
@@ -179,7 +181,8 @@ def objective_rows(scale: Scale) -> Iterator[Row]:
 
 
 def order_row(scale: Scale) -> Row:
-    """The Gaussian nearest to a bimodal density by KL, in both orders of the arguments."""
+    """The row of the Gaussian closest to a bimodal density by KL, in both orders of the
+    arguments."""
     grid = scale.grid
     q = np.exp(grid.normalise(mixture([0.6, 0.4], [-1.5, 1.5], [0.4, 0.4])(grid.points)))
     row: Row = {"name": "orders/bimodal"}
@@ -190,14 +193,15 @@ def order_row(scale: Scale) -> Row:
 
 
 def factor_row(scale: Scale) -> Row:
-    """GF of S4 (127), alpha = 0.9: its integral over z_t as printed, its variance over z_{t-1}."""
+    """The row of GF of S4 (127), alpha = 0.9: its integral over z_t as printed, and its variance
+    over z_{t-1}."""
     grid, alpha = scale.grid, 0.9
     factor = kernels.gaussian_factor(grid, 0.5, alpha) * np.sqrt(alpha)
     _, variance = kernels.moments(grid, factor[:, None])
     over_z_t = np.exp(kernels.log_forward(grid, alpha)[:, len(grid.points) // 2])
     return {
         "name": "factor/0.9", "alpha": alpha,
-        # the printed normaliser sqrt(2 pi) (1 - alpha) in place of sqrt(2 pi (1 - alpha))
+        # With the printed normaliser sqrt(2 pi) (1 - alpha) in place of sqrt(2 pi (1 - alpha)).
         "printed_mass": float(grid.integrate(over_z_t)) * math.sqrt(1 - alpha) / (1 - alpha),
         "variance": float(variance[0]), "printed_variance": math.sqrt((1 - alpha) / alpha),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which claims about reverse kernels hold, where densities of one dimension are exact on a grid?"""
+"""Which claims about reverse kernels hold for one-dimensional densities, exact on a grid?"""
 
 import dataclasses
 import time
@@ -54,7 +54,7 @@ PICTURES = {
 
 
 def measured(scale: Scale) -> list[Row]:
-    """The rows of every part, each with the seconds that it took."""
+    """Measures the rows of every part; each row has the seconds of its part."""
     rows = []
     for part in PARTS:
         start = time.monotonic()
@@ -65,7 +65,7 @@ def measured(scale: Scale) -> list[Row]:
 
 
 def main() -> None:
-    """Computes, writes results.json and the pictures, prints the table of claims."""
+    """Computes all rows, writes results.json and the pictures, and prints the table of claims."""
     flags = parse_flags(__file__)
     scale = SCALES[flags.scale]
     settings = dataclasses.asdict(scale) | {

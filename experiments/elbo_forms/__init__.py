@@ -1,1 +1,1 @@
-"""Denoising and consistency form of the bound, and the formula as printed."""
+"""The denoising and the consistency form of the bound, and the formula as printed."""

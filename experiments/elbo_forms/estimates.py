@@ -1,4 +1,4 @@
-"""A trained model's terms along many paths, and what they say of each form: means, variances."""
+"""The terms of a trained model along many paths, and the mean and variance of each form."""
 
 import math
 
@@ -31,8 +31,8 @@ PRIORS = {
 def on_examples(
     model: Model, split: Split, num_steps: int, paths: int, levels: int, seed: int = 0
 ) -> tuple[PathTerms, LevelTerms]:
-    """Nats: terms along whole paths [paths, (T,) N], and from `levels` single random levels
-    [levels, N]; independent noise for every example."""
+    """Computes the terms in nats along whole paths [paths, (T,) N], and from `levels` single random
+    levels [levels, N], with independent noise for every example."""
     vdm, params, mesh = model.vdm, model.params, model.run.mesh
     batch = next(evaluation_batches(split, sharding.round_up(len(split.examples), mesh)))
     mask = batch.pop("mask")
@@ -66,8 +66,9 @@ def on_examples(
 
 
 def moments(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
-    """Mean of values [draws, N], and their variance for a fixed example, averaged over examples;
-    with weights [draws] exact sums of a quadrature, else from independent draws."""
+    """The mean of values [draws, N], and their variance for a fixed example, averaged over
+    examples. With weights [draws] both are exact sums of a quadrature, otherwise estimates from
+    independent draws."""
     if weights is None:
         return float(values.mean()), float(values.var(axis=0, ddof=1).mean())
     mean = weights @ values
@@ -75,13 +76,14 @@ def moments(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[floa
 
 
 def bound(terms: PathTerms, form: str) -> np.ndarray:
-    """The negative bound (printed: what the formula says), nats [paths, N]."""
+    """The negative bound in one form, nats [paths, N]; "printed" gives the value of the printed
+    formula."""
     matching = getattr(terms.levels, form).sum(axis=1)
     return terms.reconstruction + getattr(terms, PRIORS[form]) + matching
 
 
 def describe(terms: PathTerms, form: str, weights: np.ndarray | None = None) -> Row:
-    """Means of a form's terms and the variances along a path, nats and nats^2 per example."""
+    """The means of a form's terms (nats per example) and the variances along a path (nats^2)."""
     levels = getattr(terms.levels, form)
     nats, variance_bound = moments(bound(terms, form), weights)
     matching, variance_path = moments(levels.sum(axis=1), weights)
@@ -99,10 +101,10 @@ def describe(terms: PathTerms, form: str, weights: np.ndarray | None = None) -> 
 
 
 def monte_carlo_error(values: np.ndarray) -> float:
-    """Of the mean of values [draws, N] over fresh noise, the N examples fixed."""
+    """The standard error of the mean of values [draws, N] over new noise, for N fixed examples."""
     return math.sqrt(moments(values)[1] / values.size)
 
 
 def variance_error(values: np.ndarray) -> float:
-    """Standard error over examples of the variance that `moments` gives."""
+    """The standard error over examples of the variance that `moments` gives."""
     return standard_error(values.var(axis=0, ddof=1))

@@ -1,4 +1,4 @@
-"""The terms of both forms level by level, and the variances of their estimates."""
+"""The figure of the terms of both forms at each level, and of the variances of their estimates."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,8 +25,8 @@ VARIANCES = {
 
 
 def plot_forms(path: Path, rows: Mapping[str, Row], num_steps: int) -> None:
-    """Above the terms of the four-step example and of the digits model at T = num_steps; below the
-    variances of both."""
+    """Plots the terms of the four-step example and of the digits model at T = num_steps (upper
+    row), and the variances of both (lower row)."""
     figure, panels = make_figure(PAGE, 4.6, columns=2, rows=2)
     _terms_of_four_steps(panels[0], rows)
     _levels_of_digits(panels[1], rows, num_steps)

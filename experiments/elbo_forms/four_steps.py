@@ -1,9 +1,9 @@
-"""The smallest example on which the forms can be told apart: one dimension, four levels.
+"""A small example on which the forms differ: one dimension, four levels.
 
-In the notation of the sources: alpha_t = 0.9, 0.8, 0.6, 0.3 for each step (here alpha_t^2 /
-alpha_{t-1}^2), x_0 = 0.7, x_hat(x_t, t) = 1/2 sqrt(alpha_bar_t) x_t + 0.1, p(x_0 | x_1) =
-N(x_hat(x_1, 1), 0.05), variances those of q. Every term is quadratic in the four normal draws of
-a path, so Gauss-Hermite quadrature is exact, for variances too.
+In the notation of the sources alpha_t = 0.9, 0.8, 0.6, 0.3 for the steps (alpha_t^2 / alpha_{t-1}^2
+here), x_0 = 0.7, x_hat(x_t, t) = 1/2 sqrt(alpha_bar_t) x_t + 0.1, p(x_0 | x_1) =
+N(x_hat(x_1, 1), 0.05), and the variances are those of q. Every term is quadratic in the four normal
+draws of a path, so Gauss-Hermite quadrature is exact, also for variances.
 """
 
 import itertools
@@ -22,23 +22,24 @@ DATUM = 0.7
 
 
 def denoiser(z: jax.Array, omega: jax.Array) -> jax.Array:
-    """eps_hat of the example's x_hat."""
+    """The eps_hat that corresponds to the example's x_hat."""
     omega = omega[:, None]
     return (z - alpha(omega) * (0.5 * alpha(omega) * z + 0.1)) / sigma(omega)
 
 
 class Decoder(Gaussian):
-    """p(x | z_0) = N(x_hat(z_0), 0.05)."""
+    """The example's likelihood p(x | z_0) = N(x_hat(z_0), 0.05)."""
 
     def reconstruction(self, data: jax.Array, eps_0: jax.Array, omega_0: jax.Array) -> jax.Array:
-        """-log p(x | z_0), nats [batch]."""
+        """Computes -log p(x | z_0), nats [batch]."""
         z_0 = alpha(omega_0) * data + sigma(omega_0) * eps_0
         squares = jnp.square(data - 0.5 * alpha(omega_0) * z_0 - 0.1) / 0.05
         return 0.5 * jnp.sum(squares + jnp.log(2 * jnp.pi * 0.05), axis=1)
 
 
 def by_quadrature() -> tuple[PathTerms, np.ndarray]:
-    """Terms along every path of the quadrature in float64, [paths, (T,) 1], and their weights."""
+    """Computes the terms along every path of the quadrature in float64, [paths, (T,) 1], and the
+    weights of the paths."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(6)
     grid = np.array(list(itertools.product(range(6), repeat=4)))
     with jax.enable_x64(True):
@@ -51,7 +52,7 @@ def by_quadrature() -> tuple[PathTerms, np.ndarray]:
 
 
 def by_monte_carlo(num_paths: int, seed: int = 0) -> PathTerms:
-    """Terms along random paths, [paths, (T,) 1], as float64."""
+    """Computes the terms along random paths, [paths, (T,) 1], as float64."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(num_paths))
     omegas = jnp.asarray(OMEGAS, jnp.float32)
 
@@ -64,5 +65,5 @@ def by_monte_carlo(num_paths: int, seed: int = 0) -> PathTerms:
 
 
 def paths_first(terms: PathTerms) -> PathTerms:
-    """One example's [(T,) paths] -> [paths, (T,) 1] in numpy float64."""
+    """Moves the axis of paths to the front, [(T,) paths] -> [paths, (T,) 1], in numpy float64."""
     return jax.tree.map(lambda a: np.asarray(a, np.float64).T[..., None], terms)

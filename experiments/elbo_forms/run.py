@@ -1,4 +1,4 @@
-"""Do the two forms of the bound agree, which is less noisy, and what does the printed one give?"""
+"""Do both forms of the bound agree, which is less noisy, and what does the printed formula give?"""
 
 import math
 import time
@@ -31,7 +31,8 @@ VARIANCES = ("name", "variance_path", "variance_one_level", "variance_bound")
 
 
 def four_step_rows(num_paths: int) -> list[Row]:
-    """Exact by quadrature, with a Monte-Carlo estimate of the bound beside it."""
+    """The rows of the four-step example: exact by quadrature, with a Monte-Carlo error of the
+    bound."""
     terms, weights = four_steps.by_quadrature()
     sampled, rows = four_steps.by_monte_carlo(num_paths), []
     for form in PRIORS:
@@ -49,11 +50,12 @@ def four_step_rows(num_paths: int) -> list[Row]:
 
 
 def digits_rows(model: Model, num_steps: int, scale: str) -> list[Row]:
-    """The trained model on the test split at T = num_steps, and the paired difference of forms."""
+    """The rows of the trained model on the test split at T = num_steps, and of the paired
+    difference between the forms."""
     start = time.perf_counter()
     split = model.run.source.load("test")
     terms, one_level = on_examples(model, split, num_steps, PATHS[scale], LEVELS[scale])
-    bits = 1 / (split.examples[0].size * math.log(2))  # bits/dim in a nat
+    bits = 1 / (split.examples[0].size * math.log(2))  # bits/dim per nat
     shared = {
         "num_steps": num_steps, "paths": PATHS[scale], "levels": LEVELS[scale],
         "num_examples": len(split.examples), "step": model.step, "seeds": [0],
@@ -94,7 +96,7 @@ def digits_rows(model: Model, num_steps: int, scale: str) -> list[Row]:
 
 
 def main() -> None:
-    """Trains the model, takes both forms apart, writes results.json and the figure."""
+    """Trains the model and measures both forms, then writes results.json and the figure."""
     flags = parse_flags(__file__)
     config = load_config(CONFIG)
     identified = identity(config, "experiments.elbo_forms.run", flags.scale)

@@ -120,15 +120,15 @@ def source_file(function: str) -> str:
     """
     name, _, qualname = function.partition(":")
     try:
-        found: Any = importlib.import_module(name)
+        resolved: Any = importlib.import_module(name)
         for part in qualname.split("."):
-            found = getattr(found, part)
-        found = found.fget if isinstance(found, property) else found
+            resolved = getattr(resolved, part)
+        resolved = resolved.fget if isinstance(resolved, property) else resolved
     except (ImportError, AttributeError) as error:
         raise ValueError(f"no {function!r}: a marker names it as module:qualname") from error
-    if isinstance(found, ModuleType) or not callable(found):
-        raise ValueError(f"{function!r} is no function or class")
-    return _relative(Path(inspect.getsourcefile(inspect.unwrap(found)) or ""))
+    if isinstance(resolved, ModuleType) or not callable(resolved):
+        raise ValueError(f"{function!r} is not a function or class")
+    return _relative(Path(inspect.getsourcefile(inspect.unwrap(resolved)) or ""))
 
 
 def _relative(path: Path) -> str:
@@ -138,14 +138,14 @@ def _relative(path: Path) -> str:
 def spread(source: str, reasons: dict[str, str]) -> dict[str, str]:
     """Expands ranges: {"9 to 11": why} -> {"S1 9": why, "S1 10": why, "S1 11": why}; likewise
     "1.9 to 1.11"."""
-    found = {}
+    expanded = {}
     for numbers, why in reasons.items():
         first, _, last = numbers.partition(" to ")
         chapter, _, start = first.rpartition(".")
         end = (last or first).rpartition(".")[2]
         for number in range(int(start), int(end) + 1):
-            found[f"{source} {chapter}{'.' * bool(chapter)}{number}"] = why
-    return found
+            expanded[f"{source} {chapter}{'.' * bool(chapter)}{number}"] = why
+    return expanded
 
 
 def number_key(id: str) -> tuple[str, tuple[int, ...]]:

@@ -23,13 +23,13 @@ TITLES = {
 def problems(marks: Iterable[Mark]) -> list[str]:
     """Lists what is missing or contradictory in the index; empty if nothing is."""
     tested = {mark.id for mark in marks if mark.kind == "equation"}
-    found = [f"{id}: a test has it, experiments/equations/statements has no words for it"
-             for id in tested - set(STATEMENTS)]  # fmt: skip
-    found += [f"{id}: stated, but no test has its marker" for id in set(STATEMENTS) - tested]
-    found += [f"{id}: both computable and not" for id in set(STATEMENTS) & set(NOT_COMPUTABLE)]
+    listed = [f"{id}: a test has it, experiments/equations/statements has no text for it"
+              for id in tested - set(STATEMENTS)]  # fmt: skip
+    listed += [f"{id}: stated, but no test has its marker" for id in set(STATEMENTS) - tested]
+    listed += [f"{id}: both computable and not" for id in set(STATEMENTS) & set(NOT_COMPUTABLE)]
     missing = set(NUMBERED) - set(STATEMENTS) - set(NOT_COMPUTABLE)
-    found += [f"{id}: neither stated nor set aside" for id in missing]
-    return sorted(found)
+    listed += [f"{id}: neither stated nor set aside" for id in missing]
+    return sorted(listed)
 
 
 def equation_lines(marks: Sequence[Mark]) -> list[str]:

@@ -20,14 +20,14 @@ COLUMNS = ("name", "step", "bpd", "stderr", "stderr_images", "stderr_seeds", "di
 
 def make_jobs(scale: str) -> dict[tuple[str, str], list[Job]]:
     """The jobs of each data set and setting, one for each seed."""
-    found = {}
+    jobs = {}
     for data, seeds in SEEDS[scale].items():
         for setting, fourier in SETTINGS.items():
             config = load_config(CONFIGS / f"{data}.py")
             config.network.kwargs.fourier = fourier
             name = f"{data}-{setting.replace(' ', '-')}"
-            found[data, setting] = seeded(name, config, seeds)
-    return found
+            jobs[data, setting] = seeded(name, config, seeds)
+    return jobs
 
 
 def curve(jobs: list[Job], outdir: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +36,7 @@ def curve(jobs: list[Job], outdir: Path) -> tuple[np.ndarray, np.ndarray]:
     logs = [read_metrics(outdir / "runs" / job.name) for job in jobs]
     lines = [[line for line in log if "train/bpd" in line] for log in logs]
     steps = np.array([line["step"] for line in lines[0]])
-    return steps, np.mean([[line["train/bpd"] for line in of] for of in lines], axis=0)
+    return steps, np.mean([[line["train/bpd"] for line in logged] for logged in lines], axis=0)
 
 
 def plot(path: Path, jobs: dict[tuple[str, str], list[Job]], rows: list[Row], outdir: Path) -> None:
@@ -70,13 +70,13 @@ def main() -> None:
     jobs, rows = make_jobs(flags.scale), []
     first = next(iter(jobs.values()))[0].config
     identified = identity(first, "experiments.fourier.run", flags.scale)
-    if not finish([job for of_setting in jobs.values() for job in of_setting], flags):
+    if not finish([job for setting_jobs in jobs.values() for job in setting_jobs], flags):
         return
-    for (data, setting), of_setting in jobs.items():
-        found = results(of_setting, flags.outdir)
-        row = mean_row(f"{data}, {setting}", of_setting, found, flags.outdir)
+    for (data, setting), setting_jobs in jobs.items():
+        evaluated = results(setting_jobs, flags.outdir)
+        row = mean_row(f"{data}, {setting}", setting_jobs, evaluated, flags.outdir)
         reference = results(jobs[data, "Fourier"], flags.outdir)
-        rows.append(identified | row | paired(found, reference))
+        rows.append(identified | row | paired(evaluated, reference))
     write_results(flags.outdir, rows)
     plot(flags.outdir / "fourier.png", jobs, rows, flags.outdir)
     print(format_table(rows, COLUMNS))

@@ -63,7 +63,7 @@ def samples_of_seed(run: Run, svm: SVC, per_class: int, outdir: Path | None) -> 
     real = run.source.load("train")
     assert real.labels is not None
     own = diversity(real.examples, real.labels)
-    found = {}
+    rows = {}
     for kind, strength, guidance in guidances(run.classifier):
         start = time.monotonic()
         guided = dataclasses.replace(run, guidance=guidance)
@@ -76,7 +76,7 @@ def samples_of_seed(run: Run, svm: SVC, per_class: int, outdir: Path | None) -> 
         )  # fmt: skip
         judged = svm.predict(drawn.data.reshape(len(drawn.data), -1) / 16)
         hits = judged == drawn.labels
-        found[f"{kind}/{strength:g}"] = {
+        rows[f"{kind}/{strength:g}"] = {
             "kind": kind,
             "strength": strength,
             "accuracy": float(hits.mean()),
@@ -85,11 +85,11 @@ def samples_of_seed(run: Run, svm: SVC, per_class: int, outdir: Path | None) -> 
             "network_evaluations": drawn.network_evaluations,
             "seconds": time.monotonic() - start,
         }
-        print(run.options.seed, kind, strength, found[f"{kind}/{strength:g}"], flush=True)
+        print(run.options.seed, kind, strength, rows[f"{kind}/{strength:g}"], flush=True)
         if outdir and f"{kind}/{strength:g}" in ("none/1", "classifier_free/3", "classifier/4"):
             name = f"{kind}_{strength:g}.png"
             save_grid(outdir / name, drawn.data[:80], run.source.num_codes, columns=10)
-    return found
+    return rows
 
 
 def mean_row(rows: list[Row]) -> Row:
@@ -125,10 +125,10 @@ def without_labels(run: Run) -> Evaluation:
 def likelihood_rows(runs: list[Run]) -> list[Row]:
     """The rows of -log p(x | label) and of -log p(x), in bits/dim, by the same networks with and
     without the label."""
-    told = [Result(run.workdir) for run in runs]
-    reports = [result.report for result in told]
+    labelled = [Result(run.workdir) for run in runs]
+    reports = [result.report for result in labelled]
     unlabelled = [without_labels(run) for run in runs]
-    gains = [e.bpd(e.total) - t.bpd for e, t in zip(unlabelled, told, strict=True)]
+    gains = [e.bpd(e.total) - t.bpd for e, t in zip(unlabelled, labelled, strict=True)]
     shared = {
         "bound": "elbo",
         "data_fingerprint": reports[0]["data_fingerprint"],
@@ -146,18 +146,18 @@ def likelihood_rows(runs: list[Run]) -> list[Row]:
             "seconds": seconds,
         }
 
-    of_images = np.mean([gain.mean(axis=0) for gain in gains], axis=0)
-    noise = mean_error([t.error_of(gain) for t, gain in zip(told, gains, strict=True)])
+    image_gains = np.mean([gain.mean(axis=0) for gain in gains], axis=0)
+    noise = mean_error([t.error_of(gain) for t, gain in zip(labelled, gains, strict=True)])
     seconds = sum(r["train_secs"] + r["eval_secs"] for r in reports)
     own = [e.monte_carlo_error(e.total) for e in unlabelled]
     return [
-        row("class_conditional", reports, mean_error([t.noise for t in told]), seconds),
+        row("class_conditional", reports, mean_error([t.noise for t in labelled]), seconds),
         row("the same without labels", [e.summary() for e in unlabelled], mean_error(own), 0.0)
         | {
-            "difference": float(of_images.mean()),
+            "difference": float(image_gains.mean()),
             "difference_stderr": noise.stderr,
             "difference_stderr_degrees": noise.degrees,
-            "difference_stderr_images": standard_error(of_images),
+            "difference_stderr_images": standard_error(image_gains),
         },
     ]
 
@@ -204,11 +204,11 @@ def main() -> None:
     svm = judge(real)
     own = float(svm.score(test.examples.reshape(len(test.examples), -1) / 16, test.labels))
     per_class = SAMPLES_PER_CLASS[flags.scale]
-    found = [
+    per_seed = [
         samples_of_seed(run, svm, per_class, flags.outdir if run is runs[0] else None)
         for run in runs
     ]
-    rows: list[Row] = [mean_row([of_seed[name] for of_seed in found]) for name in found[0]]
+    rows: list[Row] = [mean_row([results[name] for results in per_seed]) for name in per_seed[0]]
     shared = identified | {"judge_accuracy": own}
     likelihoods = likelihood_rows(runs)
     write_results(flags.outdir, [shared | row for row in (*rows, *likelihoods)])

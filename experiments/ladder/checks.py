@@ -1,7 +1,7 @@
-"""What makes one rung the special case of another, checked on the trained networks of the table.
+"""Checks on the trained networks of the table which rung is a special case of which other.
 
-Each is a row {name, value, limit, holds} of checks.json: a largest difference, or a difference in
-standard errors.
+Each check is a row {name, value, limit, holds} of checks.json, where the value is a largest
+difference, or a difference in standard errors.
 """
 
 import dataclasses
@@ -28,16 +28,16 @@ from vdm.typing import EndPoint, Params, PRNGKey
 
 NUM_IMAGES = 16
 NUM_PATHS = 4
-NUM_STEPS = 100  # of the chain that is the DDPM and a hierarchy; of its network any will do
+NUM_STEPS = 100  # steps of the chain that is compared; the network works with any number
 
 
 def claim(name: str, value: float, limit: float) -> Row:
-    """value <= limit."""
+    """The row of the claim value <= limit."""
     return {"name": name, "value": value, "limit": limit, "holds": bool(value <= limit)}
 
 
 def checks(runs: dict[str, Run]) -> Iterator[Row]:
-    """All of them, for one run of each rung."""
+    """Makes all checks, with one run of each rung."""
     codes = jnp.asarray(runs["vae"].source.load("test").examples[:NUM_IMAGES])
     yield e_step_closes_the_gap(codes)
     yield one_level_is_the_vae(runs["vae"], codes)
@@ -47,7 +47,8 @@ def checks(runs: dict[str, Run]) -> Iterator[Row]:
 
 
 def e_step_closes_the_gap(codes: jax.Array) -> Row:
-    """Of a mixture fitted in one step to eight pixels: L(theta, q) - log p(x) at q = p(z | x)."""
+    """Checks that L(theta, q) = log p(x) at q = p(z | x), for a mixture fitted in one step to eight
+    pixels."""
     x = np.asarray(codes, np.float64).reshape(len(codes), -1)[:, 20:28]
     x += np.random.default_rng(0).random(x.shape)
     params, _ = mixture.fit(x, 3, 0, floor=1 / 12, num_steps=1)
@@ -57,7 +58,8 @@ def e_step_closes_the_gap(codes: jax.Array) -> Row:
 
 
 def one_level_is_the_vae(run: Run, codes: jax.Array) -> Row:
-    """The relative difference of the two bounds for the same parameters and noise."""
+    """Checks that the bounds of the VAE and of a hierarchy with one level agree for the same
+    parameters and noise."""
     _, params = states.trained_params(run)
     assert isinstance(run.model, VAE)
     fields = {f.name: getattr(run.model, f.name) for f in dataclasses.fields(run.model)}
@@ -70,7 +72,7 @@ def one_level_is_the_vae(run: Run, codes: jax.Array) -> Row:
 
 
 def fixed_encoder_is_the_ddpm(run: Run, codes: jax.Array) -> Iterator[Row]:
-    """The trained DDPM in NUM_STEPS steps as a hierarchical VAE, float64."""
+    """Checks in float64 that the trained DDPM with NUM_STEPS steps is a hierarchical VAE."""
     model = run.vdm
     params = _float64(states.trained_params(run)[1])
     omegas = model.schedule_fn(params)(jnp.linspace(0.0, 1.0, NUM_STEPS + 1, dtype=jnp.float64))
@@ -86,8 +88,8 @@ def fixed_encoder_is_the_ddpm(run: Run, codes: jax.Array) -> Iterator[Row]:
     expected = ddpm.log_weight(x, path.latents, omegas, denoiser, log_likelihood)
     value = float(jnp.max(jnp.abs(weight / expected - 1)))
     yield claim("hvae with the linear encoder = ddpm along a path, relative", value, 1e-5)
-    # Two expectations: of these paths, and of the DDPM's bound with its divergences in closed form
-    # (S1 1.62) along the same paths, so that what they share drops out.
+    # The two means are of these paths, and of the DDPM's bound with its divergences in closed form
+    # (S1 1.62) along the same paths, so that their common noise cancels.
     stacked = jnp.stack(noise)
     forms = jax.jit(
         lambda stacked: path_terms(codes, lambda i: stacked[i], omegas, denoiser, model.likelihood)
@@ -103,15 +105,16 @@ def fixed_encoder_is_the_ddpm(run: Run, codes: jax.Array) -> Iterator[Row]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IdentityLatents(LatentVDM):
-    """The fused model whose encoder and decoder are the identity: a VDM of the data."""
+    """The fused model with the identity as encoder and decoder, which is a VDM of the data."""
 
     @property
     def latent_dims(self) -> tuple[int, ...]:
-        """Those of the data."""
+        """The latents have the dimensions of the data."""
         return self.dims
 
     def likelihood_of(self, params: Params, dropout_key: PRNGKey | None = None) -> LatentLikelihood:
-        """z_0 / alpha_0 and exp(omega_0) go through as they are."""
+        """The likelihood whose encoder and decoder leave z_0 / alpha_0 and exp(omega_0)
+        unchanged."""
 
         def decoder(x: jax.Array, omega_0: EndPoint) -> Normal:
             return Normal(x, jnp.broadcast_to(omega_0, x.shape))
@@ -120,8 +123,8 @@ class IdentityLatents(LatentVDM):
 
 
 def identity_is_the_vdm(run: Run, codes: jax.Array) -> Row:
-    """The fused bound with encoder and decoder the identity, float64: its terms, relative to the
-    bound of the VDM."""
+    """Checks in float64 that the terms of the fused model, with the identity as encoder and
+    decoder, are those of the VDM, relative to the VDM's bound."""
     model, params = run.vdm, _float64(states.trained_params(run)[1])
     fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
     fused, rng = IdentityLatents(**fields), np.random.default_rng(1)

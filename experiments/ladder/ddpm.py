@@ -1,14 +1,14 @@
-"""Rung 4, the DDPM: the hierarchical VAE whose encoder is fixed.
+"""Rung 4, the DDPM: a hierarchical VAE whose encoder is fixed.
 
-Three restrictions on rung 3 (S1 section 1.3.3; Luo 2022, arXiv:2208.11970, section on VDMs):
-every latent has the dimension of the data, the encoder is the linear Gaussian
-q(z_t | z_s) = N(alpha_{t|s} z_s, sigma^2_{t|s} I) and not learned, and its last latent is N(0, I),
-almost. What is left to learn is one network for all levels,
+It makes three restrictions on rung 3 (S1 section 1.3.3; Luo 2022, arXiv:2208.11970, section on
+VDMs): every latent has the dimension of the data; the encoder is not learned but the linear
+Gaussian q(z_t | z_s) = N(alpha_{t|s} z_s, sigma^2_{t|s} I); and its last latent is almost N(0, I).
+Only one network for all levels remains to be learned,
 
     p(z_s | z_t) = q(z_s | z_t, x = x_hat(z_t)).
 
-Ho et al. 2020 (arXiv:2006.11239): T = 1000 levels, beta linear from 1e-4 to 0.02, and the training
-loss without the weights of the bound.
+As in Ho et al. 2020 (arXiv:2006.11239) there are T = 1000 levels, beta is linear from 1e-4 to 0.02,
+and the training loss omits the weights of the bound.
 """
 
 from collections.abc import Sequence
@@ -25,21 +25,22 @@ OVERRIDES = {
     "train.num_steps": 500,
     "network.kwargs.num_blocks": 1,
     "model.prediction": "eps",
-    "model.num_steps": NUM_LEVELS - 1,  # steps between that many levels (mathematics, section 3)
+    "model.num_steps": NUM_LEVELS - 1,  # the steps between that many levels
     "schedule.name": "ddpm_linear",
     "schedule.train": "fixed",
     "weighting.name": "simple",
     "eval.num_steps": NUM_LEVELS - 1,
 }
-"""What makes configs/digits.py a DDPM."""
+"""The changes that turn configs/digits.py into a DDPM."""
 
 
 def as_hierarchy(
     omegas: Float[Array, " levels"], denoiser: Denoiser
 ) -> tuple[list[Kernel], list[Kernel]]:
-    """(encoders, decoders) of `vdm.diffusion.hierarchy` for the levels at these omegas.
+    """Writes the DDPM as (encoders, decoders) of `vdm.diffusion.hierarchy`, for the levels at these
+    omegas.
 
-    The first encoder is q(z_0 | x); p(x | z_0) is the likelihood, and no decoder here.
+    The first encoder is q(z_0 | x). p(x | z_0) is the likelihood, so it has no decoder here.
     """
 
     def from_data(x: Array) -> Normal:
@@ -69,9 +70,9 @@ def log_weight(
     denoiser: Denoiser,
     log_p_x: Float[Array, " batch"],
 ) -> Float[Array, " batch"]:
-    """log p(x, z) - log q(z | x) along a path, nats, with q factored from the top as the DDPM's
-    bound is (S1 1.62): q(z_1 | x) prod q(z_s | z_t, x). `vdm.diffusion.hierarchy.log_weight` of
-    `as_hierarchy` has the factors the other way round."""
+    """log p(x, z) - log q(z | x) along a path, nats, with q factored from the top as in the DDPM's
+    bound (S1 1.62): q(z_1 | x) prod q(z_s | z_t, x). `vdm.diffusion.hierarchy.log_weight` of
+    `as_hierarchy` factors q from the bottom instead."""
     omega_1, z_1 = omegas[-1], latents[-1]
     first = Normal(alpha(omega_1) * x, _log_variance(sigma(omega_1) ** 2, x))
     weight = log_p_x + log_standard(z_1) - log_density(first, z_1)

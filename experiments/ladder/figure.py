@@ -1,4 +1,4 @@
-"""The ladder's figure."""
+"""The figure of the ladder."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from vdm.io.plots import PAGE, make_figure, save_figure
 
 
 def plot_samples(path: Path, samples: dict[str, np.ndarray], num_codes: int) -> None:
-    """A line of samples for each rung: codes [num, height, width, 1]; white between them."""
+    """Draws one row of samples for each rung, codes [num, height, width, 1], separated by white."""
     figure, (axes,) = make_figure(PAGE, 0.385 * len(samples) + 0.1)
     white = ((0, 0), (0, 1), (0, 1))
     lines = [

@@ -1,10 +1,10 @@
-"""Rung 3, the Markovian hierarchical VAE: T latents above one another, all of it learned.
+"""Rung 3, the Markovian hierarchical VAE: a chain of T latents, with everything learned.
 
     q(z_1 .. z_T | x) = q(z_1 | x) prod q(z_t | z_{t-1})
     p(x, z_1 .. z_T) = p(z_T) prod p(z_{t-1} | z_t) p(x | z_1)
 
-S1 (1.26)-(1.32), Luo 2022 (arXiv:2208.11970) Eq. 23-29. With T = 1 it is the VAE. Its latents all
-have the size of the first one; the DDPM's have that of the data, and its encoder is not learned.
+S1 (1.26)-(1.32), Luo 2022 (arXiv:2208.11970) Eq. 23-29. With T = 1 it is the VAE. All its latents
+have the same size; in the DDPM they have the size of the data, and the encoder is not learned.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ from vdm.typing import Likelihood, Params, PRNGKey
 
 @dataclasses.dataclass(frozen=True)
 class HierarchicalVAE:
-    """config.model.name = "experiments.ladder.hvae:HierarchicalVAE"; num_levels is T. The lists
-    params["network"]["encoder"] and ["decoder"] go from the data up."""
+    """The model: config.model.name = "experiments.ladder.hvae:HierarchicalVAE"; num_levels is T.
+    The lists params["network"]["encoder"] and ["decoder"] begin at the data."""
 
     likelihood: Likelihood
     dims: tuple[int, ...]
@@ -45,17 +45,17 @@ class HierarchicalVAE:
         check_sizes(self, "num_levels", "latent_dim", "width")
 
     def encoder(self, level: int) -> GaussianMLP:
-        """z_level -> q(z_{level+1} | z_level), level 0 the data."""
+        """The network z_level -> q(z_{level+1} | z_level); level 0 is the data."""
         network = GaussianMLP if level else data_encoder
         return network((self.latent_dim,), self.width, self.num_blocks, self.dropout)
 
     def decoder(self, level: int) -> GaussianMLP:
-        """z_{level+1} -> p(z_level | z_{level+1}), level 0 the data."""
+        """The network z_{level+1} -> p(z_level | z_{level+1}); level 0 is the data."""
         dims = (self.latent_dim,) if level else self.dims
         return GaussianMLP(dims, self.width, self.num_blocks, self.dropout)
 
     def init(self, key: PRNGKey) -> Params:
-        """A network for each level, up and down."""
+        """Initial parameters of an encoder and a decoder for each level."""
         key_encoder, key_decoder = jax.random.split(key)
         below = [self.dims] + [(self.latent_dim,)] * (self.num_levels - 1)
         keys = zip(
@@ -76,10 +76,10 @@ class HierarchicalVAE:
         keys: Key[Array, " batch"],
         dropout_key: PRNGKey | None = None,
     ) -> ElboTerms:
-        """One estimate of the negative bound, nats, by one path from q."""
+        """Estimates the negative bound in nats from one path drawn from q."""
         from_data, *encoders = [
-            kernel(self.encoder(level), of_level, dropout_key, 2 * level)
-            for level, of_level in enumerate(params["network"]["encoder"])
+            kernel(self.encoder(level), level_params, dropout_key, 2 * level)
+            for level, level_params in enumerate(params["network"]["encoder"])
         ]
         to_data, *decoders = self._decoders(params, dropout_key)
         x = self.likelihood.encode(data)
@@ -91,23 +91,23 @@ class HierarchicalVAE:
     def sample(
         self, params: Params, keys: Key[Array, " batch"]
     ) -> tuple[Shaped[Array, "batch *dims"], Bool[Array, " batch"]]:
-        """z_T ~ N(0, I), then down to z_1, and the most likely data; whether the last decoder's
-        mean was finite."""
+        """Draws z_T ~ N(0, I) and then z_{T-1} ... z_1; returns the most likely data, and whether
+        the last decoder's mean was finite."""
         to_data, *decoders = self._decoders(params, None)
         *eps, z = self._noise(keys)
-        for decoder, eps_of_level in zip(reversed(decoders), reversed(eps), strict=True):
-            z = hierarchy.reparameterise(decoder(z), eps_of_level)
+        for decoder, eps_level_params in zip(reversed(decoders), reversed(eps), strict=True):
+            z = hierarchy.reparameterise(decoder(z), eps_level_params)
         decoded = to_data(z)
         return hierarchy.most_likely(self.likelihood, decoded), finite(decoded.mean)
 
     def _noise(self, keys: Key[Array, " batch"]) -> list[Float[Array, "batch latent"]]:
-        """For each level, from the data up."""
+        """The noise of each level, beginning at the data."""
         noise_at = fresh_noise(keys, (self.latent_dim,))
         return [noise_at(jnp.int32(level)) for level in range(self.num_levels)]
 
     def _decoders(self, params: Params, dropout_key: PRNGKey | None) -> list[hierarchy.Kernel]:
         to_data, *decoders = [
-            kernel(self.decoder(level), of_level, dropout_key, 2 * level + 1)
-            for level, of_level in enumerate(params["network"]["decoder"])
+            kernel(self.decoder(level), level_params, dropout_key, 2 * level + 1)
+            for level, level_params in enumerate(params["network"]["decoder"])
         ]
         return [to_data, *map(residual, decoders)]

@@ -1,5 +1,5 @@
-"""Networks with their parameters as functions: conditional Gaussians and points, which the encoders
-and decoders of the learned rungs are."""
+"""Networks as functions with their parameters bound: the conditional Gaussians and points that are
+the encoders and decoders of the learned rungs."""
 
 import math
 from collections.abc import Callable
@@ -19,8 +19,9 @@ from vdm.typing import Params, PRNGKey
 def with_params(
     network: ResidualMLP | GaussianMLP, params: Params, dropout_key: PRNGKey | None, place: int
 ) -> Callable[[Array], Any]:
-    """Inputs -> what the network gives. With a dropout_key it is in training mode; networks at
-    different places draw different masks."""
+    """Binds the parameters of a network: returns the function from its inputs to its outputs. With
+    a dropout_key the network is in training mode; give each network another `place`, so that they
+    draw different masks."""
     rngs = {} if dropout_key is None else {"dropout": jax.random.fold_in(dropout_key, place)}
     return lambda inputs: network.apply({"params": params}, inputs, train=bool(rngs), rngs=rngs)
 
@@ -28,21 +29,22 @@ def with_params(
 def kernel(
     network: GaussianMLP, params: Params, dropout_key: PRNGKey | None = None, place: int = 0
 ) -> Kernel:
-    """What is conditioned on -> the network's Gaussian."""
+    """The function from the value conditioned on to the network's Gaussian."""
     gaussian = with_params(network, params, dropout_key, place)
     return lambda inputs: Normal(*gaussian(inputs))
 
 
 def data_encoder(dims: tuple[int, ...], width: int, num_blocks: int, dropout: float) -> GaussianMLP:
-    """x -> q(z_1 | x), which tells the data well at first: narrow, and another for every x. Where
-    it starts as N(0, I) the decoder learns to do without z, and a hierarchy stays there."""
+    """The network x -> q(z_1 | x), which starts narrow and different for every x, so that z_1
+    carries information about x. If it started as N(0, I), the decoder would learn to ignore z, and
+    a hierarchy would never leave that state."""
     return GaussianMLP(dims, width, num_blocks, dropout, zero_init=False, log_variance=-4.0)
 
 
 def residual(kernel: Kernel) -> Kernel:
-    """The kernel between latents of one size, from z to z' = (z + eps) / sqrt(2) on: with the
-    kernel at its initial N(0, I) this chain keeps N(0, I) and correlates all levels, where levels
-    that know nothing of one another at first may never come to."""
+    """Makes a kernel between latents of the same size residual. With the initial kernel N(0, I) it
+    is z' = (z + eps) / sqrt(2), a chain that keeps N(0, I) and correlates all levels; levels that
+    start independent of one another may stay so."""
 
     def shifted(z: Array) -> Normal:
         mean, log_variance = kernel(z)
@@ -52,13 +54,13 @@ def residual(kernel: Kernel) -> Kernel:
 
 
 def init_params(network: nn.Module, key: PRNGKey, dims: tuple[int, ...]) -> Params:
-    """Parameters for inputs of shape dims."""
+    """Initial parameters of a network for inputs of shape `dims`."""
     return network.init(key, jnp.zeros((1, *dims), jnp.float32))["params"]
 
 
 def check_sizes(model: Any, *names: str) -> None:
-    """ValueError where a field of the model that counts something is below 1, or its dropout is no
-    share."""
+    """Raises ValueError if a field of the model that counts something is below 1, or if its dropout
+    is not in [0, 1)."""
     for name in names:
         if getattr(model, name) < 1:
             raise ValueError(f"model.kwargs.{name} = {getattr(model, name)}: it must be at least 1")

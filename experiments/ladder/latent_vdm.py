@@ -1,12 +1,13 @@
-"""Rung 6, VAE and diffusion fused: a VDM of what a learned encoder makes of the data.
+"""Rung 6, VAE and diffusion fused: a VDM of the outputs of a learned encoder.
 
     -log p(x) <= E[-log p(x | z_0)] + KL(q(z_1 | f) || N(0, I)) + denoising matching of f,
     f = mu(x),  z_t = alpha_t f + sigma_t eps
 
-one bound, trained jointly (S4 section 3.5). The encoder's mean stands where the data stood, so
-eps- and x-prediction (of f) remain what they were, although S4 says that only the prediction of the
-next step remains; the gradient reaches the encoder through z_t. Encoder and decoder the identity:
-the VDM. No diffusion between z_1 and z_0: a VAE of fixed variance.
+This is one bound, trained jointly (S4 section 3.5). The encoder's mean f takes the place of the
+data, so eps- and x-prediction (of f) work as before, although S4 says that only the prediction of
+the next step remains possible; the gradient reaches the encoder through z_t. If encoder and decoder
+are the identity, this is the VDM. Without diffusion between z_1 and z_0 it is a VAE with a fixed
+variance.
 """
 
 import dataclasses
@@ -27,10 +28,11 @@ from vdm.typing import Denoiser, EndPoint, Likelihood, Params, PRNGKey
 
 @dataclasses.dataclass(frozen=True)
 class LatentLikelihood:
-    """p(data | z_0) through a decoder, and the encoder's f as what noise is added to.
+    """p(data | z_0) with a decoder, and f, the output of the encoder, to which noise is added.
 
-    encoder: x -> f. decoder: (z_0 / alpha_0, omega_0) -> what stands for z_0 / alpha_0 and its
-    variance in the `likelihood` of the data.
+    encoder: x -> f.
+    decoder: (z_0 / alpha_0, omega_0) -> the values that take the place of z_0 / alpha_0 and its
+        variance in the `likelihood` of the data.
     """
 
     likelihood: Likelihood
@@ -38,7 +40,7 @@ class LatentLikelihood:
     decoder: Callable[[Array, EndPoint], Normal]
 
     def encode(self, data: Shaped[Array, "batch *dims"]) -> Float[Array, "batch latent"]:
-        """f."""
+        """Maps the data to f."""
         return self.encoder(self.likelihood.encode(data))
 
     def decode(
@@ -53,14 +55,14 @@ class LatentLikelihood:
         z_0: Float[Array, "batch latent"],
         omega_0: EndPoint,
     ) -> Float[Array, " batch"]:
-        """log p(data | z_0), nats."""
+        """log p(data | z_0), nats per example."""
         decoded = self.decoder(z_0 / alpha(omega_0), omega_0)
         return hierarchy.log_likelihood(self.likelihood, data, decoded)
 
     def log_probs(
         self, z_0: Float[Array, "batch latent"], omega_0: EndPoint
     ) -> Float[Array, "batch *dims codes"]:
-        """log p(code | z_0) of every code, nats: what lossless compression needs."""
+        """log p(code | z_0) of every code, nats, for lossless compression."""
         decoded = self.decoder(z_0 / alpha(omega_0), omega_0)
         likelihood: Any = self.likelihood
         return likelihood.log_probs(
@@ -73,14 +75,15 @@ class LatentLikelihood:
         eps_0: Float[Array, "batch latent"],
         omega_0: EndPoint,
     ) -> Float[Array, " batch"]:
-        """-log p(data | z_0 = alpha_0 f + sigma_0 eps_0), nats."""
+        """-log p(data | z_0 = alpha_0 f + sigma_0 eps_0), nats per example."""
         return -self.log_prob(data, diffuse(self.encode(data), eps_0, omega_0), omega_0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentVDM(VDM):
-    """config.model.name = "experiments.ladder.latent_vdm:LatentVDM". The network denoises vectors
-    of latent_dim numbers; all else of a VDM (schedules, bounds, samplers) works on them."""
+    """The model: config.model.name = "experiments.ladder.latent_vdm:LatentVDM". The network
+    denoises vectors of latent_dim numbers; everything else of a VDM (schedules, bounds, samplers)
+    works on these vectors."""
 
     latent_dim: int = 32
     width: int = 256
@@ -102,25 +105,26 @@ class LatentVDM(VDM):
 
     @property
     def encoder(self) -> ResidualMLP:
-        """x -> f."""
+        """The network x -> f."""
         return ResidualMLP(self.latent_dims, self.width, self.num_blocks, self.dropout)
 
     @property
     def decoder(self) -> GaussianMLP:
-        """z_0 -> mean and variance of p(x | z_0)."""
+        """The network z_0 -> mean and variance of p(x | z_0)."""
         return GaussianMLP(self.dims, self.width, self.num_blocks, self.dropout)
 
     def init(self, key: PRNGKey) -> Params:
-        """{"network": {"denoiser": .., "encoder": .., "decoder": ..}, "schedule": ..}."""
-        of_vdm = super().init(key)
-        # split(key, 2) is the base class's; fold_in(key, 2) is neither of the two
+        """Initial parameters {"network": {"denoiser": .., "encoder": .., "decoder": ..},
+        "schedule": ..}."""
+        vdm_params = super().init(key)
+        # The base class uses split(key, 2); fold_in(key, 2) differs from both of these keys.
         key_encoder, key_decoder = jax.random.split(jax.random.fold_in(key, 2))
         network = {
-            "denoiser": of_vdm["network"],
+            "denoiser": vdm_params["network"],
             "encoder": init_params(self.encoder, key_encoder, self.dims),
             "decoder": init_params(self.decoder, key_decoder, self.latent_dims),
         }
-        return of_vdm | {"network": network}
+        return vdm_params | {"network": network}
 
     def denoiser(
         self,
@@ -129,14 +133,14 @@ class LatentVDM(VDM):
         dropout_key: PRNGKey | None = None,
         augmented: Bool[Array, " batch"] | None = None,
     ) -> Denoiser:
-        """(z_t, omega) -> eps_hat of f."""
+        """The denoiser (z_t, omega) -> eps_hat of f."""
         own = params | {"network": params["network"]["denoiser"]}
         return super().denoiser(own, labels, dropout_key, augmented)
 
     def likelihood_of(self, params: Params, dropout_key: PRNGKey | None = None) -> LatentLikelihood:
-        """With the encoder and decoder of these parameters."""
+        """The likelihood with the encoder and decoder of these parameters."""
         network = params["network"]
-        # 1 and 2: the denoiser has the dropout_key itself
+        # Places 1 and 2, because the denoiser uses the dropout_key itself.
         encoder = with_params(self.encoder, network["encoder"], dropout_key, 1)
         decoder = kernel(self.decoder, network["decoder"], dropout_key, 2)
         return LatentLikelihood(self.likelihood, encoder, lambda z, omega_0: decoder(z))

@@ -1,8 +1,8 @@
 """A Gaussian mixture fitted by EM, the first rung of the ladder: a latent z with K values.
 
-S4 section 3.1 in float64 NumPy. p(z = k) = w_k and p(x | z = k) = N(m_k, S_k). For every q(z),
-log p(x) = L(theta, q) + KL(q || p(z | x)) (S4 46). The E-step takes q = p(z | x), which closes the
-gap; the M-step takes the theta with the largest L. So log p(x) never falls.
+This is S4 section 3.1 in float64 NumPy, with p(z = k) = w_k and p(x | z = k) = N(m_k, S_k). For
+every q(z), log p(x) = L(theta, q) + KL(q || p(z | x)) (S4 46). The E-step chooses q = p(z | x),
+which closes the gap; the M-step chooses the theta with the largest L. So log p(x) never falls.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Mixture(NamedTuple):
-    """theta: weights [K], means [K, D], covariances [K, D, D]."""
+    """The parameters theta of a mixture: weights [K], means [K, D], covariances [K, D, D]."""
 
     weights: np.ndarray
     means: np.ndarray
@@ -19,13 +19,14 @@ class Mixture(NamedTuple):
 
     @property
     def num_parameters(self) -> int:
-        """Free numbers: K - 1 weights, K D of the means, K D (D + 1) / 2 of the covariances."""
+        """The number of free parameters: K - 1 for the weights, K D for the means and
+        K D (D + 1) / 2 for the covariances."""
         k, d = self.means.shape
         return k - 1 + k * d + k * d * (d + 1) // 2
 
 
 def log_joint(x: np.ndarray, params: Mixture) -> np.ndarray:
-    """log p(x, z = k) = log w_k + log N(x; m_k, S_k), nats [n, K], of x [n, D] (S4 38, 39)."""
+    """log p(x, z = k) = log w_k + log N(x; m_k, S_k), nats [n, K], for x [n, D] (S4 38, 39)."""
     components = zip(params.means, params.covariances, strict=True)
     log_normals = [log_normal(x, mean, covariance) for mean, covariance in components]
     with np.errstate(divide="ignore"):  # log 0 = -inf is right for an empty component
@@ -63,14 +64,14 @@ def lower_bound(x: np.ndarray, params: Mixture, q: np.ndarray) -> np.ndarray:
 
 
 def m_step(x: np.ndarray, q: np.ndarray, floor: float) -> Mixture:
-    """The theta with the largest sum of L(theta, q) over the examples among those whose
-    covariances have no eigenvalue below `floor` > 0."""
+    """The M-step: the theta with the largest sum of L(theta, q) over the examples, among those
+    whose covariances have no eigenvalue below `floor` > 0."""
     if not floor > 0:
         raise ValueError(
             f"floor = {floor} must be positive: a component on one example has no likelihood"
         )
     counts = q.sum(axis=0)
-    # An empty component may lie anywhere: its share of L is 0 whatever its mean.
+    # An empty component may have any mean, because its share of L is 0.
     shares = q / np.maximum(counts, np.finfo(float).tiny)
     means = shares.T @ x
     scatters = [
@@ -85,20 +86,23 @@ def raise_eigenvalues(scatter: np.ndarray, floor: float) -> np.ndarray:
     """The covariance S >= floor I that maximises -1/2 [log det S + tr(S^-1 scatter)]: the
     scatter with its eigenvalues raised to the floor.
 
-    Adding floor I instead, the usual remedy, is not the maximiser: the likelihood may then fall.
+    The usual remedy, adding floor I, is not the maximiser: with it the likelihood may fall.
     """
     # Proof. In P = S^-1 the objective 1/2 [log det P - tr(P scatter)] is concave and P <= I / floor
-    # a convex set, so a P whose gradient P^-1 - scatter = M is >= 0 with M (I / floor - P) = 0 is
-    # the maximum (M is the multiplier). With S as returned M has the scatter's eigenvectors and
-    # eigenvalues max(l, floor) - l: never negative, and 0 except where P's eigenvalue is 1 / floor.
+    # is a convex set, so P is the maximum if its gradient P^-1 - scatter = M is >= 0 and
+    # M (I / floor - P) = 0 (M is the multiplier). For the returned S, M has the scatter's
+    # eigenvectors and the eigenvalues max(l, floor) - l, which are never negative, and 0 except
+    # where P's eigenvalue is 1 / floor.
     values, vectors = np.linalg.eigh(scatter)
     return (vectors * np.maximum(values, floor)) @ vectors.T
 
 
 def em_step(x: np.ndarray, params: Mixture, floor: float) -> tuple[Mixture, float]:
-    """An E-step and an M-step: (new params, mean log p(x) under the old ones, nats).
+    """One E-step and one M-step: returns the new parameters, and the mean log p(x) under the old
+    parameters in nats.
 
-    Under the new ones it is at least as large, if the old covariances keep the floor too.
+    The mean log p(x) under the new parameters is at least as large, if the old covariances also
+    respect the floor.
     """
     joint = log_joint(x, params)
     new = m_step(x, _posterior(joint), floor)
@@ -114,7 +118,8 @@ def fit(
     num_steps: int = 200,
     tolerance: float = 1e-6,
 ) -> tuple[Mixture, np.ndarray]:
-    """EM on x [n, D] until the mean log p(x) rises by less than `tolerance` nats.
+    """Fits a mixture by EM on x [n, D], until the mean log p(x) rises by less than `tolerance`
+    nats.
 
     Returns the parameters and the mean log p(x) after 0, 1, ... steps [steps + 1].
 
@@ -134,8 +139,9 @@ def fit(
 
 
 def nearest_seeds(x: np.ndarray, num_components: int, rng: np.random.Generator) -> np.ndarray:
-    """q [n, K], one-hot: each example belongs to the nearest of K seeds, examples drawn with a
-    probability ~ squared distance to the nearest seed so far (k-means++)."""
+    """An initial q [n, K], one-hot: each example belongs to the nearest of K seeds. The seeds are
+    examples, drawn with a probability proportional to the squared distance to the nearest seed so
+    far (k-means++)."""
     squares = np.sum((x - x[rng.integers(len(x))]) ** 2, axis=1)[:, None]
     for _ in range(num_components - 1):
         nearest = squares.min(axis=1)
@@ -150,7 +156,7 @@ def nearest_seeds(x: np.ndarray, num_components: int, rng: np.random.Generator) 
 
 
 def sample(params: Mixture, num: int, seed: int | np.random.Generator) -> np.ndarray:
-    """x [num, D]: first z, then x given z (ancestral sampling, S4 section 2.2)."""
+    """Draws x [num, D]: first z, then x given z (ancestral sampling, S4 section 2.2)."""
     rng = np.random.default_rng(seed)
     z = rng.choice(len(params.weights), size=num, p=params.weights)
     noise = rng.standard_normal((num, params.means.shape[1]))

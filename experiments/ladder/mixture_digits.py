@@ -1,8 +1,9 @@
-"""The mixture on the digits: fitted to uniformly dequantised codes, a bound in bits/dim.
+"""The mixture on the digits: it is fitted to uniformly dequantised codes, and gives a bound in
+bits/dim.
 
-With u ~ U[0, 1)^D a density p of code + u gives P(code), the integral of p over the code's cell,
-and by Jensen -log P(code) <= -E_u log p(code + u). The cells have volume 1, so bits/dim are
-nats / (D ln 2) with no further constant. What p spends outside the codes' range is lost.
+With u ~ U[0, 1)^D, a density p of code + u gives P(code), the integral of p over the code's cell,
+and by Jensen's inequality -log P(code) <= -E_u log p(code + u). The cells have volume 1, so
+bits/dim are nats / (D ln 2) without a further constant. Mass of p outside the codes' range is lost.
 """
 
 import itertools
@@ -20,13 +21,19 @@ from vdm.data.sources import Source, Split
 from vdm.evaluation.statistics import mean_error, monte_carlo_error, standard_error
 
 TUNING_SEED = 1_000_003
-"""Of the noise that all candidates are compared on."""
+"""Seed of the noise on which all candidates are compared."""
 
 
 class Rung(NamedTuple):
-    """What the ladder's table and figure take: row; nats [examples], the bound of each test image,
-    mean over draws and seeds, in the order of the split; samples, uint8 codes [num, *shape];
-    largest_fall: of the mean log p in any EM step of any seed's fit, nats, 0 if it never fell."""
+    """The results for the ladder's table and figure.
+
+    row: the row of the table. nats: the bound of each test image [examples], averaged over draws
+    and seeds, in the order of the
+        split.
+    samples: uint8 codes [num, *shape].
+    largest_fall: the largest decrease of the mean log p in any EM step of any seed, nats; 0 if it
+        never fell.
+    """
 
     row: Row
     nats: np.ndarray
@@ -35,13 +42,14 @@ class Rung(NamedTuple):
 
 
 def dequantise(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """code + u, float64 [n, D], of codes [n, *shape]."""
+    """Adds uniform noise: code + u, float64 [n, D], from codes [n, *shape]."""
     flat = codes.reshape(len(codes), -1)
     return flat + rng.random(flat.shape)
 
 
 def bound_nats(split: Split, params: Mixture, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """-log p(code + u), nats [draws, examples]: the mean over draws bounds -log P(code)."""
+    """Computes -log p(code + u), nats [draws, examples]; the mean over draws bounds -log
+    P(code)."""
     return np.stack(
         [-log_likelihood(dequantise(split.examples, rng), params) for _ in range(draws)]
     )
@@ -50,8 +58,9 @@ def bound_nats(split: Split, params: Mixture, draws: int, rng: np.random.Generat
 def fit_codes(
     split: Split, num_components: int, floor: float, copies: int, rng: np.random.Generator
 ) -> tuple[Mixture, np.ndarray]:
-    """`fit` on `copies` dequantisations of every image, as one alone teaches the covariances its
-    own noise; until log p rises by less than 0.01 nats per image, 2e-4 bits/dim."""
+    """Fits a mixture to `copies` dequantisations of every image, because with a single one the
+    covariances would fit its noise. It stops when log p rises by less than 0.01 nats per image,
+    2e-4 bits/dim."""
     x = np.concatenate([dequantise(split.examples, rng) for _ in range(copies)])
     return fit(x, num_components, rng, floor=floor, tolerance=1e-2)
 
@@ -64,8 +73,9 @@ def validation_rows(
     copies: int,
     draws: int,
 ) -> list[Row]:
-    """Bits/dim on the held-out examples for each number of components and floor, mean over seeds;
-    `tuning` holds some out and its test split is not read."""
+    """The rows of bits/dim on the held-out examples for each number of components and each floor,
+    averaged over seeds; `tuning` is a source with held-out examples, whose test split is not
+    read."""
     train, holdout = tuning.load("train"), tuning.load("holdout")
 
     def nats(k: int, floor: float, seed: int) -> float:
@@ -94,11 +104,12 @@ def mixture_rung(
     draws: int = 20,
     num_samples: int = 64,
 ) -> Rung:
-    """The best of `components` and `floors` on tuning's "holdout", fitted again on final's "train"
-    from every seed; its bound on "test", mean over the seeds. The samples are the first seed's.
+    """Chooses the best of `components` and `floors` on the "holdout" of `tuning`, fits it again on
+    the "train" split of `final` from every seed, and measures its bound on "test", averaged over
+    the seeds. The samples are the first seed's.
 
-    `floors` are in squared codes, of which u alone has 1/12. stderr is the Monte-Carlo error,
-    stderr_images that over test images, as in `experiments.digits`.
+    `floors` are in squared codes; u alone has a variance of 1/12. stderr is the Monte-Carlo error
+    and stderr_images the error over test images, as in `experiments.digits`.
     """
     start = time.perf_counter()
     validation = validation_rows(tuning, components, floors, seeds, copies, draws)
@@ -116,7 +127,7 @@ def mixture_rung(
         [bound_nats(test, params, draws, rng) for params, rng in zip(fitted, rngs, strict=True)]
     )  # [seeds, draws, examples]
     bpd = nats / (math.prod(final.shape) * math.log(2))
-    noise = mean_error([monte_carlo_error(of_seed, independent=True) for of_seed in bpd])
+    noise = mean_error([monte_carlo_error(seed_bpd, independent=True) for seed_bpd in bpd])
     points = sample(fitted[0], num_samples, rngs[0])
     codes = np.clip(np.floor(points), 0, final.num_codes - 1).astype(np.uint8)
     row = {

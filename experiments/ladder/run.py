@@ -1,4 +1,4 @@
-"""Every latent-variable model of the sources on the same digits: bits/dim of each."""
+"""How many bits/dim does each latent-variable model of the sources need for the same digits?"""
 
 import json
 import math
@@ -32,14 +32,14 @@ COLUMNS = ("name", "bound", "bpd", "stderr", "stderr_images", "difference",
 
 
 def make_config() -> ConfigDict:
-    """What all rungs share."""
+    """The config that all rungs share."""
     config = load_config(CONFIG)
     config.eval.draws, config.sample.num_images = 20, 12
     return config
 
 
 def make_jobs(name: str, scale: str) -> list[Job]:
-    """Of a rung: one training for each seed, the same images and noise of its own for each."""
+    """The jobs of a rung: one training for each seed, with the same images and its own noise."""
     config = changed(make_config(), RUNGS[name])
     if scale == "full":  # longer, and the U-Net wider, for an accelerator
         config.train.num_steps = FULL_STEPS
@@ -49,12 +49,12 @@ def make_jobs(name: str, scale: str) -> list[Job]:
     return seeded(name.replace(", ", "-").replace(" ", ""), config, SEEDS[scale])
 
 
-def row(name: str, runs: list[Run], of_images: dict[str, np.ndarray]) -> Row:
-    """Means over the seeds; seconds: of the training of one. Its commit is that of the code which
-    trained: finished runs are not trained again. `of_images` gets the mean bits/dim of
-    each image."""
+def row(name: str, runs: list[Run], image_bpd: dict[str, np.ndarray]) -> Row:
+    """The row of a rung: means over the seeds; `seconds` is the time of one training. The commit is
+    that of the code which trained the runs, as finished runs are not trained again. Stores the mean
+    bits/dim of each image in `image_bpd`."""
     results = [Result(run.workdir) for run in runs]
-    of_images[name] = np.mean([result.bpd.mean(axis=0) for result in results], axis=0)
+    image_bpd[name] = np.mean([result.bpd.mean(axis=0) for result in results], axis=0)
     noise = mean_error([result.noise for result in results])
     first = results[0].report
     steps = f"T = {first['num_steps'] + 1}" if first["num_steps"] else "continuous time"
@@ -84,44 +84,45 @@ def row(name: str, runs: list[Run], of_images: dict[str, np.ndarray]) -> Row:
     }  # fmt: skip
 
 
-def add_differences(rows: list[Row], of_images: dict[str, np.ndarray]) -> None:
-    """To the VAE: errors over the seeds, and over the images that both are means of."""
+def add_differences(rows: list[Row], image_bpd: dict[str, np.ndarray]) -> None:
+    """Adds the difference from the VAE to each row, with its errors over the seeds and over the
+    images, which both models share."""
     reference = next(r for r in rows if r["name"] == REFERENCE)
     for r in rows:
         difference = np.subtract(r["bpd_of_seeds"], reference["bpd_of_seeds"])
         r["difference"] = float(difference.mean())
         r["difference_stderr_seeds"] = standard_error(difference)
-        paired = of_images[r["name"]] - of_images[REFERENCE]
+        paired = image_bpd[r["name"]] - image_bpd[REFERENCE]
         r["difference_stderr_images"] = standard_error(paired)
 
 
 def main() -> None:
-    """Fits and trains, checks, writes results.json, checks.json and samples.png."""
+    """Fits, trains and checks all rungs, then writes results.json, checks.json and samples.png."""
     flags = parse_flags(__file__)
     config = make_config()
     identified = identity(config, "experiments.ladder.run", flags.scale)
     jobs = {name: make_jobs(name, flags.scale) for name in RUNGS}
-    if not finish([job for of_rung in jobs.values() for job in of_rung], flags):
+    if not finish([job for rung_jobs in jobs.values() for job in rung_jobs], flags):
         return
     sources = (digits(config.data.data_dir, holdout) for holdout in (200, 0))
     fitted = mixture_rung(*sources, seeds=SEEDS[flags.scale])
-    runs = {name: open_runs(of_rung, flags.outdir) for name, of_rung in jobs.items()}
-    of_images = {fitted.row["name"]: fitted.nats / (64 * math.log(2))}
-    rows = [fitted.row, *(row(name, of_rung, of_images) for name, of_rung in runs.items())]
-    add_differences(rows, of_images)
+    runs = {name: open_runs(rung_jobs, flags.outdir) for name, rung_jobs in jobs.items()}
+    image_bpd = {fitted.row["name"]: fitted.nats / (64 * math.log(2))}
+    rows = [fitted.row, *(row(name, rung_runs, image_bpd) for name, rung_runs in runs.items())]
+    add_differences(rows, image_bpd)
     samples = {fitted.row["name"]: fitted.samples[:12]} | {
-        name: np.load(of_rung[0].workdir / "samples.npz")["samples"]
-        for name, of_rung in runs.items()
+        name: np.load(rung_runs[0].workdir / "samples.npz")["samples"]
+        for name, rung_runs in runs.items()
     }
     plot_samples(flags.outdir / "samples.png", samples, 17)
-    found = [
+    checked = [
         claim("mixture: log p falls in no EM step, nats", fitted.largest_fall, 1e-9),
-        *checks({name: of_rung[0] for name, of_rung in runs.items()}),
+        *checks({name: rung_runs[0] for name, rung_runs in runs.items()}),
     ]
     write_results(flags.outdir, [identified | r for r in rows])
-    write_json(flags.outdir / "checks.json", [identified | r for r in found])
+    write_json(flags.outdir / "checks.json", [identified | r for r in checked])
     print(format_table(rows, COLUMNS))
-    print(format_table(found, ("name", "value", "limit", "holds")))
+    print(format_table(checked, ("name", "value", "limit", "holds")))
 
 
 if __name__ == "__main__":

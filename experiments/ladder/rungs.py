@@ -1,7 +1,7 @@
-"""The rungs that are trained by gradients: a row's name -> changes to configs/digits.py.
+"""The rungs that are trained by gradients: the name of a row -> changes to configs/digits.py.
 
-Chosen on the 200 held-out images (data.holdout=200): sizes, dropout, learning rate and number of
-steps, within six minutes of two CPU cores.
+Sizes, dropout, learning rate and number of steps were chosen on the 200 held-out images
+(data.holdout=200), within six minutes on two CPU cores.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ VAE = OF_VAE | {
 
 
 def hvae(num_levels: int) -> Changes:
-    """A hierarchical VAE of so many levels."""
+    """The changes for a hierarchical VAE with that many levels."""
     return OF_VAE | {
         "model.name": "experiments.ladder.hvae:HierarchicalVAE",
         "model.kwargs": {
@@ -53,7 +53,7 @@ RUNGS: dict[str, Changes] = {
 
 
 def changed(config: ConfigDict, changes: Changes) -> ConfigDict:
-    """A copy of the config with the fields of dotted names changed."""
+    """A copy of the config with changed fields, given by their dotted names."""
     copy = ConfigDict(config.to_dict())
     for name, value in changes.items():
         *groups, field = name.split(".")

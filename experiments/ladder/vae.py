@@ -2,8 +2,8 @@
 
     -log p(x) <= E_{q(z|x)}[-log p(x|z)] + KL(q(z|x) || N(0, I))
 
-S1 (1.18)-(1.25), S4 section 3.2; Kingma & Welling 2013 (arXiv:1312.6114). In the mixture z is one
-of K; here it is a vector, and the posterior a network's guess.
+S1 (1.18)-(1.25), S4 section 3.2; Kingma & Welling 2013 (arXiv:1312.6114). In the mixture z has K
+values and a known posterior; here it is a vector, and a network approximates the posterior.
 """
 
 import dataclasses
@@ -23,8 +23,9 @@ from vdm.typing import Likelihood, Params, PRNGKey
 
 @dataclasses.dataclass(frozen=True)
 class VAE:
-    """config.model.name = "experiments.ladder.vae:VAE". p(x | z) is the likelihood of the diffusion
-    models: the decoder's mean stands for z_0 / alpha_0, its variance for sigma_0^2 / alpha_0^2."""
+    """The model: config.model.name = "experiments.ladder.vae:VAE". p(x | z) is the likelihood of
+    the diffusion models, with the decoder's mean in place of z_0 / alpha_0 and its variance in
+    place of sigma_0^2 / alpha_0^2."""
 
     likelihood: Likelihood
     dims: tuple[int, ...]
@@ -39,16 +40,16 @@ class VAE:
 
     @property
     def encoder(self) -> GaussianMLP:
-        """x -> q(z | x)."""
+        """The network x -> q(z | x)."""
         return data_encoder((self.latent_dim,), self.width, self.num_blocks, self.dropout)
 
     @property
     def decoder(self) -> GaussianMLP:
-        """z -> mean and variance of p(x | z)."""
+        """The network z -> mean and variance of p(x | z)."""
         return GaussianMLP(self.dims, self.width, self.num_blocks, self.dropout)
 
     def init(self, key: PRNGKey) -> Params:
-        """{"network": {"encoder": .., "decoder": ..}}."""
+        """Initial parameters {"network": {"encoder": .., "decoder": ..}}."""
         key_encoder, key_decoder = jax.random.split(key)
         encoder = init_params(self.encoder, key_encoder, self.dims)
         decoder = init_params(self.decoder, key_decoder, (self.latent_dim,))
@@ -61,20 +62,21 @@ class VAE:
         keys: Key[Array, " batch"],
         dropout_key: PRNGKey | None = None,
     ) -> ElboTerms:
-        """One estimate of the negative bound, nats; only the reconstruction is random."""
+        """Estimates the negative bound in nats; only the reconstruction is random."""
         network = params["network"]
         encoder = kernel(self.encoder, network["encoder"], dropout_key, 0)
         decoder = kernel(self.decoder, network["decoder"], dropout_key, 1)
         q = encoder(self.likelihood.encode(data))
         z = hierarchy.reparameterise(q, fresh_noise(keys, (self.latent_dim,))(jnp.int32(0)))
         reconstruction = -hierarchy.log_likelihood(self.likelihood, data, decoder(z))
-        none = jnp.zeros_like(reconstruction)  # there is one level, and nothing to denoise
+        none = jnp.zeros_like(reconstruction)  # With one level there is nothing to denoise.
         return ElboTerms(reconstruction, hierarchy.kl_to_standard(q), none)
 
     def sample(
         self, params: Params, keys: Key[Array, " batch"]
     ) -> tuple[Shaped[Array, "batch *dims"], Bool[Array, " batch"]]:
-        """The most likely data for z ~ N(0, I); whether the decoder's mean was finite."""
+        """Returns the most likely data for z ~ N(0, I), and whether the decoder's mean was
+        finite."""
         decoder = kernel(self.decoder, params["network"]["decoder"])
         decoded = decoder(fresh_noise(keys, (self.latent_dim,))(jnp.int32(0)))
         return hierarchy.most_likely(self.likelihood, decoded), finite(decoded.mean)

@@ -1,10 +1,10 @@
-"""Rung 5, the VDM: the DDPM trained on its bound, and its noise levels, the SNR, learned with it.
+"""Rung 5, the VDM: the DDPM trained on its bound, with noise levels (the SNR) learned as well.
 
-Against rung 4 the network learns on the bound itself, so that it ends where omega_0 and omega_1
-want it; then the schedule moves too (S2, "learning the diffusion noise parameters"; Kingma et al.
-2021, arXiv:2107.00630); then T goes to infinity, where the interior of the schedule no longer
-changes the bound (section 5.1 there). The output is the noise, as in the papers; configs/digits.py
-has a better one for these data.
+There are three changes from rung 4. First, the network is trained on the bound itself. Then the
+schedule is learned too (S2, "learning the diffusion noise parameters"; Kingma et al. 2021,
+arXiv:2107.00630). Finally T goes to infinity, where the interior of the schedule no longer changes
+the bound (section 5.1 there). The network predicts the noise, as in the papers; configs/digits.py
+predicts codes, which is better for these data.
 """
 
 from experiments.ladder.ddpm import NUM_LEVELS
@@ -20,4 +20,4 @@ RUNGS = {
     "vdm, T = inf, fixed SNR": EPS | FIXED,
     "vdm, T = inf, learned SNR": EPS | LEARNED,
 }
-"""Row -> what makes configs/digits.py that model."""
+"""Name of a row -> the changes that turn configs/digits.py into that model."""

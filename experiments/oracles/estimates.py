@@ -74,9 +74,9 @@ def iw_rows(oracle: Oracle, ends: tuple[float, float], num: int) -> Iterator[Row
     denoising = np.sum(np.expm1(np.diff(grid)) * oracle.loss_density(grid[1:]))
     common: Row = {"num_steps": IW_STEPS, "stderr": 0.0}
     yield {"bound": "elbo", "nats": float(ends_terms + denoising), **common}
-    of_steps = exact_nats_of_steps(oracle, grid)
-    if of_steps is not None:
-        yield {"bound": "exact-of-steps", "nats": of_steps, **common}
+    exact_of_model = exact_nats_of_steps(oracle, grid)
+    if exact_of_model is not None:
+        yield {"bound": "exact-of-steps", "nats": exact_of_model, **common}
 
 
 def ode_rows(oracle: Oracle, ends: tuple[float, float], num: int) -> Iterator[Row]:

@@ -68,8 +68,8 @@ def plot_gaps(path: Path, rows: list[Row]) -> None:
         axes.set_ylabel("gap to the exact $-\\log p(x)$  [nats]")
     handles: dict[str, Any] = {}
     for axes in panels[: len(oracles)]:
-        found, labels = axes.get_legend_handles_labels()
-        handles |= dict(zip(labels, found, strict=True))
+        new_handles, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, new_handles, strict=True))
     for axes in panels[len(oracles) :]:
         axes.axis("off")
         axes.legend(handles.values(), handles.keys(), loc="center", frameon=False,

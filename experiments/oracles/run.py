@@ -93,10 +93,10 @@ def claims(rows: list[Row]) -> Iterator[Row]:
         yield claim(f"{oracle}/iw-is-non-increasing", max(falls), 2.0)
         left = gap["iw-64-T10/-8..5"] / gap["elbo-T10/-8..5"]
         yield claim(f"{oracle}/iw-64-goes-half-way", left, 0.5)
-        of_steps = table.get(f"{oracle}/exact-of-steps-T10/-8..5")
-        if of_steps:
+        exact_row = table.get(f"{oracle}/exact-of-steps-T10/-8..5")
+        if exact_row:
             last = table[f"{oracle}/iw-64-T10/-8..5"]
-            below = (of_steps["nats"] - last["nats"]) / last["stderr"]
+            below = (exact_row["nats"] - last["nats"]) / last["stderr"]
             yield claim(f"{oracle}/iw-64-bounds-its-model", below, 3.0)
         first = table[f"{oracle}/iw-1-T10/-8..5"]
         error = abs(first["gap_nats"] - gap["elbo-T10/-8..5"]) / first["stderr"]

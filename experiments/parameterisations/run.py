@@ -47,7 +47,7 @@ def name_of(setting: Setting) -> str:
 
 def make_jobs(scale: str) -> dict[Setting, list[Job]]:
     """The jobs of each setting: one for each seed, evaluated with as many steps as in training."""
-    found = {}
+    jobs = {}
     for setting in SETTINGS:
         config = make_config(scale)
         config.model.prediction, config.weighting.name, config.model.num_steps = setting
@@ -55,8 +55,8 @@ def make_jobs(scale: str) -> dict[Setting, list[Job]]:
         if config.model.num_steps:  # next_mean needs a schedule that stays where it is
             config.schedule.name, config.schedule.train = "linear", "fixed"
         folder = name_of(setting).replace(", ", "-").replace(" ", "")
-        found[setting] = seeded(folder, config, SEEDS)
-    return found
+        jobs[setting] = seeded(folder, config, SEEDS)
+    return jobs
 
 
 def sample_quality(samples: np.ndarray, split: np.ndarray) -> Row:
@@ -76,13 +76,13 @@ def quality_of(run: Run, examples: np.ndarray) -> Row:
 def row(setting: Setting, jobs: list[Job], reference: list[Job], outdir: Path) -> Row:
     """The row of a setting: means over the seeds, the paired difference from eps trained on the
     bound of as many steps, and the distance of the samples from the training images."""
-    found = results(jobs, outdir)
+    evaluated = results(jobs, outdir)
     run = build_run(jobs[0].config, Path())
-    samples = [np.load(result.run / "samples.npz")["samples"] for result in found]
+    samples = [np.load(result.run / "samples.npz")["samples"] for result in evaluated]
     qualities = [quality_of(run, drawn) for drawn in samples]
     prediction, weighting, num_steps = setting
-    of_seeds = mean_row(name_of(setting), jobs, found, outdir)
-    return of_seeds | paired(found, results(reference, outdir)) | {
+    means = mean_row(name_of(setting), jobs, evaluated, outdir)
+    return means | paired(evaluated, results(reference, outdir)) | {
         "prediction": prediction,
         "weighting": weighting,
         "num_steps": num_steps,
@@ -132,21 +132,21 @@ def main() -> None:
     jobs = make_jobs(flags.scale)
     first = jobs[SETTINGS[0]][0].config
     identified = identity(first, "experiments.parameterisations.run", flags.scale)
-    if not finish([job for of_setting in jobs.values() for job in of_setting], flags):
+    if not finish([job for setting_jobs in jobs.values() for job in setting_jobs], flags):
         return
     run = build_run(first, Path())
-    of_test = quality_of(run, run.source.load("test").examples)
-    identified |= {f"{key}_of_test_split": value for key, value in of_test.items()}
+    test_quality = quality_of(run, run.source.load("test").examples)
+    identified |= {f"{key}_of_test_split": value for key, value in test_quality.items()}
     rows = [
-        identified | row(setting, of_setting, jobs["eps", "bound", setting[2]], flags.outdir)
-        for setting, of_setting in jobs.items()
+        identified | row(setting, setting_jobs, jobs["eps", "bound", setting[2]], flags.outdir)
+        for setting, setting_jobs in jobs.items()
     ]
     write_results(flags.outdir, rows)
     plot(flags.outdir / "parameterisations.png", rows)
     print(format_table(rows, ("name", "bpd", "stderr", "stderr_images", "difference",
                               "difference_stderr_seeds", "variance", "frechet_pixels",
                               "seconds")))  # fmt: skip
-    print(f"the test split against the training split: {of_test}")
+    print(f"the test split against the training split: {test_quality}")
 
 
 if __name__ == "__main__":

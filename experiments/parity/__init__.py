@@ -1,1 +1,1 @@
-"""Vectors of VDM's published code, recomputed."""
+"""Recomputes outputs of VDM's published code."""

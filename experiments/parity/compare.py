@@ -1,9 +1,9 @@
-"""How far recomputed arrays are from golden ones, and how far they may be.
+"""Measures how far recomputed arrays are from golden ones, and decides how far they may be.
 
-The float64 run of the published code is the truth, and float64 must agree with it to 1e-9. What
-float32 may cost is in RULES, with the reason where it is more than 1e-5. Where we need more than
-that, and the published code's own float32 is further off too, twice its error is allowed, up to ten
-times the tolerance, and the row says so.
+The float64 run of the published code is the truth, and our float64 must agree with it to 1e-9.
+RULES has the tolerances of float32, with the reason if one is more than 1e-5. If our float32
+exceeds its tolerance and the published code's own float32 is off as well, twice the latter's error
+is allowed, up to ten times the tolerance, and the row says so.
 """
 
 import json
@@ -17,28 +17,31 @@ from experiments.parity.golden import Arrays, below
 from experiments.results import Row
 
 RELATIVE = "relative (float64: absolute)"
-"""To the largest entry; in float64 no more than 1e-9 in itself either."""
+"""The error relative to the largest entry; in float64 also at most 1e-9 absolute."""
 
 STORED_IN_FLOAT32 = 1e-7
-"""float64 tolerance of arrays that the file holds rounded to float32 (2^-24 of the largest)."""
+"""The float64 tolerance of arrays that the file stores rounded to float32 (2^-24 of the
+largest)."""
 
 GRADIENT_FLOOR = 1e-4
-"""Gradients are measured against their own norm, or this share of the norm of all of them where
-that is larger: rounding in a backward pass is as large as what flows through it."""
+"""The error of a gradient is relative to its own norm, or to this share of the norm of the whole
+gradient if that is larger: rounding in a backward pass scales with what flows through it."""
 
 UNDERFLOW = 1e-30
-"""Arrays below it are zero to float32, and compared absolutely."""
+"""Arrays below this are zero in float32 and are compared absolutely."""
 
 FOURIER_EPS = 1e-4
-"""What eps_hat may be off in float32 behind Fourier features, whose angles reach 3000 rad."""
+"""The float32 tolerance of eps_hat with Fourier features, whose angles reach 3000 rad."""
 
 PEER_LIMIT = 10.0
-"""How often the usual tolerance the published float32's own error may excuse ours."""
+"""The largest multiple of the usual tolerance up to which the published float32's own error can
+excuse ours."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """For arrays whose name matches: the kind of error, the row they share, the tolerances."""
+    """A rule for the arrays whose name matches: the kind of error, the row that they share, and the
+    tolerances."""
 
     pattern: str
     row: str
@@ -49,8 +52,8 @@ class Rule:
 
 
 ROUNDED = 2.0**-24 / 1e-5
-"""Added to the scale of log-probabilities, nats per dimension: those near zero come from sums near
-one, which float32 rounds at 2^-24."""
+"""Added to the scale of log-probabilities, in nats per dimension: those near zero come from sums
+near one, which float32 rounds at 2^-24."""
 
 PLAIN_EPS = 3e-5
 EMBEDDED = "the time embedding's angles of up to 1000 rad"
@@ -86,7 +89,8 @@ RULES = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """One array: its errors in float64 and float32, the published float32's, and tolerances."""
+    """The comparison of one array: its errors in float64 and float32, the error of the published
+    float32, and the tolerances."""
 
     name: str
     rule: Rule
@@ -100,7 +104,7 @@ class Comparison:
 
     @property
     def strain(self) -> tuple[float, float]:
-        """The errors as shares of their tolerances; NaN counts as infinite."""
+        """The errors divided by their tolerances; NaN counts as infinite."""
         pairs = ((self.float64, self.tolerance64), (self.float32, self.tolerance32))
         shares = [e / t if t else (0.0 if e == 0 else np.inf) for e, t in pairs]
         in64, in32 = (np.inf if np.isnan(share) else share for share in shares)
@@ -108,7 +112,7 @@ class Comparison:
 
 
 def compare(arrays: Arrays, in64: Arrays, in32: Arrays) -> list[Comparison]:
-    """A comparison for every output that the file holds. What is not recomputed has NaN errors."""
+    """Compares every output in the file. An output that is not recomputed has NaN errors."""
     want, peer = below(arrays, "out64"), below(arrays, "out32")
     nowhere = np.array(np.nan)
     names = sorted(want.keys() | peer.keys())
@@ -129,7 +133,7 @@ def compare_one(
     got32: np.ndarray,
     peer: np.ndarray | None,
 ) -> Comparison:
-    """The comparison of one array by its rule."""
+    """Compares one array by its rule."""
     rule = next((r for r in RULES if re.fullmatch(r.pattern, name)), None)
     if rule is None:
         rule = Rule(re.escape(name), name, "unknown", 0.0, 0.0, "no rule knows this array")
@@ -174,7 +178,7 @@ def compare_one(
 
 
 def distance(name: str, kind: str, got: np.ndarray, want: np.ndarray, arrays: Arrays) -> float:
-    """The error of one kind; NaN where the sizes differ."""
+    """The error of the given kind; NaN if the sizes differ."""
     if got.size != want.size:
         return np.nan
     want = np.asarray(want, np.float64)
@@ -195,9 +199,9 @@ def distance(name: str, kind: str, got: np.ndarray, want: np.ndarray, arrays: Ar
 
 
 def rounded(name: str, want: np.ndarray, arrays: Arrays) -> np.ndarray | float:
-    """What is added to the scale of log-probabilities, for the dimensions they are summed over."""
+    """The number added to the scale of log-probabilities, for all dimensions of the sum."""
     quantity = name.split("/")[-1]
-    if quantity == "bpd_terms":  # the first is the reconstruction, bits/dim
+    if quantity == "bpd_terms":  # The first one is the reconstruction, bits/dim.
         return np.array([ROUNDED / np.log(2), 0.0, 0.0])
     if quantity in ("loss_recon", "logprob_per_image"):
         data = arrays["images" if quantity == "loss_recon" else name.split("/")[0] + "/x"]
@@ -214,8 +218,8 @@ def whole_gradient(arrays: Arrays) -> float:
 
 
 def cancellation(arrays: Arrays) -> float:
-    """What the weight T expm1(gamma_t - gamma_s) loses in float32, relative: four roundings of
-    half a step of gamma each. 0 in continuous time."""
+    """The relative error of the weight T expm1(gamma_t - gamma_s) in float32: four roundings, each
+    of half a step of gamma. It is 0 in continuous time."""
     truth = below(arrays, "out64")
     if not {"gamma_s", "gamma_t"} <= truth.keys():
         return 0.0
@@ -224,7 +228,7 @@ def cancellation(arrays: Arrays) -> float:
 
 
 def eps_factor(arrays: Arrays, name: str) -> float:
-    """What z_s moves when eps_hat does: (alpha_s / alpha_t) sigma_t c."""
+    """The factor by which a change of eps_hat changes z_s, (alpha_s / alpha_t) sigma_t c."""
     step = below(arrays, "out64/" + name.split("/")[0])
     if not {"gamma_s", "gamma_t"} <= step.keys():
         return 1.0
@@ -234,7 +238,7 @@ def eps_factor(arrays: Arrays, name: str) -> float:
 
 
 def rows(stem: str, comparisons: list[Comparison]) -> list[Row]:
-    """One row for each quantity: the worst of its arrays against their tolerances."""
+    """One row for each quantity, with the worst of its arrays relative to their tolerances."""
     groups: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         match = re.fullmatch(comparison.rule.pattern, comparison.name)

@@ -123,7 +123,7 @@ def published_draws(arrays: Arrays, num_steps: int, dtype: Any) -> Draws:
     batch = len(arrays["images"])
     t = jnp.mod(jnp.asarray(arrays["t0"], dtype) + jnp.arange(batch, dtype=dtype) / batch, 1.0)
     if num_steps:
-        # The published ceil(t T)/T moves a t on the edge of two steps to the lower one.
+        # The published ceil(t T)/T assigns a t between two steps to the lower one.
         on_edge = (t > 0) & (t * num_steps == jnp.round(t * num_steps))
         t = jnp.where(on_edge, t - 0.5 / num_steps, t)
     return Draws(t, jnp.asarray(arrays["eps"], dtype), jnp.asarray(arrays["eps_0"], dtype))

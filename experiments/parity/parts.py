@@ -1,4 +1,4 @@
-"""What the golden files of single parts hold, by ours: schedule, decoder, optimiser.
+"""Recomputes the contents of golden files of single parts: schedule, decoder, optimiser.
 
 Gamma is the published name of omega.
 """
@@ -22,12 +22,12 @@ from vdm.training.optim import ema_update, learning_rate_schedule
 
 
 def with_slope(omega: Callable, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """omega(t) and omega'(t), or any other function's."""
+    """Evaluates omega(t) and omega'(t)."""
     return jax.jvp(omega, (t,), (jnp.ones_like(t),))
 
 
 def recompute_schedule(arrays: Arrays, dtype: Any) -> dict[str, Any]:
-    """The monotone network alone, and the gradient of a sum of omega and omega'."""
+    """Recomputes the monotone network alone, and the gradient of a sum of omega and omega'."""
     params = interop.from_published({"gamma": nested(below(arrays, "params"), dtype)})["schedule"]
     config = load_config(CONFIG, "published")
     config.schedule.name = "vdm_nnet"
@@ -50,15 +50,16 @@ def recompute_schedule(arrays: Arrays, dtype: Any) -> dict[str, Any]:
 
 
 def recompute_decoder(arrays: Arrays, dtype: Any) -> dict[str, Any]:
-    """log p(codes | z_0) with z_0/alpha_0 given, its derivatives, and the most likely codes."""
+    """Recomputes log p(codes | z_0) for given z_0/alpha_0, its derivatives, and the most likely
+    codes."""
     out: dict[str, Any] = {}
     for case in sorted({name.split("/")[0] for name in arrays if re.match(r"v\d+_g\d+/", name)}):
         given = below(arrays, case)
         num_codes = int(case[1 : case.index("_")])
         likelihood = Discretised(num_codes)
         omega_0, rescaled = (jnp.asarray(given[name], dtype) for name in ("g_0", "z_rescaled"))
-        found = decode(likelihood, jnp.asarray(given["x"]), rescaled, omega_0)
-        out |= {f"{case}/{name}": value for name, value in found.items()}
+        outputs = decode(likelihood, jnp.asarray(given["x"]), rescaled, omega_0)
+        out |= {f"{case}/{name}": value for name, value in outputs.items()}
     return out
 
 
@@ -75,7 +76,7 @@ def decode(
     def per_pixel(rescaled: jax.Array, omega_0: jax.Array) -> jax.Array:
         return discretised_log_prob(codes, noise(rescaled, omega_0), omega_0, likelihood.num_codes)
 
-    # Forward: within a pixel large parts of the derivative cancel, before pixels are summed.
+    # Forward mode: large parts of the derivative cancel within a pixel, before pixels are summed.
     log_prob, by_omega = with_slope(functools.partial(per_pixel, rescaled), omega_0)
     return {
         "logp_of_x": log_prob,
@@ -87,7 +88,7 @@ def decode(
 
 
 def recompute_optimizer(arrays: Arrays, dtype: Any) -> dict[str, Any]:
-    """Steps of AdamW with warm-up, mask and EMA, as the files' README states them."""
+    """Recomputes steps of AdamW with warm-up, mask and EMA, as the README of the files states."""
     config = load_config(CONFIG, "published")
     config.optim.kwargs.warmup_steps, ema_rate = 3, 0.999
     optimizer, kwargs = build_optimizer(config.optim, config.train.num_steps), config.optim.kwargs

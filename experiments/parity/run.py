@@ -17,7 +17,7 @@ from experiments.results import Row, format_table, write_results
 from vdm.io.environment import commit
 from vdm.io.streams import forgiving
 
-# What a key of a file starts with -> what recomputes such a file, given its arrays and a dtype.
+# (Beginning of a key of the file, function that recomputes such a file from arrays and a dtype).
 KINDS: tuple[tuple[str, Callable[[golden.Arrays, Any], dict[str, Any]]], ...] = (
     ("images", model.recompute_model),
     ("cot_gamma", parts.recompute_schedule),
@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
-    """--golden FILE [FILE ...] and --outdir DIR."""
+    """Reads --golden FILE [FILE ...] and --outdir DIR."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--golden", nargs="+", required=True, metavar="FILE")
     parser.add_argument("--outdir", type=Path, default=Path(__file__).parent)
@@ -39,37 +39,38 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def recompute(arrays: golden.Arrays, dtype: Any) -> golden.Arrays:
-    """Every output of a file from its inputs, named without out64/, in float32 or float64."""
+    """Recomputes every output of a file from its inputs in float32 or float64; names lack
+    out64/."""
     for start, recompute_kind in KINDS:
         if any(name.startswith(start) for name in arrays):
             with jax.enable_x64(dtype == np.float64):
-                found = recompute_kind(arrays, dtype)
-                return {name: np.asarray(value) for name, value in found.items()}
-    raise ValueError("no golden file of a known kind")
+                outputs = recompute_kind(arrays, dtype)
+                return {name: np.asarray(value) for name, value in outputs.items()}
+    raise ValueError("it has no key of a known kind of golden file")
 
 
 def check(path: Path) -> list[Row]:
-    """The rows of one golden file. ValueError where it is none."""
+    """Compares one golden file and returns its rows. Raises ValueError for any other file."""
     started = time.perf_counter()
     arrays = golden.read(path)
     try:
         in64, in32 = (recompute(arrays, dtype) for dtype in (np.float64, np.float32))
-        found = compare.rows(path.stem, compare.compare(arrays, in64, in32))
+        rows = compare.rows(path.stem, compare.compare(arrays, in64, in32))
     except KeyError as error:
-        raise ValueError(f"{path} is no golden file (it has no {error.args[0]!r})") from error
+        raise ValueError(f"{path} is not a golden file (it has no {error.args[0]!r})") from error
     except (ValueError, TypeError, IndexError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path} is no golden file ({reason})") from error
+        raise ValueError(f"{path} is not a golden file ({reason})") from error
     shared = {
         "config_hash": hashlib.sha256(str(arrays["config_json"]).encode()).hexdigest()[:12],
         "seconds": round(time.perf_counter() - started, 1),
     }
-    return [row | shared for row in found]
+    return [row | shared for row in rows]
 
 
 @forgiving()
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: every tolerance is met; 1: one is missed; 2: a file is no golden file."""
+    """Returns 0 if every tolerance is met, 1 if one is not, 2 if a file is not a golden file."""
     flags = parse_flags(argv)
     paths = [Path(name) for given in flags.golden for name in sorted(glob.glob(given)) or [given]]
     made_by, rows = commit(), []

@@ -45,9 +45,9 @@ def moments(sampler: Sampler, num_steps: int, draws: int = 1) -> tuple[Array, Ar
 def error(sampler: Sampler, num_steps: int, draws: int = 1) -> float:
     """The Wasserstein-2 distance of z_0 from q(z_0), both normal."""
     with jax.enable_x64(True):
-        found = jax.jit(lambda: moments(sampler, num_steps, draws))()
-        want = moments_of_data(jnp.asarray(OMEGA_0))
-        return float(np.hypot(*(a - b for a, b in zip(found, want, strict=True))))
+        computed = jax.jit(lambda: moments(sampler, num_steps, draws))()
+        expected = moments_of_data(jnp.asarray(OMEGA_0))
+        return float(np.hypot(*(a - b for a, b in zip(computed, expected, strict=True))))
 
 
 def fitted_order(steps: list[int], errors: list[float]) -> float:

@@ -55,13 +55,13 @@ def build_features(run: Run, outdir: Path) -> MLPFeatures:
 
 def plans() -> list[tuple[str, Sampler, int]]:
     """(name, sampler, steps) for each row of a seed."""
-    found = [(REFERENCE[0], SAMPLERS[REFERENCE[0]], REFERENCE[1])]
+    planned = [(REFERENCE[0], SAMPLERS[REFERENCE[0]], REFERENCE[1])]
     for name, sampler in SAMPLERS.items():
         if sampler.evaluations:
-            found += [(name, sampler, budget // sampler.evaluations) for budget in BUDGETS]
+            planned += [(name, sampler, budget // sampler.evaluations) for budget in BUDGETS]
         else:  # One interval, in which the tolerance determines the number of steps.
-            found.append((name, sampler, 1))
-    return found
+            planned.append((name, sampler, 1))
+    return planned
 
 
 def rows_of_seed(
@@ -69,10 +69,10 @@ def rows_of_seed(
 ) -> list[Row]:
     """The rows of every sampler on one trained model, compared with the training images."""
     real, num_codes = run.source.load("train").examples, run.source.num_codes
-    of_real = features(real, num_codes)
+    real_features = features(real, num_codes)
 
     def quality(codes: np.ndarray) -> Row:
-        return compare(features(codes, num_codes), of_real)
+        return compare(features(codes, num_codes), real_features)
 
     shared = {"seed": seed, "num_samples": num_samples, "features": features.name}
     rng = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ def means(rows: list[Row]) -> list[Row]:
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault((row["sampler"], row.get("num_steps")), []).append(row)
-    of_reference = np.array([row["frechet"] for row in groups[REFERENCE]])
+    reference_frechet = np.array([row["frechet"] for row in groups[REFERENCE]])
     table = []
     for (name, _), mine in groups.items():
         numbers = ("evaluations", "frechet", "kernel", "kernel_stderr", "precision", "recall")
@@ -117,8 +117,8 @@ def means(rows: list[Row]) -> list[Row]:
         line: Row = {key: float(np.mean([row[key] for row in mine])) for key in numbers}
         line |= {"sampler": name, "frechet_spread": float(frechet.std(ddof=1))}
         if not name.startswith("real") and (name, mine[0]["num_steps"]) != REFERENCE:
-            line["difference"] = float(np.mean(frechet - of_reference))
-            line["difference_stderr"] = standard_error(frechet - of_reference)
+            line["difference"] = float(np.mean(frechet - reference_frechet))
+            line["difference_stderr"] = standard_error(frechet - reference_frechet)
         table.append(line)
     return table
 
@@ -173,8 +173,8 @@ def main() -> None:
         assert test.labels is not None
         accuracy = features.accuracy(test.examples, test.labels, run.source.num_codes)
         shared = identified | {"features_accuracy": accuracy}
-        found = rows_of_seed(run, params, features, seed, NUM_SAMPLES[flags.scale])
-        rows += [shared | row for row in found]
+        seed_rows = rows_of_seed(run, params, features, seed, NUM_SAMPLES[flags.scale])
+        rows += [shared | row for row in seed_rows]
     write_results(flags.outdir, rows)
     table = means(rows)
     plot(flags.outdir / "sampler_quality.png", table)

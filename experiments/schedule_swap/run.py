@@ -35,7 +35,7 @@ COLOURS = {"linear": GREY, "cosine": "#E69F00", "beta_linear": "#009E73", "bound
 
 def make_jobs(scale: str) -> dict[str, list[Job]]:
     """The jobs for each objective of the schedule: one training for each seed."""
-    found = {}
+    jobs = {}
     for name in TRAINED:
         config = load_config(CONFIGS / ("cifar10.py" if scale == "full" else "digits.py"))
         if scale == "small":  # a network three times faster, for the many draws
@@ -43,8 +43,8 @@ def make_jobs(scale: str) -> dict[str, list[Job]]:
             config.train.num_steps = config.train.save_every = 600
         config.eval.draws, config.sample.num_images, config.sample.num_steps = 20, 4, 10
         config.schedule.train = name
-        found[name] = seeded(name, config, SEEDS)
-    return found
+        jobs[name] = seeded(name, config, SEEDS)
+    return jobs
 
 
 class StretchedBetaLinear(nn.Module):
@@ -112,16 +112,16 @@ def summary(evaluations: list[Evaluation]) -> Row:
     }
 
 
-def swap_row(name: str, found: dict[str, list[Evaluation]]) -> Row:
+def swap_row(name: str, evaluations: dict[str, list[Evaluation]]) -> Row:
     """The row of one schedule on the three checkpoints, compared with the other four."""
     pairs = [
         differences(ours, theirs)
         for other in SCHEDULES
         if other != name
-        for ours, theirs in zip(found[name], found[other], strict=True)
+        for ours, theirs in zip(evaluations[name], evaluations[other], strict=True)
     ]
-    row, line = summary(found[name]), summary(found["linear"])
-    to_variance, error = differences(found[name][0], found["variance"][0])
+    row, line = summary(evaluations[name]), summary(evaluations["linear"])
+    to_variance, error = differences(evaluations[name][0], evaluations["variance"][0])
     ratios = np.divide(row["variance_of_seeds"], line["variance_of_seeds"])
     return {"name": name} | row | {
         "difference_to_variance": to_variance,
@@ -170,7 +170,7 @@ def main() -> None:
     identified = identity(jobs["variance"][0].config, "experiments.schedule_swap.run", flags.scale)
     if not finish([job for of_name in jobs.values() for job in of_name], flags):
         return
-    found: dict[str, list[Evaluation]] = {name: [] for name in SCHEDULES}
+    evaluations: dict[str, list[Evaluation]] = {name: [] for name in SCHEDULES}
     omegas, seconds, fingerprint = {}, 0.0, ""
     runs = {name: open_runs(of_name, flags.outdir) for name, of_name in jobs.items()}
     for seed, run, other in zip(SEEDS, runs["variance"], runs["bound"], strict=True):
@@ -179,18 +179,18 @@ def main() -> None:
         fingerprint = run.source.load(run.source.evaluation_split).fingerprint
         for name in SCHEDULES:
             swap, swap_params = swapped(name, run, params, other_params)
-            found[name].append(run_evaluation(swap, swap_params, DRAWS[seed]))
+            evaluations[name].append(run_evaluation(swap, swap_params, DRAWS[seed]))
             if seed == SEEDS[0]:
                 t = jnp.linspace(0.0, 1.0, 513)
                 omegas[name] = np.asarray(swap.vdm.schedule_fn(swap_params)(t))
-            print(f"seed {seed}, {name}: {found[name][-1].summary()}", flush=True)
-    optima = [attainable(evaluation) for evaluation in found["linear"]]
+            print(f"seed {seed}, {name}: {evaluations[name][-1].summary()}", flush=True)
+    optima = [attainable(evaluation) for evaluation in evaluations["linear"]]
     shared = identified | {
         "seconds": seconds,
         "data_fingerprint": fingerprint,
         "optimal_variance_of_seeds": optima,
     }
-    rows = [shared | swap_row(name, found) for name in SCHEDULES]
+    rows = [shared | swap_row(name, evaluations) for name in SCHEDULES]
     write_results(flags.outdir, rows)
     plot(flags.outdir / "schedule_swap.png", omegas, rows)
     columns = ("name", "bpd", "stderr", "stderr_images", "variance", "difference_to_variance",

@@ -1,4 +1,4 @@
-"""The scores that were learned, and the samples that they lead to."""
+"""Figures of the learned scores and of the samples that they produce."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from vdm.io.plots import BLACK, BLUE, PAGE, VERMILLION, make_figure, save_figure
 from vdm.typing import Denoiser
 
 HALF_WIDTH, ARROWS = 1.5, 17
-WRONG = 0.5  # ||s_hat - s|| over ||s|| above which an arrow has the other colour
+WRONG = 0.5  # ||s_hat - s|| / ||s|| above which an arrow has the other colour
 
 
 def plot_mixture(
@@ -22,10 +22,11 @@ def plot_mixture(
     denoisers: dict[str, Denoiser],
     drawn: dict[str, Sampled],
 ) -> None:
-    """Above the fields of the scores at one noise level, the first of which is exact; below samples
-    with the shares of the components.
+    """Plots the fields of the scores at one noise level, of which the first is exact (upper row),
+    and samples with the shares of the components (lower row).
 
-    An arrow is as long as log(1 + ||score||), the longest of the exact ones as the grid's spacing.
+    The length of an arrow is proportional to log(1 + ||score||); the longest exact one is as long
+    as the grid's spacing.
     """
     figure, panels = make_figure(PAGE, 4.9, columns=len(denoisers), rows=2)
     grid = np.linspace(-HALF_WIDTH, HALF_WIDTH, ARROWS)
@@ -74,7 +75,7 @@ def plot_mixture(
 
 
 def plot_curve(path: Path, data: Data, drawn: dict[str, Sampled]) -> None:
-    """Samples around the curve."""
+    """Plots samples around the curve."""
     figure, panels = make_figure(PAGE, 2.9, columns=len(drawn))
     for axes, (name, (points, row)) in zip(panels, drawn.items(), strict=True):
         axes.scatter(*points[:2000].T, s=1.5, color=VERMILLION, linewidths=0.0, label="samples")

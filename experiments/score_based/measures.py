@@ -1,5 +1,5 @@
-"""What is measured: the error of a score, its size, and where samples lie. Expectations are sums
-over grids and nodes, nothing is drawn."""
+"""Measures the error of a score, its size, and where samples lie. Expectations are sums over grids
+and quadrature nodes, without random draws."""
 
 from typing import NamedTuple
 
@@ -14,14 +14,17 @@ from vdm.diffusion.score_matching import ncsn_score
 from vdm.typing import Denoiser
 
 NODES, PARTS = 6, 6
-BLOCK = 512  # points at a time: each is compared with every place
+BLOCK = 512  # points processed at a time; each is compared with every place
 
 
 class Data(NamedTuple):
-    """Two-dimensional data around places, whose ideal denoiser is `exact`.
+    """Two-dimensional data around given places, whose ideal denoiser is `exact`.
 
-    places [M, 2]; parts [M]: which part of the data a place belongs to; shares [K] of the parts;
-    std: of the data around the places; codimension: of the directions that lead away from them.
+    places: [M, 2].
+    parts: [M], the part of the data that each place belongs to.
+    shares: [K], the probability of each part.
+    std: the standard deviation of the data around the places.
+    codimension: the number of directions that lead away from the places.
     """
 
     exact: MixtureData | FiniteData
@@ -32,12 +35,13 @@ class Data(NamedTuple):
     codimension: int
 
     def width(self, r: float) -> float:
-        """Standard deviation of x + r eps around the places, in each direction away from them."""
+        """The standard deviation of x + r eps around the places, in each direction away from
+        them."""
         return float(np.hypot(self.std, r))
 
 
 def mixture() -> Data:
-    """The default of `vdm.data.generated.mixture`: its parts are the components."""
+    """The data of `vdm.data.generated.mixture` with its defaults; the parts are the components."""
     means, weights = np.array(MIXTURE_MEANS), np.array(MIXTURE_WEIGHTS)
     stds = np.full(len(weights), MIXTURE_STD)
     exact = MixtureData(*(jnp.asarray(v, jnp.float32) for v in (weights, means, stds)))
@@ -45,7 +49,8 @@ def mixture() -> Data:
 
 
 def curve(num_points: int = 4096) -> Data:
-    """The spiral of `generated.swirl` without its noise: PARTS equal parts of its angle."""
+    """The spiral of `vdm.data.generated.swirl` without its noise; the parts are PARTS equal parts
+    of its angle."""
     angle = np.pi * (1.5 + 3 * (np.arange(num_points) + 0.5) / num_points)
     points = np.stack([np.cos(angle), np.sin(angle)], axis=1) * angle[:, None] / (4.5 * np.pi)
     weights = jnp.full(num_points, 1 / num_points, jnp.float32)
@@ -57,8 +62,8 @@ def curve(num_points: int = 4096) -> Data:
 def mean_square_score(
     data: Data, r: Float[Array, " levels"], num_places: int = 128
 ) -> Float[Array, " levels"]:
-    """E ||grad log q_r||^2 of x + r eps: over x by Gauss and Hermite's nodes around num_places of
-    the places at most, over eps by their nodes."""
+    """E ||grad log q_r||^2 of x + r eps, by Gauss-Hermite quadrature over x around at most
+    num_places of the places, and over eps."""
     nodes, shares = np.polynomial.hermite_e.hermegauss(NODES)
     nodes = np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2)
     shares = np.outer(shares, shares).ravel() / shares.sum() ** 2
@@ -68,8 +73,8 @@ def mean_square_score(
     share = jnp.asarray(np.outer(weights / weights.sum(), shares).ravel(), jnp.float32)
     score = ncsn_score(data.exact.eps_hat)
 
-    def of_level(r: Array) -> Array:
-        # x + r eps, the sum of two normal variables, is one
+    def at_level(r: Array) -> Array:
+        # x + r eps is normal, as a sum of two normal variables.
         away = jnp.hypot(jnp.float32(data.std), r) * jnp.asarray(nodes, jnp.float32)
         points = (jnp.asarray(places, jnp.float32)[:, None] + away[None]).reshape(-1, 2)
 
@@ -78,25 +83,26 @@ def mean_square_score(
 
         return share @ jax.lax.map(square, points, batch_size=BLOCK)
 
-    return jax.jit(lambda r: jax.lax.map(of_level, r))(r)
+    return jax.jit(lambda r: jax.lax.map(at_level, r))(r)
 
 
 def error_on_data(data: MixtureData, denoiser: Denoiser, omega: Array) -> Float[Array, ""]:
-    """E ||s_hat - s||^2 / E ||s||^2 over q(z_t), s_hat the score of a denoiser."""
+    """The relative error E ||s_hat - s||^2 / E ||s||^2 over q(z_t), where s_hat is the score of a
+    denoiser."""
     z, omegas = _square(omega, half_width=4.0)
     return _relative_error(data, denoiser, z, omegas, jnp.exp(data.log_prob(z, omegas)))
 
 
 def error_from_normal(data: MixtureData, denoiser: Denoiser, omega: Array) -> Float[Array, ""]:
-    """The same over N(0, I), where samplers start."""
+    """The relative error over N(0, I), where samplers start."""
     z, omegas = _square(omega, half_width=4.0)
     share = jnp.exp(-0.5 * jnp.sum(jnp.square(z), axis=-1))
     return _relative_error(data, denoiser, z, omegas, share)
 
 
 def error_of_quarters(data: MixtureData, denoiser: Denoiser, omega: Array) -> Float[Array, " 4"]:
-    """The same over the square [-1.5, 1.5]^2, in quarters of equal area from the highest density
-    q(z_t) to the lowest."""
+    """The relative errors over four quarters of equal area of the square [-1.5, 1.5]^2, from the
+    highest density q(z_t) to the lowest."""
     z, omegas = _square(omega, half_width=1.5)
     quarters = jnp.argsort(-data.log_prob(z, omegas)).reshape(4, -1)
     share = jnp.ones(quarters.shape[1])
@@ -104,7 +110,7 @@ def error_of_quarters(data: MixtureData, denoiser: Denoiser, omega: Array) -> Fl
 
 
 def _square(omega: Array, half_width: float) -> tuple[Array, Array]:
-    """A grid of 120 x 120 points z [14400, 2] around 0, and omega for each of them."""
+    """A grid of 120 x 120 points z [14400, 2] around 0, and omega for each point."""
     grid = jnp.linspace(-half_width, half_width, 120)
     z = jnp.stack(jnp.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
     return z, jnp.broadcast_to(omega, z.shape[:1])
@@ -113,7 +119,8 @@ def _square(omega: Array, half_width: float) -> tuple[Array, Array]:
 def _relative_error(
     data: MixtureData, denoiser: Denoiser, z: Array, omegas: Array, share: Array
 ) -> Array:
-    """At one noise level that of the score is that of eps_hat = -sigma score."""
+    """The relative error of eps_hat = -sigma score, which at one noise level is that of the
+    score."""
     exact = data.eps_hat(z, omegas)
     error, size = (jnp.sum(jnp.square(v), axis=-1) for v in (denoiser(z, omegas) - exact, exact))
     return (share @ error) / (share @ size)
@@ -122,15 +129,15 @@ def _relative_error(
 def nearest(
     data: Data, samples: Float[Array, "n 2"]
 ) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " n"]]:
-    """The share of every part among the samples, by the place nearest to each; and the distances
-    from there."""
+    """The share of each part among the samples, where a sample belongs to the part of its nearest
+    place; and the distance of each sample from that place."""
     places = jnp.asarray(data.places, jnp.float32)
 
-    def of_one(sample: Array) -> tuple[Array, Array]:
+    def nearest_place(sample: Array) -> tuple[Array, Array]:
         squares = jnp.sum(jnp.square(sample[None] - places), axis=-1)
         place = jnp.argmin(squares)
         return place, jnp.sqrt(squares[place])
 
-    place, distance = jax.jit(lambda x: jax.lax.map(of_one, x, batch_size=BLOCK))(samples)
+    place, distance = jax.jit(lambda x: jax.lax.map(nearest_place, x, batch_size=BLOCK))(samples)
     counts = np.bincount(data.parts[np.asarray(place)], minlength=len(data.shares))
     return counts / len(samples), np.asarray(distance)

@@ -1,4 +1,4 @@
-"""Samples, and the rows of the table."""
+"""Draws the samples and makes the rows of the table."""
 
 import functools
 import time
@@ -21,7 +21,7 @@ from vdm.evaluation.statistics import standard_error
 from vdm.typing import Denoiser, Params
 
 LEVELS, CORRECTIONS = 200, 5  # Langevin steps at each level
-STEP, PLAIN_STEP = 0.2, 1.0  # over sigma^2; longer ones for plain Langevin, which has far to go
+STEP, PLAIN_STEP = 0.2, 1.0  # c / sigma^2; larger for plain Langevin, which has far to go
 ERROR_LEVELS = 6
 FAR = 5.0  # standard deviations
 RADII = np.geomspace(0.1, np.exp(OMEGA_0["curve"] / 2), 7)  # r = sigma / alpha
@@ -30,13 +30,14 @@ DenoiserOf = Callable[[Params], Denoiser]
 
 
 class Way(NamedTuple):
-    """A sampler and its number of steps down from OMEGA_1; 0: it stays at the smallest level."""
+    """A sampler and its number of steps down from OMEGA_1; 0 means that it stays at the smallest
+    level."""
 
     sampler: Sampler
     steps: int
 
 
-CALLS = LEVELS * CORRECTIONS  # of the denoiser, for each sample, whichever way
+CALLS = LEVELS * CORRECTIONS  # denoiser calls per sample, the same for every way
 WAYS = {
     "plain Langevin": Way(annealed_langevin(CALLS, PLAIN_STEP), 0),
     "annealed Langevin": Way(annealed_langevin(CORRECTIONS, STEP), LEVELS),
@@ -47,7 +48,7 @@ WAYS = {
 
 
 class Sampled(NamedTuple):
-    """Points [n, 2] of the first seed, for the figures; and the row of all."""
+    """Sampled points [n, 2] of the first seed, for the figures, and the row over all seeds."""
 
     points: np.ndarray
     row: Row
@@ -57,7 +58,7 @@ class Sampled(NamedTuple):
 def draw(
     params: Params, keys: jax.Array, omegas: jax.Array, denoiser_of: DenoiserOf, sampler: Sampler
 ) -> jax.Array:
-    """x_noisy = z_0 / alpha_0 [n, 2] from N(0, I)."""
+    """Draws x_noisy = z_0 / alpha_0 [n, 2], starting from N(0, I)."""
     return sample(keys, (2,), omegas, denoiser_of(params), sampler) / alpha(omegas[0])
 
 
@@ -70,7 +71,8 @@ def sampled(
     params: Sequence[Params],
     number: int,
 ) -> Sampled:
-    """`number` samples with every one of the params, from the same noise whatever the way."""
+    """Draws `number` samples with each of the params, and makes their row; all ways start from the
+    same noise."""
     omegas = jnp.linspace(omega_0, OMEGA_1 if way.steps else omega_0, max(way.steps, 1) + 1)
     start, drawn = time.perf_counter(), []
     for seed, each in enumerate(params):
@@ -82,15 +84,18 @@ def sampled(
 
 
 def describe(data: Data, width: float, drawn: Sequence[np.ndarray]) -> Row:
-    """Shares of the parts, means over the seeds, and how far samples are from the places; width:
-    the standard deviation that they should have around them. stderr: of the share that is off the
-    most, over the seeds, or of its samples where there is one seed."""
-    found = [measures.nearest(data, jnp.asarray(points)) for points in drawn]
-    shares = np.stack([share for share, _ in found])
+    """The columns on samples: shares of the parts, averaged over the seeds, and distances from the
+    places. stderr is the standard error of the share with the largest error, over the seeds, or
+    over the samples if there is one seed.
+
+    width: the standard deviation that the samples should have around the places.
+    """
+    per_seed = [measures.nearest(data, jnp.asarray(points)) for points in drawn]
+    shares = np.stack([share for share, _ in per_seed])
     errors = np.abs(shares.mean(axis=0) - data.shares)
-    worst, distance = int(errors.argmax()), np.concatenate([far for _, far in found])
+    worst, distance = int(errors.argmax()), np.concatenate([far for _, far in per_seed])
     binomial = float(np.sqrt(data.shares[worst] * (1 - data.shares[worst]) / len(distance)))
-    far = np.array([np.mean(each > FAR * width) for _, each in found])
+    far = np.array([np.mean(distances > FAR * width) for _, distances in per_seed])
     return {
         **{f"share_{k + 1}": float(share) for k, share in enumerate(shares.mean(axis=0))},
         "largest_error": float(errors[worst]),
@@ -106,7 +111,7 @@ def describe(data: Data, width: float, drawn: Sequence[np.ndarray]) -> Row:
 
 
 def weight_rows(data: Data, omegas: Sequence[float]) -> list[Row]:
-    """How much the exact score changes when every weight becomes 1 / K."""
+    """The rows on how much the exact score changes when every weight becomes 1 / K."""
     assert isinstance(data.exact, MixtureData)
     even = MixtureData(
         jnp.full_like(data.exact.weights, 1 / len(data.shares)), data.exact.means, data.exact.stds
@@ -124,14 +129,14 @@ def weight_rows(data: Data, omegas: Sequence[float]) -> list[Row]:
 
 
 def error_rows(data: Data, nets: dict[str, Trained]) -> list[tuple[str, Row]]:
-    """Of the scores of the "plain" and the "annealed" network, means over the seeds: both at the
-    smallest level, and the annealed one at the levels of its ladder."""
+    """The rows on the errors of the scores of the "plain" and the "annealed" network, averaged over
+    the seeds: both at the smallest level, and the annealed one at the levels of its ladder."""
     exact, omega_0 = data.exact, OMEGA_0["mixture"]
     assert isinstance(exact, MixtureData)
 
     @jax.jit
     def at_level(params: Params, omega: jax.Array) -> dict[str, jax.Array]:
-        denoiser = nets["plain"].denoiser(params)  # the architecture is the same
+        denoiser = nets["plain"].denoiser(params)  # Both networks have the same architecture.
         return {
             "error_on_data": measures.error_on_data(exact, denoiser, omega),
             "error_from_normal": measures.error_from_normal(exact, denoiser, omega),
@@ -139,27 +144,27 @@ def error_rows(data: Data, nets: dict[str, Trained]) -> list[tuple[str, Row]]:
         }
 
     def errors(net: Trained, omega: float) -> dict[str, np.ndarray]:
-        of_seeds = [at_level(params, jnp.float32(omega)) for params in net.params]
-        return {key: np.stack([np.asarray(e[key]) for e in of_seeds]) for key in of_seeds[0]}
+        per_seed = [at_level(params, jnp.float32(omega)) for params in net.params]
+        return {key: np.stack([np.asarray(e[key]) for e in per_seed]) for key in per_seed[0]}
 
     rows = []
     for ladder, net in nets.items():
-        found = errors(net, omega_0)
-        means = {key: values.mean(axis=0) for key, values in found.items()}
+        relative = errors(net, omega_0)
+        means = {key: values.mean(axis=0) for key, values in relative.items()}
         row = {
             "name": f"density/{ladder} network, smallest level",
             "error_on_data": float(means["error_on_data"]),
             "error_from_normal": float(means["error_from_normal"]),
             **{f"error_quarter_{k + 1}": float(e) for k, e in enumerate(means["error_quarters"])},
-            "stderr_on_data": standard_error(found["error_on_data"]),
-            "stderr_from_normal": standard_error(found["error_from_normal"]),
-            **{f"{key}_of_seeds": values.tolist() for key, values in found.items()},
+            "stderr_on_data": standard_error(relative["error_on_data"]),
+            "stderr_from_normal": standard_error(relative["error_from_normal"]),
+            **{f"{key}_of_seeds": values.tolist() for key, values in relative.items()},
             "seconds": net.seconds,
         }
         rows.append((ladder, row))
     levels = np.linspace(omega_0, OMEGA_1, ERROR_LEVELS)
     ladder_errors = [errors(nets["annealed"], float(omega)) for omega in levels]
-    on_data = [float(found["error_on_data"].mean()) for found in ladder_errors]
+    on_data = [float(level["error_on_data"].mean()) for level in ladder_errors]
     row = {
         "name": "density/annealed network, its levels",
         "error_on_data": max(on_data),
@@ -172,7 +177,8 @@ def error_rows(data: Data, nets: dict[str, Trained]) -> list[tuple[str, Row]]:
 
 
 def size_row(name: str, data: Data) -> Row:
-    """The exact score's mean square as the noise goes, and its power of r, least squares."""
+    """The row on the mean square of the exact score as the noise vanishes, with the power of r
+    fitted to it by least squares."""
     start = time.perf_counter()
     squares = np.asarray(measures.mean_square_score(data, jnp.asarray(RADII, jnp.float32)))
     return {

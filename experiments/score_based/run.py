@@ -1,4 +1,4 @@
-"""Where does plain score matching fail, and what does a ladder of noise levels cure?"""
+"""Where does plain score matching fail, and which failures does a ladder of noise levels cure?"""
 
 from experiments.results import format_table, identity, write_results
 from experiments.score_based import measures
@@ -17,7 +17,7 @@ from experiments.score_based.training import OMEGA_0, Trained, make_config, trai
 from experiments.sweep import finish, parse_flags, seeded
 
 SEEDS = (0, 1, 2)
-NUM_STEPS = {"small": 800, "full": 10_000}  # of a training
+NUM_STEPS = {"small": 800, "full": 10_000}  # steps of a training
 NUM_EXACT = {"small": 100_000, "full": 1_000_000}  # samples with the exact score
 NUM_TRAINED = {"small": 2000, "full": 20_000}  # with the network of each seed
 WEIGHT_OMEGAS = (-6.0, -2.0, 0.0, 2.0)
@@ -25,7 +25,7 @@ LADDERS = ("plain", "annealed")
 PAIRS = (("plain", "plain"), ("annealed", "plain"), ("annealed", "annealed"))  # network, Langevin
 SHARES = ("share_1", "share_2", "share_3", "largest_error", "stderr", "std_ratio")
 QUARTERS = ("error_quarter_1", "error_quarter_2", "error_quarter_3", "error_quarter_4")
-TABLES = (  # of the rows that begin so and have the second column
+TABLES = (  # (beginning of the rows' names, columns); rows must have the second column
     ("weights", ("name", "relative_change")),
     ("weights", ("name", *SHARES)),
     ("density", ("name", "error_on_data", "stderr_on_data", "error_from_normal",
@@ -37,7 +37,7 @@ TABLES = (  # of the rows that begin so and have the second column
 
 
 def with_exact_score(data: Data, number: int) -> dict[str, Sampled]:
-    """Every sampler on the mixture, nothing trained."""
+    """Samples of every sampler on the mixture with the exact score."""
     return {
         name: sampled(f"weights/exact score, {name}", way, data, OMEGA_0["mixture"],
                       lambda _: data.exact.eps_hat, [()], number)
@@ -49,7 +49,7 @@ def with_networks(
     part: str, data: Data, omega_0: float, denoiser_of: DenoiserOf, nets: dict[str, Trained],
     number: int,
 ) -> dict[tuple[str, str], Sampled]:  # fmt: skip
-    """Plain and annealed Langevin dynamics with the networks, by (network, Langevin)."""
+    """Samples of plain and annealed Langevin dynamics with the networks, by (network, Langevin)."""
     return {
         (k, langevin): sampled(f"{part}/{k} network, {langevin} Langevin",
                                WAYS[f"{langevin} Langevin"], data, omega_0, denoiser_of,
@@ -59,7 +59,7 @@ def with_networks(
 
 
 def main() -> None:
-    """Trains, samples and measures; writes results.json and the two figures."""
+    """Trains, samples and measures, then writes results.json and the two figures."""
     flags = parse_flags(__file__)
     mixture, curve = measures.mixture(), measures.curve()
     configs = {
@@ -69,39 +69,42 @@ def main() -> None:
         for dataset in OMEGA_0
     }
     origin = {
-        dataset: {k: identity(c, "experiments.score_based.run", flags.scale) for k, c in of.items()}
-        for dataset, of in configs.items()
+        dataset: {
+            k: identity(c, "experiments.score_based.run", flags.scale) for k, c in ladders.items()
+        }
+        for dataset, ladders in configs.items()
     }
     jobs = {
-        dataset: {k: seeded(f"{dataset}-{k}", c, SEEDS) for k, c in of.items()}
-        for dataset, of in configs.items()
+        dataset: {k: seeded(f"{dataset}-{k}", c, SEEDS) for k, c in ladders.items()}
+        for dataset, ladders in configs.items()
     }
-    if not finish([job for of in jobs.values() for seeds in of.values() for job in seeds], flags):
+    every = [job for ladders in jobs.values() for seeds in ladders.values() for job in seeds]
+    if not finish(every, flags):
         return
     nets = {
-        dataset: {k: trained(seeds, flags.outdir) for k, seeds in of.items()}
-        for dataset, of in jobs.items()
+        dataset: {k: trained(seeds, flags.outdir) for k, seeds in ladders.items()}
+        for dataset, ladders in jobs.items()
     }
 
     exact = with_exact_score(mixture, NUM_EXACT[flags.scale])
     rows = [
         *weight_rows(mixture, WEIGHT_OMEGAS),
-        *(found.row for found in exact.values()),
+        *(samples.row for samples in exact.values()),
         size_row("support/exact score of the curve", curve),
         size_row("support/exact score of the mixture", mixture),
     ]
-    rows = [origin["mixture"]["annealed"] | row for row in rows]  # which no config changes
+    rows = [origin["mixture"]["annealed"] | row for row in rows]  # No config changes these.
     rows += [origin["mixture"][k] | row for k, row in error_rows(mixture, nets["mixture"])]
-    denoiser_of = nets["mixture"]["plain"].denoiser  # one architecture, so compiled once
+    denoiser_of = nets["mixture"]["plain"].denoiser  # One architecture is compiled only once.
     number = NUM_TRAINED[flags.scale]
     on_mixture, on_curve = (
         with_networks(part, data, OMEGA_0[dataset], denoiser_of, nets[dataset], number)
         for part, dataset, data in (("density", "mixture", mixture), ("support", "curve", curve))
     )
     for dataset, by_pair in (("mixture", on_mixture), ("curve", on_curve)):
-        for (k, _), found in by_pair.items():
+        for (k, _), samples in by_pair.items():
             more = {"train_secs": nets[dataset][k].seconds}
-            rows.append(origin[dataset][k] | more | found.row)
+            rows.append(origin[dataset][k] | more | samples.row)
     rows = [row | {"seeds": list(SEEDS)} if "network" in row["name"] else row for row in rows]
     write_results(flags.outdir, rows)
 

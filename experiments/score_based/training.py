@@ -1,4 +1,4 @@
-"""The networks: denoising score matching on a ladder of noise levels, or on one rung of it."""
+"""Trains the networks by denoising score matching on a ladder of noise levels, or on one rung."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +13,11 @@ from vdm.runs import states
 from vdm.typing import Denoiser, Params
 
 OMEGA_0, OMEGA_1 = {"mixture": -6.0, "curve": -10.0}, 5.0
-RUNG = 0.1  # of omega, as a schedule's ends must differ
+RUNG = 0.1  # width in omega of a single level, as the ends of a schedule must differ
 
 
 class Trained(NamedTuple):
-    """The trainings of one config: params of every seed, and the seconds of all."""
+    """The trainings of one config: the params of every seed, and the seconds of all together."""
 
     denoiser: Callable[[Params], Denoiser]
     params: list[Params]
@@ -25,7 +25,8 @@ class Trained(NamedTuple):
 
 
 def make_config(dataset: str, ladder: str, num_steps: int) -> ConfigDict:
-    """ladder: "annealed", uniform in omega down to the smallest level, or "plain", only that."""
+    """The config of a training. ladder: "annealed" is uniform in omega down to the smallest level,
+    "plain" has only that level."""
     config = load_config(CONFIGS / "toy_mixture.py")
     config.data.kwargs.num_test = 100  # not used
     if dataset == "curve":
@@ -44,7 +45,7 @@ def make_config(dataset: str, ladder: str, num_steps: int) -> ConfigDict:
 
 
 def trained(jobs: list[Job], outdir: Path) -> Trained:
-    """Of the finished trainings of all seeds."""
+    """Loads the finished trainings of all seeds."""
     runs = open_runs(jobs, outdir)
     seconds = sum(read_json(run.workdir / "eval.json")["train_secs"] for run in runs)
     return Trained(runs[0].vdm.denoiser, [states.trained_params(run)[1] for run in runs], seconds)

@@ -24,7 +24,7 @@ Setting = tuple[str, str, str]
 
 def make_jobs(scale: str) -> dict[Setting, list[Job]]:
     """The jobs of each setting, one for each seed."""
-    found = {}
+    jobs = {}
     for ends, fourier, interior in SETTINGS:
         config = load_config(CONFIGS / ("cifar10.py" if scale == "full" else "digits.py"))
         if scale == "small":
@@ -35,8 +35,8 @@ def make_jobs(scale: str) -> dict[Setting, list[Job]]:
         config.network.kwargs.fourier = FOURIER[fourier]
         config.schedule.name, config.schedule.train = INTERIORS[interior]
         folder = f"{ends}-{fourier.replace(' ', '-')}-{interior}"
-        found[ends, fourier, interior] = seeded(folder, config, SEEDS)
-    return found
+        jobs[ends, fourier, interior] = seeded(folder, config, SEEDS)
+    return jobs
 
 
 def plot(path: Path, rows: list[Row], falling: list[Row]) -> None:
@@ -76,13 +76,15 @@ def main() -> None:
     flags = parse_flags(__file__)
     jobs = make_jobs(flags.scale)
     identified = identity(jobs[BEST][0].config, "experiments.snr_ablation.run", flags.scale)
-    if not finish([job for of_setting in jobs.values() for job in of_setting], flags):
+    if not finish([job for setting_jobs in jobs.values() for job in setting_jobs], flags):
         return
     best, rows = results(jobs[BEST], flags.outdir), []
-    for (ends, fourier, interior), of_setting in jobs.items():
-        found = results(of_setting, flags.outdir)
+    for (ends, fourier, interior), setting_jobs in jobs.items():
+        evaluated = results(setting_jobs, flags.outdir)
         title = f"ends {ends}, {fourier}, interior {interior}"
-        rows.append(mean_row(title, of_setting, found, flags.outdir) | paired(found, best))
+        rows.append(
+            mean_row(title, setting_jobs, evaluated, flags.outdir) | paired(evaluated, best)
+        )
     first = jobs[BEST][0]
     run = open_run(first.config, flags.outdir / "runs" / first.name)
     falling = [{"seconds": 0.0} | row for row in collapse(run, states.trained_params(run)[1])]

@@ -110,20 +110,20 @@ def main() -> None:
     seeds = SEEDS[flags.scale]
     identified = identity(make_config(), "experiments.snr_oracle.run", flags.scale)
     jobs = {objective: make_jobs(objective, seeds) for objective in TRAINED}
-    if not finish([job for of_objective in jobs.values() for job in of_objective], flags):
+    if not finish([job for objective_jobs in jobs.values() for job in objective_jobs], flags):
         return
-    found: dict[str, list[Quality]] = {}
+    qualities: dict[str, list[Quality]] = {}
     seconds: dict[str, float] = {}
     shown: dict[str, ScheduleFn] = {"linear": lambda t: (1 - t) * OMEGA_0 + t * OMEGA_1}
-    for objective, of_objective in jobs.items():
-        schedules = [learned(run) for run in open_runs(of_objective, flags.outdir)]
+    for objective, objective_jobs in jobs.items():
+        schedules = [learned(run) for run in open_runs(objective_jobs, flags.outdir)]
         shown[objective] = schedules[0]
-        found[objective] = [quality(schedule, NUM_DIMS) for schedule in schedules]
-        reports = [result.report for result in results(of_objective, flags.outdir)]
+        qualities[objective] = [quality(schedule, NUM_DIMS) for schedule in schedules]
+        reports = [result.report for result in results(objective_jobs, flags.outdir)]
         seconds[objective] = sum(report["train_secs"] for report in reports)
     rows = [
         row("linear", [quality(shown["linear"], NUM_DIMS)]),
-        *(row(objective, found[objective], seconds[objective]) for objective in TRAINED),
+        *(row(objective, qualities[objective], seconds[objective]) for objective in TRAINED),
         row("optimal", [best(OMEGA_0, OMEGA_1, NUM_DIMS)]),
     ]
     rows = [identified | {"seeds": list(seeds)} | r for r in rows]

@@ -1,1 +1,1 @@
-"""What a training step costs: time, memory, and its compilation."""
+"""The cost of a training step: time, memory, and compilation."""

@@ -1,7 +1,8 @@
-"""What is measured: three networks, each as we run it and with the choices of the published code.
+"""The measured cases: three networks, each with the choices of this repository and with those of
+the published code.
 
-The published choices are put back into our modules one by one or all together; the mathematics is
-the same, but for the number of groups of a GroupNorm.
+The published choices are put into the modules one by one or all together. The mathematics is the
+same, except for the number of groups of a GroupNorm.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ CIFAR10 = Path(__file__).parent.parent.parent / "configs" / "cifar10.py"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network of the paper's kind, and a batch."""
+    """The size of a network like the paper's, and of a batch."""
 
     shape: tuple[int, int, int]
     width: int
@@ -36,7 +37,7 @@ CASES = {
     "A": Case((32, 32, 3), 64, 4, 16),
     "B": Case((32, 32, 3), 32, 2, 64),
     "C": Case((8, 8, 3), 32, 2, 128),
-    "cifar10": Case((32, 32, 3), 128, 32, 128),  # the paper's; accelerators
+    "cifar10": Case((32, 32, 3), 128, 32, 128),  # the paper's network, for accelerators
 }
 
 CHOICES = {
@@ -45,7 +46,7 @@ CHOICES = {
     "whole_attention": "the matrix of attention in memory, kept for the backward pass",
     "flax_norms": "GroupNorm of 32 groups, swish and Dropout differentiated by JAX",
 }
-"""Choices of the published code."""
+"""The choices of the published code."""
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "ours": (),
@@ -56,7 +57,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def make_config(case: Case, variant: str) -> ConfigDict:
-    """The paper's configuration with that network, on random images."""
+    """The paper's config with the network of a case and the choices of a variant, on random
+    images."""
     choices = VARIANTS[variant]
     config = load_config(CIFAR10)
     config.data.name = "synthetic"
@@ -78,7 +80,8 @@ def make_config(case: Case, variant: str) -> ConfigDict:
 
 
 def install(variant: str) -> None:
-    """Puts those choices that no field of a config names into this process's vdm."""
+    """Replaces parts of vdm, in this process, by those published choices that no config field
+    controls."""
     choices = VARIANTS[variant]
     parts: Any = blocks
     functions: Any = attention
@@ -91,7 +94,7 @@ def install(variant: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class OneHot(Discretised):
-    """The published decoder: a softmax over all codes for each dimension."""
+    """The published decoder, which takes a softmax over all codes for each dimension."""
 
     def reconstruction(
         self,
@@ -108,13 +111,13 @@ class OneHot(Discretised):
 
 
 def attend_with_matrix(q: Array, k: Array, v: Array) -> Array:
-    """softmax(q k^T / sqrt(c)) v."""
+    """The published attention, softmax(q k^T / sqrt(c)) v with the whole matrix in memory."""
     logits = jnp.einsum("bqc,bkc->bqk", q, k) / jnp.sqrt(q.shape[-1])
     return jnp.einsum("bqk,bkc->bqc", jax.nn.softmax(logits), v)
 
 
 class FlaxNormSwish(nn.Module):
-    """swish(GroupNorm(x)), differentiated by JAX."""
+    """The published norm, swish(GroupNorm(x)) differentiated by JAX."""
 
     groups: int
     dtype: Any = None
@@ -125,5 +128,5 @@ class FlaxNormSwish(nn.Module):
 
 
 def flax_dropout(x: Array, rate: float, key: Array) -> Any:
-    """flax's Dropout."""
+    """The published dropout, that of flax."""
     return nn.Dropout(rate).apply({}, x, deterministic=False, rng=key)

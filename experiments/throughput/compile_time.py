@@ -1,4 +1,4 @@
-"""How long the paper's network takes to compile, its blocks in a loop or in a row.
+"""Measures how long the paper's network takes to compile, with its blocks in a loop or in sequence.
 
 python -m experiments.throughput.compile_time [on|off ...]
 """
@@ -22,13 +22,13 @@ BATCH_SIZE = 4
 
 
 def compile_secs(scan: str, num_blocks: int = 32) -> dict[str, Any]:
-    """Seconds of `jax.jit(...).lower().compile()`, without the cache of compiled programs, on one
-    device: of the gradient of the loss of configs/cifar10.py with network.kwargs.scan = `scan`,
-    and of its whole train step. Nothing is run."""
+    """The seconds of `jax.jit(...).lower().compile()` on one device, without the compilation cache,
+    for the gradient of the loss of configs/cifar10.py with network.kwargs.scan = `scan` and for its
+    whole train step. Nothing is run."""
     config = load_config("configs/cifar10.py")
     config.network.kwargs.scan, config.network.kwargs.num_blocks = scan, num_blocks
     config.train.batch_size, config.train.num_devices = BATCH_SIZE, 1
-    # The shapes of CIFAR-10 without its files.
+    # Uses the shapes of CIFAR-10 without its files.
     config.data.name, config.data.kwargs = "synthetic", {"shape": (32, 32, 3), "num_codes": 256}
     sharding.split_host(1)
     run = build_run(config, "unused")
@@ -56,8 +56,8 @@ def compile_secs(scan: str, num_blocks: int = 32) -> dict[str, Any]:
 
 
 def _compile(function: Any, *args: Any) -> dict[str, float]:
-    """Seconds of the tracing and of the compilation, and those of all cores in the latter, which
-    other work on the machine does not change."""
+    """The seconds of tracing and of compilation, and the CPU seconds of the compilation, which do
+    not depend on other work on the machine."""
     start = time.monotonic()
     lowered = function.lower(*args)
     traced, cores = time.monotonic(), time.process_time()

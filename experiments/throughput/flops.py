@@ -1,4 +1,4 @@
-"""Arithmetic of convolutions and matrix products, counted in the program before compilation."""
+"""Counts the operations of convolutions and matrix products in a program before compilation."""
 
 import math
 from typing import Any
@@ -10,7 +10,8 @@ from vdm.models.vdm import VDM
 
 
 def forward_flops(model: VDM, batch_size: int) -> float:
-    """Of one pass of the network over a batch; a multiplication and an addition are two."""
+    """The operations of one pass of the network over a batch; a multiplication and an addition
+    count as two."""
     params = jax.eval_shape(model.init, jax.random.key(0))
     z = jax.ShapeDtypeStruct((batch_size, *model.dims), jnp.float32)
     omega = jax.ShapeDtypeStruct((batch_size,), jnp.float32)
@@ -19,7 +20,8 @@ def forward_flops(model: VDM, batch_size: int) -> float:
 
 
 def count(jaxpr: Any) -> float:
-    """Of a jaxpr and those inside it: a loop as often as it runs, of branches the dearest."""
+    """The operations of a jaxpr and those inside it: a loop counts as often as it runs, and of
+    several branches the most expensive one counts."""
     total = 0.0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -35,6 +37,6 @@ def count(jaxpr: Any) -> float:
             total += max(count(branch.jaxpr) for branch in params["branches"])
         else:
             inner = [p for p in params.values() if hasattr(p, "eqns") or hasattr(p, "jaxpr")]
-            of_one = sum(count(getattr(p, "jaxpr", p)) for p in inner)
-            total += of_one * params.get("length", 1)
+            once = sum(count(getattr(p, "jaxpr", p)) for p in inner)
+            total += once * params.get("length", 1)
     return total

@@ -1,5 +1,5 @@
-"""What the machine can do: matrix products and convolutions in a second, images that the input
-pipeline gives."""
+"""Measures the machine: the rate of matrix products and convolutions, and the images per second of
+the input pipeline."""
 
 import json
 import statistics
@@ -20,7 +20,7 @@ ROUNDS = 7
 
 
 def gflops(function: Callable, flops: float, *args: Any) -> float:
-    """Of the fastest of a few calls."""
+    """The GFLOP/s of the fastest of a few calls."""
     compiled = jax.jit(function)
     jax.block_until_ready(compiled(*args))
     secs = []
@@ -32,13 +32,13 @@ def gflops(function: Callable, flops: float, *args: Any) -> float:
 
 
 def peaks() -> dict[str, float]:
-    """GFLOP/s on one device, which is all cores of a CPU."""
+    """The GFLOP/s on one device, which means all cores of a CPU."""
     n = 2048 if jax.default_backend() == "cpu" else 8192
-    found = {}
+    rates = {}
     for dtype in (jnp.float32, jnp.bfloat16) if n > 2048 else (jnp.float32,):
         a = jnp.ones((n, n), dtype)
         name = "matrix_gflops" if dtype == jnp.float32 else "matrix_bfloat16_gflops"
-        found[name] = gflops(jnp.matmul, 2 * n**3, a, a)
+        rates[name] = gflops(jnp.matmul, 2 * n**3, a, a)
     x, kernel = jnp.ones((16, 32, 32, 64)), jnp.ones((3, 3, 64, 64))
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -47,11 +47,12 @@ def peaks() -> dict[str, float]:
         )
 
     flops = 2 * x.size * kernel.size / 64
-    return found | {"convolution_gflops": gflops(convolve, flops, x, kernel)}
+    return rates | {"convolution_gflops": gflops(convolve, flops, x, kernel)}
 
 
 def images_per_sec(augmented: bool) -> float:
-    """Of the input pipeline alone, from 50,000 images of CIFAR-10's shape to the devices."""
+    """The images per second of the input pipeline alone, from 50,000 images of CIFAR-10's shape to
+    the devices."""
     run = build_run(make_config(CASES["A"], "one_device"), "unused")
     chosen = images(run.source.shape, rotations=True, permutations=True) if augmented else None
     size, rates = 128, []

@@ -1,5 +1,5 @@
-"""How many images a second does a train step take, and how much memory, against the choices of the
-published code?"""
+"""How many images per second does a train step process, and how much memory does it need, compared
+with the choices of the published code?"""
 
 import dataclasses
 import json
@@ -33,11 +33,11 @@ SCALES = {
     "small": dict.fromkeys("ABC", ("ours", "published", *CHOICES)),
     "full": {"cifar10": ("ours", "bfloat16", "published")},
 }
-SHARING = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # several workers on one GPU
+SHARING = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # Several workers share one GPU.
 
 
 class Worker:
-    """A process that has compiled one step."""
+    """A separate process that has compiled one step."""
 
     def __init__(self, case: str, variant: str) -> None:
         command = [sys.executable, "-m", f"{MODULE}.worker", case, variant]
@@ -48,7 +48,7 @@ class Worker:
         self.times: list[dict[str, float]] = []
 
     def step(self) -> dict[str, float]:
-        """One step's seconds: in all, and of them for the batch."""
+        """Runs one step and returns its seconds, and how many of them it waited for the batch."""
         assert self._process.stdin is not None
         self._process.stdin.write("step\n")
         self._process.stdin.flush()
@@ -67,11 +67,11 @@ class Worker:
 
 
 def measure(case: str, variants: tuple[str, ...], machine: Row) -> list[Row]:
-    """A row for each variant; their steps are timed in turn, so that what else the machine does
-    meets all of them alike."""
+    """Makes a row for each variant. Their steps are timed in turn, so that other work on the
+    machine affects all variants alike."""
     start = time.monotonic()
-    workers = {variant: Worker(case, variant) for variant in variants}  # compiled one by one
-    for measured in range(-2, ROUNDS):  # two rounds to warm up
+    workers = {variant: Worker(case, variant) for variant in variants}  # One compiles at a time.
+    for measured in range(-2, ROUNDS):  # The first two rounds are warm-up.
         for worker in workers.values():
             times = worker.step()
             if measured >= 0:
@@ -112,8 +112,9 @@ def measure(case: str, variants: tuple[str, ...], machine: Row) -> list[Row]:
     return rows
 
 
-def of_module(module: str, *arguments: str) -> list[dict[str, Any]]:
-    """What `python -m experiments.throughput.MODULE` prints, a JSON object a line."""
+def run_module(module: str, *arguments: str) -> list[dict[str, Any]]:
+    """Runs `python -m experiments.throughput.MODULE` and reads its output, one JSON object per
+    line."""
     command = [sys.executable, "-m", f"{MODULE}.{module}", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -127,7 +128,8 @@ STYLES = {
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Speed, with quartiles, and temporaries of each variant against the published one."""
+    """Plots the speed, with quartiles, and the temporary memory of each variant relative to the
+    published one."""
     cases = list(dict.fromkeys(row["name"] for row in rows))
     variants = [v for v in dict.fromkeys(row["variant"] for row in rows) if v != "published"]
     width = 0.8 / len(variants)
@@ -163,20 +165,20 @@ def plot(path: Path, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Measures everything in turn; writes results.json and throughput.png."""
+    """Measures everything in turn, then writes results.json and throughput.png."""
     flags = parse_flags(__file__)
     settings = {name: dataclasses.asdict(case) for name, case in CASES.items()}
     identified = row_identity(settings | {"variants": VARIANTS}, f"{MODULE}.run", flags.scale)
     start = time.monotonic()
-    (machine,) = of_module("machine")
+    (machine,) = run_module("machine")
     rows: list[Row] = []
     for case, variants in SCALES[flags.scale].items():
         rows += measure(case, variants, machine)
     plot(flags.outdir / "throughput.png", rows)
     rows.append({"name": "machine", "seconds": time.monotonic() - start} | machine)
-    for found in of_module("compile_time", "on", "off"):
-        secs = found["gradient_secs"]["compile"] + found["step_secs"]["compile"]
-        rows.append({"name": f"compile_scan_{found['scan']}", "seconds": secs} | found)
+    for record in run_module("compile_time", "on", "off"):
+        secs = record["gradient_secs"]["compile"] + record["step_secs"]["compile"]
+        rows.append({"name": f"compile_scan_{record['scan']}", "seconds": secs} | record)
     rows = [identified | row for row in rows]
     write_results(flags.outdir, rows)
     columns = ("name", "variant", "images_per_sec", "speed_ratio", "step_secs", "compile_secs",

@@ -1,5 +1,5 @@
-"""One train step in a process of its own, which has as many devices as its variant: tells what it
-costs to compile, then times a step for each line that it reads."""
+"""Runs a train step in its own process, which has as many devices as its variant. It reports the
+cost of compilation, then times one step for each line that it reads."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from vdm.runs.run import build_run
 
 
 def main() -> None:
-    """Case and variant are the arguments."""
+    """Compiles and times the step of the case and variant given on the command line."""
     name, variant = sys.argv[1:]
     jax.config.update("jax_enable_compilation_cache", False)
     install(variant)
@@ -41,7 +41,7 @@ def main() -> None:
             "compile_secs": compile_secs,
             "temp_mib": temporaries / 2**20,
             "devices": sharding.name_devices(run.mesh),
-            # Forward, and backward for the inputs and for the parameters.
+            # One forward pass, and the backward passes for the inputs and for the parameters.
             "gflop": 3 * forward_flops(run.vdm, case.batch_size) / 1e9,
         }
     )
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def tell(facts: dict[str, Any]) -> None:
-    """A line for the parent."""
+    """Writes facts to the parent process as one line."""
     print(json.dumps(facts), flush=True)
 
 

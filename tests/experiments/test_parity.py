@@ -85,7 +85,7 @@ def test_what_is_no_golden_file_is_one_line(tmp_path, capsys):
     for name in ("text", "other", "empty", "strange", "cut", "absent"):
         assert run.main(["--golden", str(tmp_path / f"{name}.npz"), "--outdir", str(tmp_path)]) == 2
         message = capsys.readouterr().err
-        assert "is no golden file" in message
+        assert "is not a golden file" in message
         assert message.count("\n") == 1
     assert not (tmp_path / "results.json").exists()
 
