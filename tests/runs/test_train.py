@@ -488,7 +488,7 @@ def test_init_from_takes_the_parameters_of_another_run(make_tiny_config, finishe
     jax.tree.map(
         np.testing.assert_array_equal, jax.device_get(state.ema_params), trained.ema_params
     )
-    with pytest.raises(CheckpointError, match="is no checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
         states.first_state(run, str(tmp_path))
     other = open_run(make_tiny_config(network__kwargs__width=12), tmp_path / "other")
     with pytest.raises(CheckpointError, match="another model"):
