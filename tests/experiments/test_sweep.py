@@ -98,7 +98,7 @@ def test_only_trains_the_named_jobs(tiny, tmp_path, capsys):
         finish(jobs, flags(tmp_path, only="b-seed1,c-seed0"))
     assert not finish(jobs, flags(tmp_path, only="b-seed1"))
     assert "1 of 2 jobs are done; the table waits for b-seed0" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="give one of the two"):
+    with pytest.raises(SystemExit, match="give only one of them"):
         finish(jobs, flags(tmp_path, only="b-seed1", share=(0, 2)))
 
 
