@@ -3,7 +3,7 @@
     bits = -log2 p(x, z_0 ... z_T) / q(z_0 ... z_T | x)
 
 The encoder pops latents from a stack of bits with q and pushes everything with p. In expectation an
-image adds as many bits as the bound with T steps (VDM section 5.1; Frey & Hinton 1997; Townsend et
+image adds as many bits as the bound with T steps (VDM section 6.3; Frey & Hinton 1997; Townsend et
 al. 2019, arXiv:1901.04866). There are two orders:
 
 bit_swap   pop z_0 ~ q(z_0|x), push x by p(x|z_0); for i = 1 ... T pop z_i ~ q(z_i|z_{i-1}), push
