@@ -1,1 +1,1 @@
-"""Models: pure functions of their parameters, tied into a bound."""
+"""Models: pure functions of their parameters, and the bound that they compute."""

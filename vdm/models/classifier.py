@@ -1,4 +1,4 @@
-"""p(label | z_t) at every noise level: the classifier of classifier guidance."""
+"""The classifier p(label | z_t) of noisy examples, which classifier guidance uses."""
 
 import dataclasses
 from typing import Any
@@ -14,14 +14,17 @@ from vdm.typing import Params, PRNGKey
 
 @dataclasses.dataclass(frozen=True)
 class NoisyClassifier:
-    """A network (z_t, omega) -> logits of num_classes labels, for examples of shape `dims`."""
+    """Predicts labels from noisy examples of shape `dims`, at every noise level.
+
+    network: a flax module, called with (z_t, omega), that returns num_classes logits.
+    """
 
     network: nn.Module
     dims: tuple[int, ...]
     num_classes: int
 
     def init(self, key: PRNGKey) -> Params:
-        """{"network": parameters}, float32."""
+        """Returns fresh parameters {"network": ...}, float32."""
         z, omega = jnp.zeros((1, *self.dims), jnp.float32), jnp.zeros(1, jnp.float32)
         return {"network": self.network.init(key, z, omega).get("params", {})}
 
@@ -32,7 +35,8 @@ class NoisyClassifier:
         omega: Float[Array, " batch"] | Float[Array, "batch *dims"],
         dropout_key: PRNGKey | None = None,
     ) -> Float[Array, "batch classes"]:
-        """log p(label | z_t) of every label, nats; in training mode with a dropout_key."""
+        """Returns log p(label | z_t) of every label, nats. With a dropout_key the network is in
+        training mode."""
         logits: Any = self.network.apply(
             {"params": params["network"]},
             z_t,
@@ -43,10 +47,10 @@ class NoisyClassifier:
         return jax.nn.log_softmax(logits)
 
     def log_prob(self, params: Params, labels: Int[Array, " batch"]) -> LogProb:
-        """(z_t, omega) -> log p(labels | z_t) [batch]."""
+        """Returns a function (z_t, omega) -> log p(labels | z_t) [batch], nats."""
 
-        def of_labels(z_t: Array, omega: Array) -> Array:
+        def label_log_prob(z_t: Array, omega: Array) -> Array:
             log_probs = self.log_probs(params, z_t, omega)
             return jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
 
-        return of_labels
+        return label_log_prob

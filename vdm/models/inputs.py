@@ -1,4 +1,4 @@
-"""What is asked of the user's data, by a model."""
+"""Checks of user data: whether a model can read these images and labels."""
 
 import numpy as np
 
@@ -21,13 +21,14 @@ def check_codes(model: AnyModel, images: np.ndarray) -> np.ndarray:
         raise ValueError(f"images of dtype {images.dtype}: expected integer codes")
     if images.size and not 0 <= images.min() <= images.max() <= largest:
         raise ValueError(f"codes from {images.min()} to {images.max()}: expected 0 to {largest}")
-    return images.astype(images.dtype.newbyteorder("="), copy=False)  # JAX takes no other
+    return images.astype(images.dtype.newbyteorder("="), copy=False)  # all that JAX accepts
 
 
 def check_labels(labels: np.ndarray | None, count: int, num_classes: int) -> np.ndarray | None:
-    """Labels of the user's, [count], int32; None for a model that reads none (num_classes = 0)."""
+    """Checks user labels of shape [count] and returns them as int32; returns None for an
+    unconditional model (num_classes = 0). ValueError for another shape, kind or range."""
     if not num_classes:
-        return None  # an unconditional model reads none
+        return None
     if labels is None:
         raise ValueError(f"this model is conditional on {num_classes} classes: give labels")
     labels = np.asarray(labels)

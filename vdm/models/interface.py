@@ -1,10 +1,13 @@
-"""What a model can do, by name, and what becomes of that in a subclass.
+"""The capabilities of a model: what it can compute, and what a subclass of `VDM` still can.
 
-Training, evaluation, sampling and the codec ask for a capability, never for the class of a model.
-A capability is computed by one method of `VDM` and rests on others. A subclass that overrides one
-of the others describes another model, and loses the capability unless it also overrides the method
-that computes it, or names it in its class attribute `keeps`. What a model does not support is
-refused in one line.
+Training, evaluation, sampling and the codec never ask for the class of a model. They ask whether it
+has a capability, such as "probability_flow" (`require`, `supports`). `VDM` has all of them.
+
+The code of each capability was derived for particular methods of `VDM`. A subclass that overrides
+one of these methods defines a different model, for which the inherited code would compute a wrong
+number without a word. It therefore loses the capability, unless it also overrides the method that
+computes it, or lists the capability in its class attribute `keeps` because the derivation still
+holds. Using a capability that a model does not have raises a ValueError of one line.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,10 +21,11 @@ if TYPE_CHECKING:
 
 
 class Capability(NamedTuple):
-    """One thing that a model may be able to do.
+    """One capability and the methods of `VDM` behind it.
 
-    meaning: what such a model has. computed_by: the method that computes it, "" for a fact that
-    none computes. rests_on: the methods that it was derived for.
+    meaning: what a model with this capability has, as error messages put it.
+    computed_by: the method that computes it; "" for a property that no single method computes.
+    rests_on: the methods that its derivation relies on.
     """
 
     meaning: str
@@ -36,7 +40,7 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
             "elbo_at", frozenset({"encode", "kernel"}),
         ),
         "schedule": Capability(
-            "a noise level omega(t) of the time alone",
+            "a noise level omega(t) that depends on the time alone",
             "schedule_fn", frozenset({"levels"}),
         ),
         "importance_weighted": Capability(
@@ -44,7 +48,7 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
             "path_log_weight", frozenset({"elbo_at", "encode", "kernel", "levels"}),
         ),
         "probability_flow": Capability(
-            "a denoiser that is the score of its noisy data, and with it a probability-flow ODE",
+            "a denoiser that is the score of its noisy data, and so a probability-flow ODE",
             "flow_bound", frozenset({"elbo_at", "encode", "levels"}),
         ),
         "reverse_steps": Capability(
@@ -56,25 +60,25 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
             "", frozenset({"elbo_at", "encode", "kernel", "levels"}),
         ),
         "noisy_data": Capability(
-            "latents that are data with noise",
+            "latents that are noisy data",
             # The last is what an earlier version asked a model for.
             "", frozenset({"encode", "latent_dims", "latents_are_data"}),
         ),
     }
 )  # fmt: skip
-"""What a `VDM` can do."""
+"""Name -> capability, for all that a `VDM` has."""
 
 OWN_LATENTS = frozenset({"latent_variables"})
-"""What a `LatentVariableModel` can do: a bound and samples of its own, from keys alone."""
+"""The capabilities of a `LatentVariableModel`, which has its own `elbo` and `sample`."""
 
 
 def supports(model: Any) -> frozenset[str]:
-    """The names of what the model can do: of `CAPABILITIES`, or `OWN_LATENTS`."""
+    """Returns the names of the model's capabilities: some of `CAPABILITIES`, or `OWN_LATENTS`."""
     return getattr(model, "supports", OWN_LATENTS)
 
 
 def has_noise_levels(model: Any) -> "TypeIs[VDM]":
-    """Whether the model is a `VDM` or of its kind; else it is a `LatentVariableModel`."""
+    """Whether the model has the interface of `VDM`; otherwise it is a `LatentVariableModel`."""
     return "noise_levels" in supports(model)
 
 
@@ -88,8 +92,11 @@ def num_codes(model: Any) -> int:
     return getattr(model.likelihood, "num_codes", 0)
 
 
-def left_of(model: type) -> frozenset[str]:
-    """What a class still supports of `CAPABILITIES`, all of which its base class has."""
+def capabilities_of(model: type) -> frozenset[str]:
+    """Returns the names of the capabilities that `VDM` or a subclass of it has.
+
+    The rule above is applied to one class after the other, from the base class to the given one.
+    """
     left = set(CAPABILITIES)
     for cls in reversed(list(_subclasses(model))):
         own = vars(cls)
@@ -103,15 +110,20 @@ def left_of(model: type) -> frozenset[str]:
 
 
 def require(model: Any, capability: str, asked_by: str) -> None:
-    """Raises ValueError where the model lacks a capability that `asked_by` needs, such as
-    "eval.bound = 'iw-4'"."""
+    """Raises ValueError if the model does not have the capability.
+
+    asked_by: the setting or function that needs it, such as "eval.bound = 'iw-4'"; the message
+    begins with it.
+    """
     if capability in supports(model):
         return
     meaning, computed_by, rests_on = CAPABILITIES[capability]
-    own = sorted({part for cls in _subclasses(type(model)) for part in rests_on & vars(cls).keys()})
+    overridden = sorted(
+        {m for cls in _subclasses(type(model)) for m in rests_on & vars(cls).keys()}
+    )
     why, remedy = "", ""
-    if own and hasattr(model, "supports"):
-        why = f" (it overrides {', '.join(own)})"
+    if overridden and hasattr(model, "supports"):
+        why = f" (it overrides {', '.join(overridden)})"
         remedy = f", or let it override {computed_by} too" if computed_by else ""
     raise ValueError(
         f"{asked_by} needs {meaning}, which model {type(model).__name__} does not have{why}: it "
@@ -120,7 +132,7 @@ def require(model: Any, capability: str, asked_by: str) -> None:
 
 
 def _subclasses(model: type) -> Iterator[type]:
-    """The class and those that it derives from, up to the one that defines `supports`."""
+    """Yields the class and its base classes, up to but without the one that defines `supports`."""
     for cls in model.__mro__:
         if "supports" in vars(cls):
             return

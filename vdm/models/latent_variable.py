@@ -1,4 +1,4 @@
-"""What is asked of a model without a schedule, such as a VAE."""
+"""The interface of a model without a noise schedule, such as a VAE."""
 
 from typing import Protocol
 
@@ -16,9 +16,11 @@ from vdm.typing import Likelihood, Params, PRNGKey
 
 
 class LatentVariableModel(Protocol):
-    """A model without a schedule, such as a VAE: all that training, evaluation and sampling ask of
-    one of the user's own (config.model.name). A frozen dataclass: compiled evaluations are kept by
-    its hash."""
+    """A model without a noise schedule, such as a VAE (config.model.name).
+
+    These members are all that training, evaluation and sampling use. Write it as a frozen
+    dataclass, because compiled functions are cached by its hash.
+    """
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -27,16 +29,16 @@ class LatentVariableModel(Protocol):
 
     @property
     def num_levels(self) -> int:
-        """How many latents stand above one another."""
+        """The number of latents in the hierarchy."""
         ...
 
     @property
     def likelihood(self) -> Likelihood:
-        """p(data | what the decoder gives)."""
+        """p(data | output of the decoder)."""
         ...
 
     def init(self, key: PRNGKey) -> Params:
-        """Parameters: {"network": ...}, float32."""
+        """Returns fresh parameters {"network": ...}, float32."""
         ...
 
     def elbo(
@@ -46,14 +48,15 @@ class LatentVariableModel(Protocol):
         keys: Key[Array, " batch"],
         dropout_key: PRNGKey | None = None,
     ) -> ElboTerms:
-        """One estimate of the negative bound for each example, nats, from its own key alone."""
+        """Returns one estimate of the negative bound for each example, in nats. It may depend on
+        the key of that example only."""
         ...
 
     def sample(
         self, params: Params, keys: Key[Array, " batch"]
     ) -> tuple[Shaped[Array, "batch *dims"], Bool[Array, " batch"]]:
-        """Data, one example for each key, and whether the numbers that they were made of were
-        finite (`finite`), which codes do not tell."""
+        """Returns one example for each key, and whether the numbers behind each were finite, which
+        integer codes no longer show (`vdm.models.vdm.finite`)."""
         ...
 
 
@@ -61,23 +64,28 @@ AnyModel = VDM | LatentVariableModel
 
 
 def check_methods(model: LatentVariableModel, params: Params) -> None:
-    """ValueError where a model without a schedule gives other shapes than it should; params: their
-    shapes."""
+    """Raises ValueError if a method of the model returns arrays of the wrong shapes.
+
+    params: the shapes of its parameters; nothing is computed.
+    """
     dtype = jnp.int32 if num_codes(model) else jnp.float32
     keys = jax.eval_shape(lambda: jax.random.split(root_key(0), 2))
     data = jax.ShapeDtypeStruct((2, *model.dims), dtype)
-    found = {
+    shapes = {
         "elbo": [
             term.shape for term in jax.tree.leaves(jax.eval_shape(model.elbo, params, data, keys))
         ],
         "sample": [part.shape for part in jax.eval_shape(model.sample, params, keys)],
     }
-    asked = {"elbo": [(2,)] * 3, "sample": [(2, *model.dims), (2,)]}
-    for method, shapes in found.items():
-        if shapes != asked[method]:
+    expected = {"elbo": [(2,)] * 3, "sample": [(2, *model.dims), (2,)]}
+    for method, returned in shapes.items():
+        if returned != expected[method]:
             raise ValueError(
-                f"{method} of two examples of {type(model).__name__} gives shapes {shapes}, not "
-                f"{asked[method]}, as vdm.models.latent_variable.LatentVariableModel says"
+                f"{method} of two examples of {type(model).__name__} returns shapes "
+                f"{returned}: they must be {expected[method]}, see "
+                "vdm.models.latent_variable.LatentVariableModel"
             )
     if not isinstance(model.num_levels, int):
-        raise ValueError(f"{type(model).__name__}.num_levels = {model.num_levels!r}: an integer")
+        raise ValueError(
+            f"{type(model).__name__}.num_levels = {model.num_levels!r}: it must be an integer"
+        )

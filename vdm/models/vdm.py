@@ -1,4 +1,4 @@
-"""The variational diffusion model: schedule, network and likelihood tied into one bound.
+"""The variational diffusion model: the bound that schedule, network and likelihood define.
 
 Models hold no parameters. Their methods are pure functions of `params`, a dict with the entry
 "network" and, of a `VDM`, "schedule".
@@ -23,13 +23,17 @@ from vdm.diffusion.ode import Solver
 from vdm.diffusion.predictions import convert
 from vdm.diffusion.samplers import Sampler, first_latent, reverse_step, run_chain
 from vdm.diffusion.schedule_algebra import next_omega
-from vdm.models.interface import left_of
+from vdm.models.interface import capabilities_of
 from vdm.typing import Denoiser, EndPoint, Likelihood, Params, PRNGKey, ScheduleFn
 
 
 class Drawn(NamedTuple):
-    """Examples; whether z_0 was finite, which codes do not tell; how often the denoiser was called
-    for each; and latents on the way to them, decoded as if they were z_0."""
+    """A batch of samples.
+
+    data: the examples. finite: whether z_0 was finite, which integer codes no longer show.
+    evaluations: the number of calls of the denoiser for each example. frames: intermediate latents,
+    decoded as if they were z_0.
+    """
 
     data: Shaped[Array, "batch *dims"]
     finite: Bool[Array, " batch"]
@@ -39,15 +43,17 @@ class Drawn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VDM:
-    """A model of examples of shape `dims`; `num_classes` > 0 if it is conditional on labels.
+    """A diffusion model of examples of shape `dims`.
 
+    num_classes: the number of label classes; 0 for an unconditional model.
     prediction: what the network's output means, a name of `diffusion.predictions`, or "codes"
     for logits of the V codes of each dimension (`diffusion.likelihood.expected_eps`).
-    label_dropout: the share of labels that training withholds (NO_LABEL).
-    augmented_flag: whether the network is told which examples of a training batch are augmented; of
-    others it is told that they are not.
-    num_steps: T of the step s = t - 1/T whose mean a "next_mean" is, also on another grid; that
-    needs one schedule for all dimensions, and a schedule that moves would change the meaning.
+    label_dropout: the share of labels that are dropped during training (NO_LABEL).
+    augmented_flag: whether the network is told which training examples are augmented; outside
+    training it is told that none is.
+    num_steps: T, used by prediction "next_mean" only: the network predicts the mean of the step
+    s = t - 1/T, on whatever grid it is used. The schedule must then be fixed and shared by all
+    dimensions.
     """
 
     schedule: nn.Module
@@ -68,29 +74,30 @@ class VDM:
 
     @property
     def supports(self) -> frozenset[str]:
-        """What the model can do, names of `vdm.models.interface.CAPABILITIES`. A subclass loses
-        what rests on a method that it overrides, but for what it names in `keeps`."""
-        return left_of(type(self))
+        """The capabilities of the model, names of `vdm.models.interface.CAPABILITIES`. A subclass
+        loses those that rest on a method it overrides, except those it lists in `keeps`."""
+        return capabilities_of(type(self))
 
     @property
     def more_terms(self) -> tuple[str, ...]:
-        """The names of the terms of its bound beside the three of `ElboTerms`."""
+        """The names of the terms that the bound has in addition to the three of `ElboTerms`."""
         return ()
 
     @property
     def interior_matters(self) -> bool:
-        """Whether the bound of continuous time depends on the noise levels between the ends, as it
-        does where each dimension has its own, or each example."""
+        """Whether the continuous-time bound depends on the schedule between its ends, as it does
+        if each dimension or each example has its own noise level."""
         return self.multivariate or "schedule" not in self.supports
 
     def likelihood_of(self, params: Params, dropout_key: PRNGKey | None = None) -> Likelihood:
-        """p(data | z_0) and what noise is added to. A model whose own have parameters gives them
-        here; with a dropout_key they are in training mode."""
+        """The likelihood p(data | z_0), which also encodes the data before noise is added. A model
+        whose encoder or decoder has parameters overrides this; with a dropout_key they are in
+        training mode."""
         del params, dropout_key
         return self.likelihood
 
     def init(self, key: PRNGKey) -> Params:
-        """Parameters, float32."""
+        """Returns fresh parameters {"network": ..., "schedule": ...}, float32."""
         key_network, _ = jax.random.split(key)
         z = jnp.zeros((1, *self.latent_dims), jnp.float32)
         omega = jnp.zeros_like(z) if self.multivariate else jnp.zeros(1, jnp.float32)
@@ -100,7 +107,7 @@ class VDM:
         return {"network": network.get("params", {}), "schedule": self.init_schedule(key)}
 
     def init_schedule(self, key: PRNGKey) -> Params:
-        """The entry "schedule" of `init(key)`."""
+        """Returns the entry "schedule" of `init(key)`."""
         _, key_schedule = jax.random.split(key)
         return self.schedule.init(key_schedule, jnp.zeros((), jnp.float32)).get("params", {})
 
@@ -112,10 +119,11 @@ class VDM:
         data: Shaped[Array, "batch *dims"] | None = None,
         key: Key[Array, " batch"] | None = None,
     ) -> NoiseLevels:
-        """The noise levels of the bound at times t, for num_steps steps (0: continuous time).
+        """Returns the noise levels of the bound at times t, for num_steps steps (0: continuous
+        time).
 
-        A schedule that depends on the data reads `data` and draws what it needs from `key`, one for
-        each example; it reads params["schedule"] alone, so that its gradient needs no second pass
+        A schedule that depends on the data reads `data` and draws its noise from `key`, one key for
+        each example. It may read params["schedule"] only, so that its gradient needs no second pass
         through the network.
         """
         del data, key
@@ -124,7 +132,7 @@ class VDM:
     def encode(
         self, params: Params, data: Shaped[Array, "batch *dims"], omega: Float[Array, "..."]
     ) -> Float[Array, "batch *dims"]:
-        """x of q(z | x) = N(alpha x, sigma^2), to which noise is added at level omega."""
+        """Returns x of q(z | x) = N(alpha x, sigma^2), to which noise is added at level omega."""
         del omega  # the same at every level
         return self.likelihood_of(params).encode(data)
 
@@ -140,7 +148,8 @@ class VDM:
         return reverse_step(denoiser, z_t, omega_s, omega_t)
 
     def schedule_fn(self, params: Params) -> ScheduleFn:
-        """t, any shape -> omega(t), that shape, with `dims` appended if multivariate."""
+        """Returns the function omega(t): t of any shape -> that shape, with `dims` appended if the
+        schedule is multivariate."""
 
         def omega(t: Array) -> Array:
             value: Any = self.schedule.apply({"params": params["schedule"]}, t)
@@ -150,7 +159,7 @@ class VDM:
 
     @property
     def multivariate(self) -> bool:
-        """Whether every dimension has a schedule of its own."""
+        """Whether each dimension has its own schedule."""
 
         def omega() -> Array:
             params = {"schedule": self.init_schedule(root_key(0))}
@@ -165,7 +174,8 @@ class VDM:
         dropout_key: PRNGKey | None = None,
         augmented: Bool[Array, " batch"] | None = None,
     ) -> Denoiser:
-        """(z_t, omega [batch] or [batch, *dims]) -> eps_hat, whatever the network predicts.
+        """Returns a function (z_t, omega [batch] or [batch, *dims]) -> eps_hat, whatever the
+        network predicts.
 
         With a dropout_key the network is in training mode.
         """
@@ -203,9 +213,9 @@ class VDM:
         labels: Int[Array, " batch"] | None = None,
         dropout_key: PRNGKey | None = None,
     ) -> Estimate:
-        """One estimate of the negative bound for each example, nats.
+        """Returns one estimate of the negative bound for each example, nats.
 
-        num_steps = 0 is continuous time; it need not be the number trained with.
+        num_steps: T; 0 for continuous time. It may differ from the number used in training.
         """
         levels = self.levels(params, draws.t, num_steps, data, draws.keys)
         return self.elbo_at(params, data, draws, levels, labels, dropout_key)
@@ -220,8 +230,8 @@ class VDM:
         dropout_key: PRNGKey | None = None,
         augmented: Bool[Array, " batch"] | None = None,
     ) -> Estimate:
-        """`elbo` with the noise levels given, instead of params["schedule"], which only a
-        "next_mean" reads then."""
+        """Returns the estimate of `elbo` at the given noise levels. Only the prediction "next_mean"
+        still reads params["schedule"]."""
         denoiser = self.denoiser(params, labels, dropout_key, augmented)
         likelihood = self.likelihood_of(params, dropout_key)
         return estimate_elbo(data, draws, levels, denoiser, likelihood)
@@ -233,8 +243,8 @@ class VDM:
         num_steps: int,
         labels: Int[Array, " batch"] | None = None,
     ) -> Callable[[Key[Array, " batch"]], Float[Array, " batch"]]:
-        """A function of keys, one for each example: log p(x, path) / q(path | x) of a path of
-        num_steps steps, nats (`vdm.diffusion.bounds.path_log_weight`)."""
+        """Returns a function of keys, one for each example, that draws a path of num_steps steps
+        and returns log p(x, path) / q(path | x), nats (`vdm.diffusion.bounds.path_log_weight`)."""
         omegas = equal_times(self.schedule_fn(params), num_steps)
         denoiser, likelihood = self.denoiser(params, labels), self.likelihood_of(params)
         return lambda keys: bounds.path_log_weight(keys, data, omegas, denoiser, likelihood)
@@ -242,9 +252,9 @@ class VDM:
     def flow_bound(
         self, params: Params, dequantisation: str, solver: Solver
     ) -> Callable[[PRNGKey, Array, Array | None], bounds.OdeEstimate]:
-        """A function (key, example, its label): the bound by the probability-flow ODE, nats
-        (`vdm.diffusion.bounds.probability_flow_bound`)."""
-        # Where fixed steps lie; an adaptive solver takes only the ends.
+        """Returns a function (key, example, label) that estimates the bound by the probability-flow
+        ODE, nats (`vdm.diffusion.bounds.probability_flow_bound`)."""
+        # The points of fixed steps; an adaptive solver uses only the ends.
         omegas = equal_times(self.schedule_fn(params), max(1, solver.num_steps))
         likelihood = self.likelihood_of(params)
 
@@ -267,9 +277,11 @@ class VDM:
         z_1: Float[Array, "batch *dims"] | None = None,
         num_frames: int = 0,
     ) -> Drawn:
-        """Data drawn by a sampler in num_steps steps, one example for each key; from N(0, I), or
-        from the latents z_1. grid: where it steps; it ends at the schedule's own omega_0. denoiser:
-        the model's, perhaps guided."""
+        """Draws one example for each key, in num_steps steps of the sampler.
+
+        grid: the noise levels of the steps; they end at the schedule's omega_0. denoiser: that of
+        the model, perhaps guided. z_1: the latents to start from; None draws them from N(0, I).
+        """
         omegas = grid(self.schedule_fn(params), num_steps)
         z_1 = first_latent(keys, self.latent_dims) if z_1 is None else z_1
         noise = fresh_noise(keys, self.latent_dims)
@@ -282,10 +294,10 @@ class VDM:
 
 
 def finite(values: Shaped[Array, "batch *dims"]) -> Bool[Array, " batch"]:
-    """Whether all numbers of an example are finite."""
+    """Returns whether all numbers of each example are finite."""
     return jnp.all(jnp.isfinite(values), axis=tuple(range(1, values.ndim)))
 
 
 def count_parameters(params: Params) -> int:
-    """Numbers in a tree of arrays."""
+    """Returns the number of scalars in a tree of arrays."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
