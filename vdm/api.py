@@ -1,4 +1,4 @@
-"""The library's front door: a model from a config or a workdir, its bits/dim, samples and files.
+"""The Python interface: a model from a config or a workdir, its bits/dim, samples and files.
 
 import vdm
 trained = vdm.load("runs/digits")
@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 from vdm.arguments import check_choice, check_count
 from vdm.compression.limits import ORDERS
 from vdm.config import build as configs
-from vdm.config.build import build_estimator
 from vdm.config.files import load_config as load_config
 from vdm.config.given import check_given
 from vdm.config.options import complete
@@ -35,7 +34,6 @@ from vdm.io.atomic import read_json
 from vdm.io.places import check_local
 from vdm.models import interface
 from vdm.models.inputs import check_codes, check_labels
-from vdm.models.interface import has_noise_levels, require
 from vdm.models.latent_variable import AnyModel
 from vdm.models.vdm import VDM, count_parameters
 from vdm.nn.stacks import unstack_blocks
@@ -48,7 +46,7 @@ T = TypeVar("T")
 
 
 def _in_float32(function: Callable[P, T]) -> Callable[P, T]:
-    """The function with jax_enable_x64 off, whatever the host process has for its own work."""
+    """Wraps a function to run with jax_enable_x64 off, whatever the calling process has set."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -62,10 +60,10 @@ def _in_float32(function: Callable[P, T]) -> Callable[P, T]:
 class BitsPerDim:
     """Upper bounds of -log2 p(x) / D.
 
-    per_image [N] is averaged over draws. mean is their mean; stderr_images is its standard
-    error over images, stderr_monte_carlo over the noise of the estimate on these images; NaN
-    where one image, or one draw, does not tell it. stderr_degrees: the degrees of freedom of the
-    latter, for Student's t (`vdm.evaluation.statistics.half_width`); NaN where it is unknown.
+    per_image: [N], each averaged over its draws. mean: their mean. stderr_images: its standard
+    error over images; NaN for one image. stderr_monte_carlo: its standard error over the noise of
+    the estimate on these images; NaN for one draw. stderr_degrees: the degrees of freedom of
+    stderr_monte_carlo (`vdm.evaluation.statistics.half_width`); NaN where it is unknown.
     """
 
     per_image: np.ndarray
@@ -94,18 +92,18 @@ class Model:
 
     @property
     def vdm(self) -> VDM:
-        """The same; ValueError for a model without a schedule."""
+        """`model`, as a VDM. ValueError for a model without a noise schedule."""
         return self.run.vdm
 
     @property
     def num_classes(self) -> int:
-        """Of the labels that it is conditional on; 0: none."""
+        """The number of label classes; 0 for an unconditional model."""
         return interface.num_classes(self.model)
 
     def split(self, name: str = "test") -> Split:
-        """The data of the config, read from its files: "train", "test" or, with data.holdout > 0,
-        "holdout"; `examples` [N, *dims], `labels` [N] or None. ValueError for data that are not
-        there."""
+        """Reads a split of the config's data: "train", "test" or, with data.holdout > 0,
+        "holdout". It has `examples` [N, *dims] and `labels`, [N] or None. ValueError for missing
+        data."""
         return self.run.source.load(name)
 
     @_in_float32
@@ -120,11 +118,11 @@ class Model:
         batch_size: int = 256,
         seed: int = 0,
     ) -> BitsPerDim:
-        """Bits/dim of data [N, *dims] (integer codes, or real numbers), by a bound as eval.bound
-        names them: elbo, iw-K, ode-decoder, ode-uniform, ode-truncated-normal.
+        """Estimates the bits/dim of data [N, *dims], integer codes or real numbers.
 
-        num_steps = 0 is continuous time; draws defaults to the config's. ValueError for another
-        shape, codes out of range, labels that a conditional model lacks, or an argument of no use.
+        bound: as eval.bound: elbo, iw-K, ode-decoder, ode-uniform, ode-truncated-normal. num_steps:
+        T; 0 for continuous time. draws: None takes the config's number. ValueError for another
+        shape, codes out of range, missing labels, or an argument without effect.
         """
         draws = self.run.options.eval.draws if draws is None else draws
         draws, batch_size = check_count("draws", draws, 1), check_count("batch_size", batch_size, 1)
@@ -134,7 +132,7 @@ class Model:
         split = Split("given", images, check_labels(labels, len(images), self.num_classes))
         result = evaluate(
             self.model, self.params, split, self.run.mesh,
-            estimator=build_estimator(options, self.model),
+            estimator=configs.build_estimator(options, self.model),
             draws=draws, seed=seed, parts=Parts(batch_size),
         )  # fmt: skip
         summary, per_image = result.summary(), result.bpd(result.total).mean(axis=0)
@@ -157,21 +155,23 @@ class Model:
         batch_size: int = 256,
         seed: int = 0,
     ) -> np.ndarray:
-        """[num_samples, *dims], int32 codes or float32; what is not given is as the config says,
-        and labels are the classes in turn.
+        """Draws samples [num_samples, *dims], int32 codes or float32.
 
-        sampler (of `vdm.diffusion.samplers`), grid (of `vdm.diffusion.grids`) and guidance (of
-        `vdm.evaluation.guided`) may be names that config.sample takes, with its kwargs. ValueError
-        for an argument of no use.
+        Arguments that are None are taken from config.sample; labels then go through the classes in
+        turn. sampler (of `vdm.diffusion.samplers`), grid (of `vdm.diffusion.grids`) and guidance
+        (of `vdm.evaluation.guided`) may be given by name, and then get the kwargs in config.sample.
+        ValueError for an argument without effect.
         """
-        if not has_noise_levels(self.model) and (sampler or num_steps or grid or guidance):
+        if not interface.has_noise_levels(self.model) and (
+            sampler or num_steps or grid or guidance
+        ):
             raise ValueError(
                 "this model has no steps: leave out sampler, num_steps, grid and guidance"
             )
         run = self._sampled_with(sampler, grid, guidance)
-        if has_noise_levels(model := self.model):
+        if interface.has_noise_levels(model := self.model):
             run.guidance.check(model)
-            require(model, run.sampler.needs, "this sampler")
+            interface.require(model, run.sampler.needs, "this sampler")
         num_samples = check_count("num_samples", num_samples, 1)
         num_steps = run.options.sample.num_steps if num_steps is None else num_steps
         classes = self.num_classes or run.guidance.num_classes
@@ -193,7 +193,7 @@ class Model:
         grid: Grid | str | None,
         guidance: Guidance | str | None,
     ) -> Run:
-        """The run with these in place of the config's; a name has the config's kwargs."""
+        """Returns the run with these components instead of the config's."""
         config, changes = ConfigDict(self.run.resolved), {}
         fields: dict[str, tuple[Any, bool, ConfigDict, Callable[[], Any]]] = {
             "sampler": (sampler, isinstance(sampler, Sampler), config.sample,
@@ -212,8 +212,8 @@ class Model:
                 changes[field] = given
             elif given is not None:
                 raise ValueError(
-                    f"{field} = {given!r}: it must be a name that config.sample takes, or an "
-                    "object of the kind that Model.sample names"
+                    f"{field} = {given!r}: give a name that config.sample takes, or an object of "
+                    "the kind that Model.sample describes"
                 )
         return dataclasses.replace(self.run, **changes)
 
@@ -228,8 +228,8 @@ class Model:
         order: str | None = None,
         seed: int | None = None,
     ) -> bytes:
-        """Integer codes [N, *dims] as the content of a file (`vdm.compression.container`); what is
-        not given is as config.compress says. ValueError for other codes, or settings of no use."""
+        """Compresses integer codes [N, *dims] into the content of a file. Arguments that are None
+        are taken from config.compress. ValueError for invalid codes or settings."""
         given = {"num_steps": num_steps, "lanes": lanes, "seed": seed}
         changes: Any = {
             key: check_count(key, value, 0 if key == "seed" else 1)
@@ -244,29 +244,26 @@ class Model:
 
     @_in_float32
     def decompress(self, content: bytes) -> np.ndarray:
-        """The images again, with their dtype; `vdm.runs.compress.unpack` has their labels too.
-        ValueError for content that is damaged or another model's."""
+        """Restores the compressed images, with their dtype (`vdm.runs.compress.unpack` restores
+        labels too). ValueError for content that is damaged or was written by another model."""
         trained = compress.Trained(self.run, self.params, self.step)
         return compress.unpack(trained, content).images
 
     @_in_float32
     def omega(self, t: np.ndarray) -> np.ndarray:
-        """omega(t) = -log SNR(t) for times t in [0, 1], any shape. ValueError for a model without a
-        noise level of the time alone."""
-        require(self.model, "schedule", "Model.omega")
+        """Returns omega(t) = -log SNR(t) for times t in [0, 1], any shape. ValueError for a model
+        whose noise level does not depend on the time alone."""
+        interface.require(self.model, "schedule", "Model.omega")
         return np.asarray(self.vdm.schedule_fn(self.params)(jnp.asarray(t, jnp.float32)))
 
 
 @_in_float32
 def build(config: ConfigDict) -> Model:
-    """A freshly initialised model from a config."""
+    """Builds the model of a config, with freshly initialised parameters."""
     run = build_run(_on_every_device(config), Path())
     check_given(config)
-    return Model(
-        run,
-        unstack_blocks(states.chosen(run, states.initial_state(run)), states.stacked_blocks(run)),
-        0,
-    )
+    params = states.chosen(run, states.initial_state(run))
+    return Model(run, unstack_blocks(params, states.stacked_blocks(run)), 0)
 
 
 @_in_float32
@@ -277,20 +274,21 @@ def train(
     init_from: str | Path | None = None,
     accept_new_data: bool = False,
 ) -> Model:
-    """The model of a config, trained in a workdir, with all that `python -m vdm.main` leaves there.
+    """Trains the model of a config in a workdir and writes what `python -m vdm.main` writes there.
 
-    A run that was stopped goes on, and a finished one is left as it is. `init_from` is a run or a
-    checkpoint whose parameters to start from. The model has the parameters that config.eval.params
-    names. ValueError for a workdir of another config, or where another training is running; also
-    for other training data than the run was begun with, unless `accept_new_data`.
-    vdm.runs.train.Interrupted where a signal stopped it, saved; vdm.training.metrics.NonFiniteError
-    where it diverged.
+    A stopped run resumes; a finished one is only loaded. init_from: a workdir or checkpoint whose
+    parameters training starts from. accept_new_data: whether to resume although the training data
+    have changed. The result has the parameters that config.eval.params names.
+
+    ValueError for a workdir that belongs to another config, is being trained by another process, or
+    was trained on other data. vdm.training.loop.Interrupted if a signal stopped the run, whose
+    state is then saved. vdm.training.metrics.NonFiniteError if the training diverged.
     """
-    from vdm.runs.train import train as train_run  # nothing else here needs the trainer
+    from vdm.runs.train import train as train_run  # only this function needs the trainer
 
     origin = None if init_from is None else str(init_from)
     run = open_run(config, workdir, origin)
-    if not run.checkpoints.steps():  # what a run was trained with cannot be left out now
+    if not run.checkpoints.steps():  # a run that exists cannot change these
         check_given(config)
     train_run(run, origin, accept_new_data)
     return load(workdir, params=config.eval.params)
@@ -298,23 +296,23 @@ def train(
 
 @_in_float32
 def load(workdir: str | Path, step: int | None = None, params: str = "ema") -> Model:
-    """The trained model of a workdir: its newest checkpoint, or that of `step`; params are "ema",
-    their moving average, or "raw", those that were trained."""
+    """Loads the trained model of a workdir. step: of the checkpoint; None takes the newest. params:
+    "ema", the moving average of the parameters, or "raw", the trained parameters themselves."""
     check_local("workdir", workdir)
     path = Path(workdir) / "config.json"
     if not path.is_file():
-        raise ValueError(f"{workdir} is no workdir: it has no config.json")
+        raise ValueError(f"{workdir} is not a workdir: it has no config.json")
     config = ConfigDict(read_json(path))
     config.eval.step = -1 if step is None else check_count("step", step, 0)
     config.eval.params = check_choice("params", params, ("ema", "raw"))
-    config.sample.features = ""  # a file that may have gone, and compares nothing here
+    config.sample.features = ""  # not needed here, and the file may be gone
     run = open_run(_on_every_device(config), workdir)
-    found, parameters = states.trained_params(run)
-    return Model(run, parameters, found)
+    loaded_step, parameters = states.trained_params(run)
+    return Model(run, parameters, loaded_step)
 
 
 def _on_every_device(config: ConfigDict) -> ConfigDict:
-    """The devices that there are, whatever is trained on, each with all of the parameters."""
+    """Returns the config for all devices of this machine, each with all of the parameters."""
     config = complete(config)
     if "train" in config:
         config.train.num_devices, config.train.fsdp = 0, 1
