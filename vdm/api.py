@@ -187,13 +187,8 @@ class Model:
         ).data  # fmt: skip
         return drawn.astype(np.int32) if drawn.dtype.kind == "u" else drawn
 
-    def _sampled_with(
-        self,
-        sampler: Sampler | str | None,
-        grid: Grid | str | None,
-        guidance: Guidance | str | None,
-    ) -> Run:
-        """Returns the run with these components instead of the config's."""
+    def _sampled_with(self, sampler: Any, grid: Any, guidance: Any) -> Run:
+        """Returns the run with these components, objects or names, instead of the config's."""
         config, changes = ConfigDict(self.run.resolved), {}
         fields: dict[str, tuple[Any, bool, ConfigDict, Callable[[], Any]]] = {
             "sampler": (sampler, isinstance(sampler, Sampler), config.sample,
