@@ -1,1 +1,1 @@
-"""From a ConfigDict to objects: defaults, plain values, components, checks."""
+"""Turns a ConfigDict into objects: defaults, plain values, components, checks."""

@@ -1,8 +1,8 @@
-"""From a config to objects: one builder for each component, which reads the group that names it.
+"""Builds the objects that a config names: one function for each component, which reads its group.
 
-With `vdm.config.options`, which reads the plain values, and `vdm.config.registry`, which reads a
-name and its kwargs, the only reader of a ConfigDict. Whether the objects go together is for
-`vdm.config.checks` to say, after all are built.
+Only this module, `vdm.config.options` (plain values) and `vdm.config.registry` (a name and its
+kwargs) read a ConfigDict. `vdm.config.checks` checks that the objects fit together, once all of
+them are built.
 """
 
 import dataclasses
@@ -68,8 +68,8 @@ class Built:
 
 
 def build_all(config: ConfigDict, source: sources.Source) -> Built:
-    """The objects that a complete config names, for examples of that source. Whether they go
-    together is not checked."""
+    """Builds the objects that a complete config names, for the examples of the source. It does not
+    check that they fit together."""
     classifier = build_classifier(config.classifier, source)
     return Built(
         source=source,
@@ -85,34 +85,33 @@ def build_all(config: ConfigDict, source: sources.Source) -> Built:
 
 
 def build_source(data: ConfigDict) -> sources.Source:
-    """The data set that the group `data` names: its facts; nothing is read yet."""
+    """Builds the data set that the group `data` names, without reading its examples yet."""
     holdout = check_count("data.holdout", data.holdout, 0)
-    if data.name in SOURCES:  # one of the user's own may read what it likes
+    if data.name in SOURCES:  # a source of the user's own may read from anywhere
         for key, value in data.kwargs.items():
             check_local(f"data.kwargs.{key}", value if isinstance(value, str) else None)
-    found = build("data", data, SOURCES, data_dir=data.data_dir, holdout=holdout)
-    fits = isinstance(found, sources.Source)
-    check_kind("data", data.name, found, fits, "a vdm.data.sources.Source")
-    return found
+    source = build("data", data, SOURCES, data_dir=data.data_dir, holdout=holdout)
+    fits = isinstance(source, sources.Source)
+    check_kind("data", data.name, source, fits, "a vdm.data.sources.Source")
+    return source
 
 
 def build_augmentation(
     augmentation: ConfigDict, source: sources.Source
 ) -> transforms.Augmentation | None:
-    """What the group `data.augmentation` does to training examples of that source; None for
-    nothing."""
-    found = build("data.augmentation", augmentation, AUGMENTATIONS, dims=source.shape)
-    if found is not None and not isinstance(found, transforms.Augmentation):
+    """Builds the augmentation of the source's training examples; None if there is none."""
+    built = build("data.augmentation", augmentation, AUGMENTATIONS, dims=source.shape)
+    if built is not None and not isinstance(built, transforms.Augmentation):
         raise ValueError(
-            f"data.augmentation.name = {augmentation.name!r} gives a {type(found).__name__}: it "
+            f"data.augmentation.name = {augmentation.name!r} gives a {type(built).__name__}: it "
             "must give a vdm.data.transforms.Augmentation, or None"
         )
-    return found
+    return built
 
 
 def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
-    """The model for examples of that source, of the groups `model`, `schedule`, `network` and
-    `likelihood`."""
+    """Builds the model from the groups `model`, `schedule`, `network` and `likelihood`, for the
+    examples of the source."""
     chosen = config.model
     facts = {
         "dims": source.shape,
@@ -134,40 +133,40 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
         if name in chosen.kwargs:
             group = "model" if name in chosen else name if name in config else "data"
             raise ValueError(
-                f"model.kwargs.{name}: the model is told this by the {group} group of the config; "
+                f"model.kwargs.{name}: the model gets this from the {group} group of the config; "
                 "set it there"
             )
     return build("model", chosen, MODELS, **facts, **parts)
 
 
 def build_weighting(weighting: ConfigDict) -> weightings.Weighting:
-    """The weighting of the network's loss."""
+    """Builds the weighting of the network's loss."""
     return build("weighting", weighting, WEIGHTINGS)
 
 
 def build_optimizer(optim: ConfigDict, num_steps: int) -> optax.GradientTransformation:
-    """The optimiser, whose learning rate may decay over num_steps."""
-    found = build("optim", optim, OPTIMIZERS, num_steps=num_steps)
-    fits = hasattr(found, "init") and hasattr(found, "update")
-    check_kind("optim", optim.name, found, fits, "an optax.GradientTransformation")
-    return found
+    """Builds the optimiser, whose learning rate may decay over num_steps."""
+    optimizer = build("optim", optim, OPTIMIZERS, num_steps=num_steps)
+    fits = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    check_kind("optim", optim.name, optimizer, fits, "an optax.GradientTransformation")
+    return optimizer
 
 
 def build_sampler(sample: ConfigDict) -> samplers.Sampler:
-    """The sampler that the group `sample` names."""
-    found = build("sample", sample, SAMPLERS)
-    fits = isinstance(found, samplers.Sampler)
-    check_kind("sample", sample.name, found, fits, "a vdm.diffusion.samplers.Sampler")
-    return found
+    """Builds the sampler that the group `sample` names."""
+    sampler = build("sample", sample, SAMPLERS)
+    fits = isinstance(sampler, samplers.Sampler)
+    check_kind("sample", sample.name, sampler, fits, "a vdm.diffusion.samplers.Sampler")
+    return sampler
 
 
 def build_grid(grid: ConfigDict) -> grids.Grid:
-    """The grid of the sampler's steps, of the group `sample.grid`."""
+    """Builds the grid of the sampler's steps."""
     return build("sample.grid", grid, GRIDS)
 
 
 def build_classifier(classifier: ConfigDict, source: sources.Source) -> NoisyClassifier | None:
-    """The classifier of noisy examples; None for data without labels."""
+    """Builds the classifier of noisy examples; None for data without labels."""
     if not source.num_classes:
         return None
     facts = {"dims": source.shape, "num_classes": source.num_classes}
@@ -180,34 +179,34 @@ def build_classifier(classifier: ConfigDict, source: sources.Source) -> NoisyCla
 def build_guidance(
     guidance: ConfigDict, classifier: NoisyClassifier | None, model: AnyModel | None = None
 ) -> guided.Guidance:
-    """What guides the samples, of the group `sample.guidance`. ValueError where it cannot guide
-    those of a model that is given."""
-    found = build("sample.guidance", guidance, GUIDANCES, classifier=classifier)
-    fits = all(hasattr(found, field) for field in ("passes", "num_classes", "check"))
-    check_kind("sample.guidance", guidance.name, found, fits, "a vdm.evaluation.guided.Guidance")
-    if has_noise_levels(model):  # others have no guidance
-        found.check(model)
-    return found
+    """Builds the guidance of the samples. With a model, raises ValueError if it cannot be guided
+    in this way."""
+    built = build("sample.guidance", guidance, GUIDANCES, classifier=classifier)
+    fits = all(hasattr(built, field) for field in ("passes", "num_classes", "check"))
+    check_kind("sample.guidance", guidance.name, built, fits, "a vdm.evaluation.guided.Guidance")
+    if has_noise_levels(model):  # other models have no guidance
+        built.check(model)
+    return built
 
 
 def open_metrics_hook(
     metrics: ConfigDict, resolved: dict[str, Any], workdir: Path
 ) -> MetricsHook | None:
-    """The user's own record of the metrics, which may read the resolved config. Only a training
-    asks for it: what evaluates a model or loads it needs no tracker."""
+    """Opens the user's experiment tracker, which may read the resolved config; None if there is
+    none. Only training calls this: evaluating or loading a model opens no tracker."""
     return build("metrics", metrics, METRICS, config=resolved, workdir=workdir)
 
 
-EXACT_DIVERGENCE = 16  # dimensions up to which eval.ode.divergence = "auto" is exact
+EXACT_DIVERGENCE = 16  # eval.ode.divergence = "auto" is exact up to this many dimensions
 
 
 def build_estimator(options: EvalOptions, model: AnyModel) -> Estimator:
-    """The bound that options.bound names, for that model. ValueError where it has none such."""
+    """Builds the bound that options.bound names. ValueError for a model that does not have it."""
     if not has_noise_levels(model):
         if options.bound != "elbo" or options.num_steps:
             raise ValueError(
                 f"eval.bound = {options.bound!r}, eval.num_steps = {options.num_steps}: a model "
-                "without a schedule of noise has 'elbo' and 0"
+                "without a noise schedule needs 'elbo' and 0"
             )
         return PathElbo(model.num_levels)
     weights = re.fullmatch(r"iw-([1-9]\d*)", options.bound)
@@ -226,13 +225,13 @@ def build_estimator(options: EvalOptions, model: AnyModel) -> Estimator:
     if model.multivariate:
         raise ValueError(
             f"eval.bound = {options.bound!r}: the flow is solved in one omega for all dimensions, "
-            "and each has its own in this schedule: choose 'elbo' or 'iw-K'"
+            "but in this schedule each has its own: choose 'elbo' or 'iw-K'"
         )
     kind, ode = options.bound.removeprefix("ode-"), options.ode
     if options.num_steps:
         raise ValueError(
-            f"eval.bound = {options.bound!r} is of continuous time: set eval.num_steps = 0 (the "
-            "steps of its solver are eval.ode.num_steps)"
+            f"eval.bound = {options.bound!r} is for continuous time: set eval.num_steps = 0 (the "
+            "number of solver steps is eval.ode.num_steps)"
         )
     if kind != "decoder" and "noisy_data" not in model.supports:
         raise ValueError(

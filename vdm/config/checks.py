@@ -1,5 +1,5 @@
-"""Every refusal across the groups of a config, once, after all that it names is built and before
-anything is written. ValueError for each of them, one line that names the fields.
+"""Checks that the groups of a config fit together, once its objects are built and before anything
+is written. Each check raises a ValueError of one line that names the fields.
 """
 
 from pathlib import Path
@@ -23,14 +23,14 @@ from vdm.training import schedule_objectives as train_schedule
 
 
 def check(config: ConfigDict, options: Options, built: Built) -> None:
-    """Whether a complete config, its plain values and what it names go together."""
+    """Checks that a complete config, its plain values and its objects fit together."""
     check_labels(config, built.source)
     check_likelihood(config, built.source)
     check_augmented_flag(config)
     check_capabilities(config, built)
     check_shapes(config, built.model)
     check_own(config, built)
-    if has_noise_levels(built.model):  # others have no guidance
+    if has_noise_levels(built.model):  # other models have no guidance
         built.guidance.check(built.model)
     classes = num_classes(built.model) or built.guidance.num_classes
     check_sample(options.sample, built.sampler, classes)
@@ -39,7 +39,7 @@ def check(config: ConfigDict, options: Options, built: Built) -> None:
 
 
 def check_labels(config: ConfigDict, source: Source) -> None:
-    """A conditional model needs labels, and a number for a label that is withheld."""
+    """Checks that a conditional model has labels, and a way to drop them."""
     if config.model.class_conditional and not source.num_classes:
         own = {"folder": "labels = True", "npy": "num_classes = N"}.get(config.data.name)
         remedy = f"set data.kwargs.{own}" if own else "choose one that has, or set it to False"
@@ -48,13 +48,13 @@ def check_labels(config: ConfigDict, source: Source) -> None:
         )
     if config.model.label_dropout and config.network.kwargs.get("label_as_scalar"):
         raise ValueError(
-            "model.label_dropout: with network.kwargs.label_as_scalar there is no number for a "
-            "label that is withheld: set one of them to 0 or False"
+            "model.label_dropout: with network.kwargs.label_as_scalar no number can stand for a "
+            "dropped label: set one of them to 0 or False"
         )
 
 
 def check_likelihood(config: ConfigDict, source: Source) -> None:
-    """Integer codes and real numbers have likelihoods and predictions of their own."""
+    """Checks that likelihood and prediction suit the data, integer codes or real numbers."""
     needs_codes = config.model.prediction == "codes" or config.likelihood.name == "discretised"
     if not source.num_codes and needs_codes:
         raise ValueError(
@@ -69,42 +69,44 @@ def check_likelihood(config: ConfigDict, source: Source) -> None:
 
 
 def check_augmented_flag(config: ConfigDict) -> None:
-    """A network that is told which images are augmented must see both kinds, and be able to tell
-    the flag from a label."""
+    """Checks that a network which is told which images are augmented sees both kinds, and can
+    distinguish the flag from a label."""
     if not config.model.augmented_flag:
         return
     chosen = config.data.augmentation
     if chosen.name == "none":
         raise ValueError(
-            "model.augmented_flag tells the network which images are augmented, and with "
+            "model.augmented_flag tells the network which images are augmented, but with "
             "data.augmentation.name = 'none' no image is: choose 'images', or set it to False"
         )
     if chosen.name == "images" and chosen.kwargs.get("share", 1.0) == 1:
         raise ValueError(
             "model.augmented_flag with data.augmentation.kwargs.share = 1: the network would never "
-            "see an image of which it is told that it is not augmented, as the test images are; "
+            "be trained on an image that is not augmented, as the test images are; "
             "set share to 0.5, or the flag to False"
         )
     if config.model.class_conditional and config.network.kwargs.get("label_as_scalar"):
         raise ValueError(
-            "network.kwargs.label_as_scalar has one number for the label and the flag of "
-            "augmentation: set it, model.class_conditional or model.augmented_flag to False"
+            "network.kwargs.label_as_scalar has only one number for both the label and the "
+            "augmentation flag: set it, model.class_conditional or model.augmented_flag to False"
         )
 
 
 def check_capabilities(config: ConfigDict, built: Built) -> None:
-    """The model must support what is asked of it by name (`vdm.models.interface`)."""
+    """Checks that the model has the capabilities that the config uses (`vdm.models.interface`)."""
     model = built.model
     if has_noise_levels(model):
         require(model, built.sampler.needs, f"sample.name = {config.sample.name!r}")
-    elif hasattr(model, "supports"):  # a subclass of a VDM that has lost its bound
+    elif hasattr(
+        model, "supports"
+    ):  # a subclass of VDM that overrides the methods behind its bound
         require(model, "noise_levels", f"model.name = {config.model.name!r}")
     else:
         check_without_schedule(config)
 
 
 def check_without_schedule(config: ConfigDict) -> None:
-    """ValueError for a field that asks for noise levels, or labels, of a model that has none."""
+    """Raises ValueError for a field that needs noise levels or labels, which this model lacks."""
     defaults = {
         "model.class_conditional": False,
         "model.augmented_flag": False,
@@ -122,15 +124,15 @@ def check_without_schedule(config: ConfigDict) -> None:
             value = value[part]
         if value != needed:
             raise ValueError(
-                f"{field} = {value!r} needs a model with a schedule of noise and labels, and "
+                f"{field} = {value!r} needs a model with a noise schedule and labels, and "
                 f"model.name = {config.model.name!r} has neither: set it to {needed!r}, or choose "
                 "'vdm'"
             )
 
 
 def check_shapes(config: ConfigDict, model: AnyModel) -> None:
-    """Runs the networks on shapes alone, so that a slip in one of the user's own is one line before
-    anything is written."""
+    """Traces the model with shapes only, so that a mistake in a component of the user's own is
+    reported in one line before anything is written."""
     try:
         params = jax.eval_shape(model.init, root_key(0))
         if not has_noise_levels(model):
@@ -139,7 +141,7 @@ def check_shapes(config: ConfigDict, model: AnyModel) -> None:
         if model.multivariate and "noisy_data" not in model.supports:
             raise ValueError(
                 f"schedule.name = {config.schedule.name!r} has an omega for each dimension of the "
-                "data, and the latents of this model are none: choose one omega for all"
+                "data, but the latents of this model are not data: choose one omega for all"
             )
         train_schedule.check(config.schedule.train, model.schedule, config.model.num_steps)
         if model.prediction == "next_mean":
@@ -150,16 +152,16 @@ def check_shapes(config: ConfigDict, model: AnyModel) -> None:
         names = f"network {config.network.name!r} or schedule {config.schedule.name!r}"
         if config.model.name not in MODELS:
             names = f"model {config.model.name!r}, {names}"
-        raise ValueError(f"{names} cannot be called as the README says: {error}") from error
+        raise ValueError(f"{names} cannot be called as vdm/README.md describes: {error}") from error
 
 
 def check_sample(options: SampleOptions, sampler: Sampler, num_classes: int) -> None:
-    """ValueError for what would stop the samples, at the end of a training perhaps."""
+    """Raises ValueError for options that would make sampling fail, perhaps only after training."""
     check_samples(sampler, options.num_images, options.num_steps, options.interpolate)
     if options.label >= 0 and not num_classes:
         raise ValueError(
             f"sample.label = {options.label}: nothing is conditional on labels here; train with "
-            "model.class_conditional = True, or guide by a classifier"
+            "model.class_conditional = True, or choose a classifier as guidance"
         )
     if options.label >= max(1, num_classes):
         raise ValueError(
@@ -169,10 +171,11 @@ def check_sample(options: SampleOptions, sampler: Sampler, num_classes: int) -> 
     least = 4 if options.precision_recall else 3
     if options.features and options.num_images < least:
         raise ValueError(
-            f"sample.num_images = {options.num_images}: sample.features compares {least} or more"
+            f"sample.num_images = {options.num_images}: sample.features compares {least} images or "
+            "more"
         )
     if options.features and not Path(options.features).is_file():
         raise ValueError(
-            f"sample.features = {options.features!r}: there is no such file; it is an .npz of "
+            f"sample.features = {options.features!r}: there is no such file; give an .npz of "
             "vdm.evaluation.features"
         )

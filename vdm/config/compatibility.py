@@ -1,4 +1,4 @@
-"""What two configs of one workdir differ in, where it matters to the trained state."""
+"""Compares configs of one workdir: which differences matter to its trained state and its files."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -24,10 +24,10 @@ STATE_FIELDS = (
     "seed", "model", "schedule", "network", "likelihood", "weighting", "data", "optim",
     "train.batch_size", "train.prng_impl",
 )  # fmt: skip
-# ... but where the data lie does not change what they are, nor how the network is compiled.
+# Exceptions: where the data are stored, and how the network is compiled, change no state.
 NOT_STATE_FIELDS = ("data.data_dir", "network.kwargs.remat", "network.kwargs.scan")
 SHAPE_OF_DATA = "data.kwargs.shape"
-# Of sources in the user's files, where these lie.
+# The kwargs of user data sets that say where their files are.
 PLACES = {
     "folder": ("path",),
     "npy": ("path", "train", "test", "train_labels", "test_labels"),
@@ -35,34 +35,44 @@ PLACES = {
 
 
 def differing_fields(config: Mapping, other: Mapping) -> list[str]:
-    """Fields that shape the trained state and differ, as "a.b: here x, there y". A kwarg that is
-    not given has its component's default."""
+    """Returns the fields that shape the trained state and differ, each as "a.b: here x, there y".
+
+    A kwarg that is not given has the default of its component.
+    """
     ours, theirs = (_flatten(_with_defaults(complete(c).to_dict())) for c in (config, other))
     return [
-        f"{field}: here {ours.get(field, 'absent')!r}, there {theirs.get(field, 'absent')!r}"
+        f"{field}: here {_shown(ours, field)}, there {_shown(theirs, field)}"
         for field in sorted(ours.keys() | theirs.keys())
         if canonical(ours.get(field, "absent")) != canonical(theirs.get(field, "absent"))
         and any(field == f or field.startswith(f + ".") for f in STATE_FIELDS)
         and field not in NOT_STATE_FIELDS
-        # One that is not stated is read from the data: `vdm.runs.data` compares those.
+        # A shape that is not given is read from the data; `vdm.runs.data` compares those shapes.
         and not (field == SHAPE_OF_DATA and not (ours.get(field) and theirs.get(field)))
     ]
 
 
-# Fields that matter to the training of a model alone, not to what it computes afterwards.
+def _shown(fields: Mapping, field: str) -> str:
+    return repr(fields[field]) if field in fields else "not set"
+
+
+# Fields that affect only how a model is trained, not what it computes afterwards.
 TRAINING_FIELDS = ("model.label_dropout", "model.augmented_flag", "network.kwargs.dropout",
                    "schedule.train")  # fmt: skip
 
 
 def model_fields(config: Mapping) -> dict[str, Any]:
-    """Fields that say what the parameters mean. Kwargs with their default are left out, so that a
-    parameter that a component gets in a later version changes nothing. In canonical form."""
+    """Returns the fields that determine what the parameters mean, in canonical form.
+
+    Kwargs at their default are left out, so that a parameter added in a later version changes
+    nothing.
+    """
     return canonical(_model_fields(config, _differs))
 
 
 def earlier_model_fields(config: Mapping) -> list[dict[str, Any]]:
-    """The same of versions that told a tuple from a list: of a config in a Python file, and of the
-    same one in config.json, where (), a default, had become [], which is not one."""
+    """Returns `model_fields` as earlier versions computed it, which distinguished tuples from
+    lists: once for the config of a Python file, and once for the same config in config.json, where
+    the default () had become [] and no longer counted as the default."""
     plain = to_json(complete(config).to_dict())
     from_file = with_tuples(plain)
     return [_model_fields(form, lambda value, default: value != default)
@@ -70,7 +80,8 @@ def earlier_model_fields(config: Mapping) -> list[dict[str, Any]]:
 
 
 def computed_fields(config: Mapping) -> dict[str, Any]:
-    """All that the numbers of a model depend on beside its parameters, in canonical form."""
+    """Returns the fields that a model's numbers depend on, besides its parameters, in canonical
+    form."""
     filled = _with_defaults(complete(config).to_dict())
     groups = {key: filled[key] for key in ("model", "schedule", "network", "likelihood")}
     return canonical(_flatten(groups))
@@ -79,7 +90,7 @@ def computed_fields(config: Mapping) -> dict[str, Any]:
 def _differs(value: Any, default: Any) -> bool:
     try:
         return canonical(value) != canonical(default)
-    except TypeError:  # there is no default, or one that no config can name
+    except TypeError:  # no default, or one that a config cannot express
         return True
 
 
@@ -101,14 +112,14 @@ def _model_fields(config: Mapping, differs: Callable[[Any, Any], bool]) -> dict[
 
 
 def _with_defaults(config: Mapping) -> dict[str, Any]:
-    """The config with the defaults of its components among their kwargs."""
+    """Returns the config with the defaults of its components filled in as kwargs."""
     filled = _fill(config, _COMPONENTS)
     data = _fill(filled["data"], {"augmentation": AUGMENTATIONS})
     places = PLACES.get(data["name"], ())
     data["kwargs"] = {name: v for name, v in data["kwargs"].items() if name not in places}
     if data["name"] == "tfds" and data["kwargs"]["dataset"] in TFDS_FACTS:
         own = {"name": data["kwargs"]["dataset"], "kwargs": {"version": data["kwargs"]["version"]}}
-        data |= own  # two names of one set
+        data |= own  # the same data set has two names
     return filled | {"data": data}
 
 
@@ -118,14 +129,14 @@ def _fill(config: Mapping, components: Mapping[str, Mapping]) -> dict[str, Any]:
         component = filled.get(what, {})
         if component.get("name") in table:
             parameters = inspect.signature(table[component["name"]]).parameters.values()
-            # Of the data these are no facts, but what makes them.
-            told = ("parent", "name", *(() if what == "data" else FACTS))
+            # For a data set these parameters are settings; the others get them from the data.
+            facts = ("parent", "name", *(() if what == "data" else FACTS))
             defaults = {
                 p.name: p.default
                 for p in parameters
-                if p.default is not p.empty and p.name not in told
+                if p.default is not p.empty and p.name not in facts
             }
-            names = {p.name for p in parameters}  # others are left out, as `build` does
+            names = {p.name for p in parameters}  # `build` ignores others too
             given = {k: v for k, v in dict(component["kwargs"]).items() if k in names}
             filled[what] = {**component, "kwargs": defaults | given}
     return filled

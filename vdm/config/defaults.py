@@ -1,7 +1,7 @@
-"""Every field of a config, once, with its default and its meaning.
+"""Every field of a config, with its default and its meaning.
 
-The defaults are the VDM paper's CIFAR-10 run (arXiv:2107.00630, appendix B). The files in configs/
-are these and what differs from them:
+The defaults are those of the VDM paper's CIFAR-10 run (arXiv:2107.00630, appendix B). The files in
+configs/ start from them and set only what differs:
 
     from vdm.config import defaults
 
@@ -10,8 +10,8 @@ are these and what differs from them:
         config.data.name = "digits"
         return config
 
-A field that a later version adds gets the default that says what was done before the field existed,
-because a config that was saved without the field (in an old workdir) is completed from here.
+A new field gets the default that stands for what was done before the field existed, because a
+config that was saved without the field (in an old workdir) is completed from here.
 
 The comment on a field, and the comment lines directly above it, are its documentation:
 `--print_config` and configs/README.md show them (`vdm.config.listing`). Nothing heavy is imported.
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """A new config with every field at its default."""
+    """Returns a new config with every field at its default."""
     return ConfigDict(
         {
             "seed": 0,  # of the initial parameters, the order of the data and the noise of training
@@ -51,7 +51,7 @@ def data() -> dict[str, Any]:
         # swirl, mixture, synthetic
         "name": "cifar10",
         "kwargs": {
-            "path": "",  # folder, npy: where the data are
+            "path": "",  # folder, npy: the folder with the data
             # npy: the file of the training examples; this and the next three name single files
             # instead of those in `path`
             "train": "",
@@ -90,12 +90,12 @@ def model() -> dict[str, Any]:
     """The latent-variable model."""
     return {
         "name": "vdm",  # or your own family of models, package.module:Thing
-        "kwargs": {},  # of a family of your own
+        "kwargs": {},  # for a family of your own
         "num_steps": 0,  # T of the bound that is trained; 0 is continuous time
         # what the network predicts: eps, x, v, score, codes; or next_mean if num_steps > 0
         "prediction": "eps",
         "class_conditional": False,  # whether the network is given the labels
-        "label_dropout": 0.0,  # share of labels withheld in training, for classifier-free guidance
+        "label_dropout": 0.0,  # share of labels dropped in training, for classifier-free guidance
         "augmented_flag": False,  # whether the network is told which images are augmented
     }
 
@@ -113,7 +113,7 @@ def schedule() -> dict[str, Any]:
             "hidden_features": 1024,  # monotone, vdm_nnet: hidden units of the monotone network
             "per_dimension": False,  # polynomial: a schedule for each dimension of the data
             "num_bins": 64,  # tabulated: number of equal parts of [omega_0, omega_1]
-            "memory": 1000,  # tabulated: training steps that its averages reach back over
+            "memory": 1000,  # tabulated: number of past training steps that its averages cover
         },
         # how the schedule learns: from the variance of the loss (variance, variance_stratified),
         # adaptive (tabulated), from the bound itself (bound), or fixed: not at all
@@ -129,7 +129,7 @@ def network() -> dict[str, Any]:
             "width": 128,  # channels of the unet, hidden units of the mlp
             "num_blocks": 32,  # residual blocks; the unet has as many down, and one more up
             "dropout": 0.1,  # share of activations dropped in training
-            "fourier": True,  # whether Fourier features of z are inputs too
+            "fourier": True,  # whether Fourier features of z are additional inputs
             # multiplies omega, rescaled to [0, 1], before its sines and cosines are taken
             "omega_scale": 1000.0,
             "attention": "middle",  # unet: which blocks have attention: middle, all, none
@@ -139,7 +139,7 @@ def network() -> dict[str, Any]:
             "omega_low": -13.3,  # unet: the network reads (omega - omega_low) / omega_range
             "omega_range": 18.3,  # unet: see omega_low
             "label_as_scalar": False,  # unet: feed a label as one number beside omega's features
-            "dtype": "float32",  # unet: what the blocks are computed in; or bfloat16
+            "dtype": "float32",  # unet: the data type of the blocks; or bfloat16
             # unet: what the backward pass recomputes: none, whole blocks (blocks), or everything
             # except matrix products and convolutions (dots)
             "remat": "none",
@@ -149,10 +149,10 @@ def network() -> dict[str, Any]:
 
 
 def likelihood() -> dict[str, Any]:
-    """The distribution of the data given the latent of least noise."""
+    """The distribution of the data given the least noisy latent."""
     return {
         "name": "discretised",  # for integer codes; gaussian for real numbers
-        "kwargs": {},  # of a likelihood of your own
+        "kwargs": {},  # for a likelihood of your own
     }
 
 
@@ -186,7 +186,7 @@ def optim() -> dict[str, Any]:
             "schedule_rate": 1.0,  # adamw: factor of the learning rate for the schedule
         },
         "ema_rate": 0.9999,  # decay rate of the moving average of the parameters
-        "ema_warmup": True,  # whether that rate rises from 0.1 to ema_rate as the steps go by
+        "ema_warmup": True,  # whether that rate rises from 0.1 to ema_rate during training
     }
 
 
@@ -198,7 +198,7 @@ def train() -> dict[str, Any]:
         "num_devices": 0,  # 0: all; on the CPU one for each core
         "fsdp": 1,  # devices that share each array of parameters, EMA and optimiser state
         "accumulate": 1,  # microbatches that a batch is processed in
-        "log_every": 1000,  # steps between lines of the log
+        "log_every": 1000,  # steps between log lines
         "save_every": 10_000,  # steps between checkpoints
         "eval_every": 100_000,  # steps between evaluations; 0: only at the end
         "eval_draws": 1,  # passes over the evaluation split in each of those evaluations
@@ -211,8 +211,8 @@ def train() -> dict[str, Any]:
 def metrics() -> dict[str, Any]:
     """An experiment tracker."""
     return {
-        "name": "none",  # or your own, to Weights & Biases and the like
-        "kwargs": {},  # of your own
+        "name": "none",  # or your own, for Weights & Biases and the like
+        "kwargs": {},  # for a tracker of your own
     }
 
 
@@ -225,36 +225,36 @@ def evaluation() -> dict[str, Any]:
         "batch_size": 300,  # examples evaluated at once
         "seed": 0,  # of the noise
         "params": "ema",  # or raw: the parameters without the moving average
-        "step": -1,  # of the checkpoint; -1 is the newest
+        "step": -1,  # step of the checkpoint; -1 is the newest
         "ode": {
-            "num_steps": 50,  # of the ODE solver; 0: as many as the tolerance asks for
-            "tolerance": 1e-5,  # relative and absolute, of an adaptive solver
+            "num_steps": 50,  # steps of the ODE solver; 0: as many as the tolerance requires
+            "tolerance": 1e-5,  # relative and absolute tolerance of the adaptive solver
             "divergence": "auto",  # exact or hutchinson; auto: exact in up to 16 dimensions
-            "probes": 2,  # random directions of hutchinson; two or more give its error
+            "probes": 2,  # hutchinson: random directions; two or more give its error
         },
     }
 
 
 def sample() -> dict[str, Any]:
-    """The sampler and what is drawn."""
+    """The sampler, and which samples are drawn."""
     return {
         # ancestral, ddim, heun, dpm_solver, euler_maruyama, predictor_corrector, annealed_langevin
         # or flow
         "name": "ancestral",
         "kwargs": {
-            "variance": "posterior",  # ancestral: of a step; or forward, DDPM's beta
+            "variance": "posterior",  # ancestral: variance of a step; or forward, DDPM's beta
             "last_noise": True,  # ancestral, euler_maruyama: add noise in the last step too
             "stochastic": False,  # dpm_solver: solve the reverse SDE instead of the ODE
             "eta": 0.0,  # ddim: from 0, deterministic, to 1, ancestral
             "corrections": 1,  # predictor_corrector, annealed_langevin: Langevin steps per level
             "snr": 0.16,  # predictor_corrector: signal-to-noise ratio of its Langevin steps
             "step_size": 0.1,  # annealed_langevin: step size divided by sigma^2
-            "tolerance": 1e-3,  # flow: of its adaptive steps between points of the grid
+            "tolerance": 1e-3,  # flow: tolerance of its adaptive steps between points of the grid
         },
         "grid": {
             "name": "equal_times",  # or equal_omegas, karras
             "kwargs": {
-                "rho": 7.0,  # karras: how much denser the steps are at little noise
+                "rho": 7.0,  # karras: how much denser the steps are at low noise
             },
         },
         "guidance": {
@@ -265,12 +265,12 @@ def sample() -> dict[str, Any]:
         },
         "label": -1,  # class of every image; -1: the classes in turn
         "interpolate": 0,  # n > 0: rows of n images between two latents
-        "num_frames": 0,  # n > 0: also samples.gif with n frames of the way from noise to data
+        "num_frames": 0,  # n > 0: also write samples.gif with n frames from noise to data
         # .npz of a feature function: samples.json then has distances to the training images
         "features": "",
-        "precision_recall": True,  # part of that comparison; slow for many images
+        "precision_recall": True,  # whether that comparison includes these; slow for many images
         "num_steps": 1000,  # steps of the sampler
-        "num_images": 64,  # how many are drawn
+        "num_images": 64,  # number of images drawn
         "batch_size": 64,  # images drawn at once
         "seed": 0,  # of the noise
     }
@@ -299,7 +299,7 @@ def compress() -> dict[str, Any]:
         "cells": 1,  # of the latents' grid, per standard deviation of a step
         "order": "bit_swap",  # or top_down, which needs initial bits for all T latents
         "seed": 0,  # of the initial bits
-        "initial_bits": "",  # take them from this file; decompress writes them to this new file
-        # of a conditional model: .npy of one label for each image; decompress writes it
+        "initial_bits": "",  # take these bits from this file; decompress writes them to it
+        # conditional models: .npy with one label for each image; decompress writes it
         "labels": "",
     }

@@ -1,5 +1,5 @@
-"""Where config files are, and how they are read. Imports nothing heavy, so that --print_config
-answers at once."""
+"""Finds and reads config files. Nothing heavy is imported, so that --print_config answers at
+once."""
 
 import difflib
 import functools
@@ -14,16 +14,17 @@ from ml_collections import ConfigDict
 from vdm.io.errors import Terminated, describe, is_own_message
 
 PACKAGE = Path(__file__).parent.parent
-# What has our configs/: an installed package, beside which those of others may lie, or a checkout.
+# The folder that holds the built-in configs/: the package if it is installed (another package may
+# have a configs/ next to it), otherwise the checkout.
 HOME = PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parent
 FOLDERS = (Path(), HOME)
 
 
 def find_config_file(path: Path) -> Path:
-    """The file itself, or one of that relative path in the checkout or the installed package.
+    """Returns the path of a config file, so that configs/digits.py is found from any folder.
 
-    So configs/digits.py is found from any folder.
-    ValueError for a file that is not there, with those that are.
+    A relative path is looked up in the current folder, then in the checkout or installed package.
+    ValueError for a file that does not exist; the message lists those that do.
     """
     for folder in FOLDERS:
         if (folder / path).is_file():
@@ -34,8 +35,8 @@ def find_config_file(path: Path) -> Path:
             f"did you mean --config={path / 'config.json'}?"
         )
     kind = "is a folder, not a config file" if path.is_dir() else "does not exist"
-    known = {found.stem: f"configs/{found.name}" for folder in FOLDERS
-             for found in sorted((folder / "configs").glob("*.py"))}  # fmt: skip
+    known = {file.stem: f"configs/{file.name}" for folder in FOLDERS
+             for file in sorted((folder / "configs").glob("*.py"))}  # fmt: skip
     near = difflib.get_close_matches(path.stem, known, n=1)
     hint = f"did you mean --config={known[near[0]]}? " if near else ""
     raise ValueError(
@@ -46,15 +47,15 @@ def find_config_file(path: Path) -> Path:
 
 @functools.cache
 def built_in_configs() -> tuple[ConfigDict, ...]:
-    """The config of every file in configs/, without arguments; not to be changed."""
+    """Returns the config of every file in configs/, without arguments. Do not change them."""
     return tuple(load_config(path) for path in sorted(HOME.glob("configs/*.py")))
 
 
 def load_config(path: str | Path, *args: str) -> ConfigDict:
-    """get_config(*args) of a config file; configs/digits.py and its like are always found. Or the
-    config in a workdir's config.json.
+    """Returns get_config(*args) of a config file, or the config in a workdir's config.json.
 
-    ValueError, in one line, for a file that is not there or whose code raises anything at all.
+    The built-in files, such as configs/digits.py, are found from any folder. ValueError, in one
+    line, for a file that does not exist or whose code raises any exception.
     """
     path = find_config_file(Path(path))
     if path.suffix == ".json" and not args:
@@ -63,7 +64,9 @@ def load_config(path: str | Path, *args: str) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"config file {path} is neither a Python file nor a config.json")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look there
+    module = sys.modules[name] = importlib.util.module_from_spec(
+        spec
+    )  # dataclasses look it up there
     try:
         spec.loader.exec_module(module)
         if not callable(getattr(module, "get_config", None)):
@@ -83,21 +86,21 @@ def load_config(path: str | Path, *args: str) -> ConfigDict:
 
 
 def _read_json(path: Path) -> ConfigDict:
-    """The config that a run wrote."""
+    """Reads the config.json that a run wrote."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"config file {path} is damaged: {error}") from error
     if not (isinstance(content, dict) and all(key in content for key in ("data", "train"))):
         raise ValueError(
-            f"config file {path} holds no config: give the config.json of a workdir, or a Python "
-            "file with get_config()"
+            f"config file {path} does not hold a config: give the config.json of a workdir, or "
+            "a Python file with get_config()"
         )
     return ConfigDict(_as_written(content))
 
 
 def _as_written(value: Any) -> Any:
-    """JSON has lists where a config has tuples."""
+    """Turns the lists of JSON back into the tuples of a config."""
     if isinstance(value, dict):
         return {key: _as_written(inner) for key, inner in value.items()}
     return tuple(map(_as_written, value)) if isinstance(value, list) else value

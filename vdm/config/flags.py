@@ -1,4 +1,4 @@
-"""The flags of `vdm.main`: what a command line means, and one line for a mistake in it."""
+"""The command line of `vdm.main`: parses its flags and reports mistakes in one line."""
 
 # Nothing heavy is imported: --help and --print_config answer at once.
 import ast
@@ -26,16 +26,18 @@ class UsageError(ValueError):
 
 
 def define_flags(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
-    """The flags, not parsed yet, among them one for each field of the config that argv names."""
+    """Defines the flags, one for each config field in argv among them, without parsing them."""
     defined = flags.FlagValues()
     config_flags.DEFINE_config_dict(
         "config", config, "the config", flag_values=defined, sys_argv=list(argv)
     )
-    flags.DEFINE_string("workdir", None, "what the run writes", flag_values=defined)
+    flags.DEFINE_string("workdir", None, "folder that the run writes to", flag_values=defined)
     flags.DEFINE_string("mode", "train", " or ".join(MODES), flag_values=defined)
     flags.DEFINE_string("init_from", None, "parameters to start from", flag_values=defined)
-    flags.DEFINE_string("input", None, "what is compressed", flag_values=defined)
-    flags.DEFINE_string("output", None, "where it is written", flag_values=defined)
+    flags.DEFINE_string(
+        "input", None, "file or folder to compress or decompress", flag_values=defined
+    )
+    flags.DEFINE_string("output", None, "file or folder to write", flag_values=defined)
     flags.DEFINE_bool("accept_new_data", False, "resume with other data", flag_values=defined)
     flags.DEFINE_enum("print_config", None, list(FORMS), "print the config", flag_values=defined)
     flags.DEFINE_bool("debug", False, "tracebacks", flag_values=defined)
@@ -43,7 +45,7 @@ def define_flags(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
 
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:
-    """The flags of a command line; ValueError, one line, for what cannot be understood."""
+    """Parses a command line. UsageError, in one line, if it cannot be understood."""
     argv = joined(argv)
     files = config_places(argv)
     if not files:
@@ -62,25 +64,25 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(unknown_field(before, argv, error)) from error
     if rest:
-        raise UsageError(f"{rest[0]!r} is no flag: values are given as --flag=value")
+        raise UsageError(f"{rest[0]!r} is not a flag: give values as --flag=value")
     return options
 
 
 def _with_form(argument: str) -> str:
-    """`--print_config` alone names the first form of `vdm.config.listing`."""
+    """Completes `--print_config` with the first form of `vdm.config.listing`."""
     if re.fullmatch(r"--?print_config(=(true|1|yes))?", argument, re.IGNORECASE):
         return f"--print_config={next(iter(FORMS))}"
     return argument
 
 
 def config_places(argv: Sequence[str]) -> list[str]:
-    """What --config names, of which the last counts."""
+    """Returns the values of --config; the last one counts."""
     return [a.partition("=")[2] for a in joined(argv) if a.startswith(CONFIG_FLAGS)]
 
 
 def check(options: flags.FlagValues) -> None:
-    """UsageError where --mode, --workdir, --input or --output is missing, or does not go with the
-    others."""
+    """Raises UsageError if --mode, --workdir, --input or --output is missing or contradicts the
+    other flags."""
     if options.mode not in MODES:
         raise UsageError(f"unknown --mode={options.mode}; known: {', '.join(MODES)}")
     if not options.workdir:
@@ -103,7 +105,7 @@ def check(options: flags.FlagValues) -> None:
 
 
 def joined(argv: Sequence[str]) -> list[str]:
-    """`--config FILE` as `--config=FILE`."""
+    """Rewrites `--config FILE` as `--config=FILE`."""
     result: list[str] = []
     for argument in argv:
         if result and result[-1] in ("--config", "-config"):
@@ -114,24 +116,27 @@ def joined(argv: Sequence[str]) -> list[str]:
 
 
 class Given(NamedTuple):
-    """fields: of the config, which the command line gives a value, such as "optim.name"; own_file:
-    whether the others are as somebody wrote them in Python, not as a run has saved them."""
+    """Which values of the config the user chose.
+
+    fields: those set on the command line, such as "optim.name". own_file: whether the others come
+    from a Python file, and not from the config.json that a run saved.
+    """
 
     fields: set[str]
     own_file: bool
 
 
 def read_given(argv: Sequence[str]) -> Given:
-    """What of the config was given, and where."""
-    found = (re.match(r"--?(?:no)?config\.([\w.]+)", argument) for argument in argv)
+    """Returns which values of the config the command line sets."""
+    matches = (re.match(r"--?(?:no)?config\.([\w.]+)", argument) for argument in argv)
     saved = any(place.endswith(".json") for place in config_places(argv)[-1:])
-    return Given({match[1] for match in found if match}, not saved)
+    return Given({match[1] for match in matches if match}, not saved)
 
 
 def read_config(place: str) -> ConfigDict:
-    """The config of FILE[:ARG], before overrides. A workdir's config.json may be of an earlier
-    version, and gets the fields it lacks."""
-    if Path(place).is_file():  # with a colon in its name, perhaps
+    """Reads the config of FILE[:ARG], before overrides. A workdir's config.json, which an earlier
+    version may have written, is completed with the fields it lacks."""
+    if Path(place).is_file():  # its name may contain a colon
         config = load_config(place)
     else:
         path, colon, argument = place.partition(":")
@@ -140,8 +145,8 @@ def read_config(place: str) -> ConfigDict:
 
 
 def take_own_kwargs(config: ConfigDict, argv: Sequence[str]) -> list[str]:
-    """Puts --config.GROUP.kwargs.KEY=VALUE into the config where GROUP.name is a component of the
-    user's own, whose kwargs no config lists; the other arguments."""
+    """Moves --config.GROUP.kwargs.KEY=VALUE from argv into the config if GROUP.name is a component
+    of the user's own, whose kwargs no config lists. Returns the other arguments."""
     known, rest = fields(config), []
     for argument in argv:
         match = re.fullmatch(r"--?config\.(([\w.]+)\.kwargs)\.(\w+)=(.*)", argument, re.DOTALL)
@@ -161,7 +166,7 @@ def take_own_kwargs(config: ConfigDict, argv: Sequence[str]) -> list[str]:
 
 
 def literal(text: str) -> Any:
-    """A Python literal, or the text itself."""
+    """Returns the value of a Python literal, or the text itself if it is not one."""
     try:
         return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError):
@@ -169,7 +174,7 @@ def literal(text: str) -> Any:
 
 
 def unknown_field(config: ConfigDict, argv: Sequence[str], error: Exception) -> str:
-    """Names the override that the config has no field for, and the nearest field."""
+    """Returns a message that names the unknown field of an override, and the nearest known one."""
     known = fields(config)
     for argument in argv:
         match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
@@ -180,7 +185,7 @@ def unknown_field(config: ConfigDict, argv: Sequence[str], error: Exception) -> 
             if inside and group in known:
                 own = (
                     f"a component of your own takes it as --config.{group}.kwargs.{key}=VALUE "
-                    f"beside --config.{group}.name=package.module:Thing"
+                    f"together with --config.{group}.name=package.module:Thing"
                 )
                 hint = f"{hint} Or {own}" if near and near[0] not in group + inside else own
             return f"the config has no field {match[1]!r}; {hint}"
@@ -188,7 +193,8 @@ def unknown_field(config: ConfigDict, argv: Sequence[str], error: Exception) -> 
 
 
 def wrong_value(config: ConfigDict, error: Exception) -> str:
-    """Names the override whose value has the wrong type, and what is expected."""
+    """Returns a message that names the override whose value has the wrong type, and what it
+    expects."""
     match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
     if not match:
         return str(error)
@@ -204,7 +210,7 @@ def wrong_value(config: ConfigDict, error: Exception) -> str:
 
 
 def fields(config: Any, prefix: str = "") -> list[str]:
-    """Every dotted name in a config, groups included."""
+    """Returns every dotted name in a config, including those of groups."""
     names = []
     for key, value in config.items():
         names.append(f"{prefix}{key}")

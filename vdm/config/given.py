@@ -1,8 +1,8 @@
-"""Values that a user gave and that would have no effect: refused rather than ignored.
+"""Refuses values that the user gave but that would have no effect.
 
 A config lists the keyword arguments of every built-in component, and `vdm.config.registry.build`
-ignores those that the chosen one does not take, so that one name is enough for an ablation. A value
-that somebody chose must not be lost in the same way.
+ignores those that the chosen component does not accept, so that changing `name` is enough for an
+ablation. A value that the user chose must not be ignored in the same way.
 """
 
 import inspect
@@ -24,21 +24,22 @@ _ABSENT = object()
 def check_given(
     config: ConfigDict, given: Collection[str] | None = None, own_file: bool = False
 ) -> None:
-    """Raises ValueError for a given kwarg that the chosen component does not take, and for a given
-    warm-up that is longer than the run.
+    """Raises ValueError for a given kwarg that the chosen component does not accept, and for a
+    given warm-up that is longer than the run.
 
-    given: the fields that were given, such as "optim.kwargs.clip"; None: those whose value is
-    neither a default of a built-in component nor that of a built-in config. own_file: beside the
-    fields in `given` those as well, as far as the file that they are in alone makes them useless:
-    where `given` chooses another component, or another length of the run, it is an ablation.
+    Args:
+        given: the fields that the user set, such as "optim.kwargs.clip". None: all fields whose
+            value is neither a default of a built-in component nor that of a built-in config.
+        own_file: whether such fields count too if they come from the user's own file, unless
+            `given` chooses the component, or the length of the run: that is an ablation.
     """
     config = complete(config)
 
     def is_given(group: str, key: str, value: Any, chosen: str) -> bool:
         if given is not None and f"{group}.kwargs.{key}" in given:
             return True
-        looked_at = given is None or (own_file and chosen not in given)
-        return looked_at and _plain(value) not in _usual_values(group, key)
+        counts = given is None or (own_file and chosen not in given)
+        return counts and _plain(value) not in _usual_values(group, key)
 
     for group, table in TABLES.items():
         component = _field(config, group)
@@ -49,10 +50,12 @@ def check_given(
             value = component.kwargs[key]
             takers = [name for name, other in table.items() if _default(other, key) is not _ABSENT]
             chosen = f"{group}.name"
-            if takers and is_given(group, key, value, chosen):  # `build` refuses what nothing takes
+            if takers and is_given(
+                group, key, value, chosen
+            ):  # `build` refuses what no component accepts
                 raise ValueError(
                     f"{group}.kwargs.{key} = {value!r} would have no effect: {group}.name = "
-                    f"{component.name!r} does not take it; leave it out, or choose "
+                    f"{component.name!r} does not accept it; leave it out, or choose "
                     f"{' or '.join(map(repr, takers))}"
                 )
     optim, num_steps = config.optim, config.train.num_steps
@@ -71,8 +74,7 @@ def check_given(
 def check_ode(
     options: EvalOptions, estimator: Estimator, model: AnyModel, given: Collection[str]
 ) -> None:
-    """Raises ValueError for a field of eval.ode among the given ones that the bound of an
-    evaluation does not depend on."""
+    """Raises ValueError for a given field of eval.ode that has no effect on the chosen bound."""
     for field in sorted(field for field in given if field.startswith("eval.ode.")):
         name = field.removeprefix("eval.ode.")
         if not isinstance(estimator, ProbabilityFlow):
@@ -92,14 +94,14 @@ def check_ode(
 
 
 def _has_flow(model: AnyModel) -> bool:
-    """Whether eval.bound may be one of the flow's."""
+    """Returns whether the model has the bounds ode-*."""
     if not has_noise_levels(model) or model.multivariate:
         return False
     return "probability_flow" in model.supports
 
 
 def _field(config: ConfigDict, path: str) -> Any:
-    """config.a.b for "a.b"."""
+    """Returns config.a.b for the path "a.b"."""
     value: Any = config
     for part in path.split("."):
         value = value[part]
@@ -107,13 +109,13 @@ def _field(config: ConfigDict, path: str) -> Any:
 
 
 def _default(constructor: Callable, key: str) -> Any:
-    """The default of that parameter; _ABSENT where the constructor has no such parameter."""
+    """Returns the default of a parameter; _ABSENT if the constructor has no such parameter."""
     parameters = inspect.signature(constructor).parameters
     return parameters[key].default if key in parameters else _ABSENT
 
 
 def _usual_values(group: str, key: str) -> list[Any]:
-    """The defaults of a kwarg in the built-in components and its values in the built-in configs."""
+    """Returns the defaults of a kwarg in built-in components and its values in built-in configs."""
     defaults = [_default(constructor, key) for constructor in TABLES[group].values()]
     listed = [_field(c, f"{group}.kwargs").get(key, _ABSENT) for c in built_in_configs()]
     return [_plain(value) for value in defaults + listed]

@@ -1,4 +1,4 @@
-"""A config as text: every field beside its meaning, or what differs from the defaults.
+"""Prints a config: every field with its meaning, or only what differs from the defaults.
 
 The lines are assignments such as a config file has, `config.seed = 0`. The meanings are the
 comments of `vdm.config.defaults`, read from its source. Nothing heavy is imported, so that
@@ -23,26 +23,26 @@ WIDEST_VALUE = 46
 
 
 def every_field(config: ConfigDict) -> str:
-    """A line for each field of the config, with its meaning."""
+    """Returns one line for each field of the config, with its meaning."""
     known, lines = meanings(), []
     for field, value in sorted(flatten(config.to_dict()).items(), key=_rank):
         group = field.partition(".kwargs.")[0]
         own = ":" in str(_at(config, group).get("name")) if ".kwargs." in field else False
-        meaning = "" if own else known.get(field, "")  # what our component of the name means by it
+        meaning = "" if own else known.get(field, "")  # it describes the built-in component
         line = f"config.{field} = {value!r}"
         lines.append(f"{line:<{WIDEST_VALUE}}  # {meaning}" if meaning else line)
     return "\n".join(lines)
 
 
 def changes(config: ConfigDict) -> str:
-    """Assignments that make this config of `defaults.get_config()`, without comments; a group
-    that lacks a default field is assigned whole."""
+    """Returns the assignments that turn `defaults.get_config()` into this config. A group that
+    lacks a default field is assigned as a whole."""
     changed = _changes(config.to_dict(), defaults.get_config().to_dict(), "")
     return "\n".join(f"config.{field} = {value!r}" for field, value in sorted(changed, key=_rank))
 
 
 def as_json(config: ConfigDict) -> str:
-    """The config as config.json has it."""
+    """Returns the config in the form of config.json."""
     return json.dumps(config.to_dict(), indent=2)
 
 
@@ -51,12 +51,12 @@ FORMS: Mapping[str, Callable[[ConfigDict], str]] = {
     "changes": changes,
     "json": as_json,
 }
-"""By what --print_config=FORM names."""
+"""The FORM of --print_config=FORM -> the function that prints it."""
 
 
 @functools.cache
 def meanings() -> Mapping[str, str]:
-    """The dotted name of every default field -> the comments beside and above it."""
+    """Returns the dotted name of every default field -> the comments beside and above it."""
     source = Path(defaults.__file__).read_text(encoding="utf-8")
     groups = {name: _returned(function) for name, function in _functions().items()}
     beside, alone = {}, {}
@@ -75,7 +75,7 @@ def meanings() -> Mapping[str, str]:
 
 
 def group_meanings() -> Mapping[str, str]:
-    """The name of every group of fields -> the docstring of its function."""
+    """Returns the name of every group of fields -> the docstring of its function."""
     functions = _functions()
     whole = _returned(functions["get_config"])
     return {
@@ -86,7 +86,7 @@ def group_meanings() -> Mapping[str, str]:
 
 
 def flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted name -> value; an empty group is its own value."""
+    """Returns dotted name -> value. An empty group counts as a value."""
     flat: dict[str, Any] = {}
     for key, value in fields.items():
         inner = isinstance(value, Mapping) and value
@@ -95,22 +95,22 @@ def flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _functions() -> Mapping[str, ast.FunctionDef]:
-    """The functions of the defaults by name."""
+    """Returns the functions of the module `defaults` by name."""
     source = Path(defaults.__file__).read_text(encoding="utf-8")
     return {f.name: f for f in ast.parse(source).body if isinstance(f, ast.FunctionDef)}
 
 
 def _returned(function: ast.FunctionDef) -> ast.Dict:
-    """The dict that a function of the defaults returns, perhaps made a ConfigDict."""
+    """Returns the dict that a function of the defaults returns, without a ConfigDict around it."""
     last = function.body[-1]
-    found = last.value if isinstance(last, ast.Return) else None
-    found = found.args[0] if isinstance(found, ast.Call) else found
-    assert isinstance(found, ast.Dict), function.name
-    return found
+    returned = last.value if isinstance(last, ast.Return) else None
+    returned = returned.args[0] if isinstance(returned, ast.Call) else returned
+    assert isinstance(returned, ast.Dict), function.name
+    return returned
 
 
 def _lines(node: ast.Dict, groups: Mapping[str, ast.Dict], prefix: str) -> Iterator[tuple]:
-    """(dotted name, line in the source) of every field in a dict of the defaults."""
+    """Yields (dotted name, line in the source) of every field in a dict of the defaults."""
     for key, value in zip(node.keys, node.values, strict=True):
         assert key is not None
         field = f"{prefix}{ast.literal_eval(key)}"
@@ -123,7 +123,7 @@ def _lines(node: ast.Dict, groups: Mapping[str, ast.Dict], prefix: str) -> Itera
 
 
 def _changes(fields: Mapping[str, Any], other: Mapping[str, Any], prefix: str) -> Iterator[tuple]:
-    """(dotted name, value) of what differs."""
+    """Yields (dotted name, value) of each field that differs."""
     for key, value in fields.items():
         before = other.get(key)
         if isinstance(value, Mapping) and isinstance(before, Mapping) and not before.keys() - value:
@@ -133,7 +133,7 @@ def _changes(fields: Mapping[str, Any], other: Mapping[str, Any], prefix: str) -
 
 
 def _rank(item: tuple[str, Any]) -> tuple[int, str]:
-    """Where a field stands: in the order of the defaults, others at the end of their group."""
+    """Returns a sort key: the order of the defaults, other fields at the end of their group."""
     field, names = item[0], list(meanings())
     if field in names:
         return names.index(field), ""
@@ -144,5 +144,5 @@ def _rank(item: tuple[str, Any]) -> tuple[int, str]:
 
 
 def _at(config: ConfigDict, path: str) -> Any:
-    """config.a.b for "a.b"."""
+    """Returns config.a.b for the path "a.b"."""
     return functools.reduce(lambda group, part: group[part], path.split("."), config)

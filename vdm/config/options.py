@@ -1,6 +1,6 @@
-"""The values of a config that are no components: how long, how often, how many.
+"""The plain values of a config: how long, how often, how many.
 
-`read` checks them; the components are built in `vdm.config.build`.
+`read` checks them; `vdm.config.build` builds the components.
 """
 
 import dataclasses
@@ -24,10 +24,13 @@ PRNG_IMPLS = ("threefry2x32", "rbg")
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """config.train; intervals are in steps, 0 devices are all there are; fsdp of them share each
-    array of the state; accumulate microbatches make a batch; after watchdog_secs without a step a
-    report says where it hangs, 0: never. prng_impl: the generator of the noise of training; the
-    initial parameters and evaluations always have threefry."""
+    """config.train. Intervals are in steps.
+
+    num_devices: 0 for all. fsdp: the number of devices that share each array of the state.
+    accumulate: the number of microbatches in a batch. watchdog_secs: the time without a step after
+    which the watchdog prints where the run hangs; 0 for never. prng_impl: the random generator for
+    the noise of training; initial parameters and evaluations always use threefry.
+    """
 
     num_steps: int
     batch_size: int
@@ -45,8 +48,8 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class OdeOptions:
-    """config.eval.ode: 0 steps are as many as the tolerance asks for; divergence "auto" is exact
-    in up to 16 dimensions."""
+    """config.eval.ode. num_steps: 0 for adaptive steps. divergence: "auto" is exact in up to 16
+    dimensions."""
 
     num_steps: int
     tolerance: float
@@ -56,7 +59,7 @@ class OdeOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
-    """config.eval; num_steps is the T of the bound (0: continuous time), step the checkpoint's."""
+    """config.eval. num_steps: T of the bound; 0 for continuous time. step: of the checkpoint."""
 
     bound: str
     num_steps: int
@@ -70,10 +73,13 @@ class EvalOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SampleOptions:
-    """config.sample without its components. label -1: the classes in turn; interpolate: images of
-    a row between two latents, 0 for none; num_frames: of an animation, 0 for none; features: the
-    file of the features that samples are compared with data by, "" for no comparison;
-    precision_recall: whether that comparison has precision and recall, which take longest."""
+    """config.sample without its components.
+
+    label: -1 for the classes in turn. interpolate: images in a row between two latents; 0 for none.
+    num_frames: frames of an animation; 0 for none. features: the file of the feature function by
+    which samples are compared with the data; "" for no comparison. precision_recall: whether that
+    comparison includes precision and recall, which take longest.
+    """
 
     num_steps: int
     num_images: int
@@ -88,9 +94,12 @@ class SampleOptions:
 
 @dataclasses.dataclass(frozen=True)
 class CompressOptions:
-    """config.compress: T of the chain; images coded at once, at most; grid cells per standard
-    deviation; the seed of the initial bits, or a file to take them from; a file of labels.
-    ValueError for more than a file can say."""
+    """config.compress.
+
+    num_steps: T of the chain of latents. lanes: the largest number of images coded at once. cells:
+    grid cells per standard deviation. seed: of the initial bits, unless initial_bits names a file
+    to take them from. labels: a file of labels. ValueError for numbers too large for the format.
+    """
 
     num_steps: int
     lanes: int
@@ -120,8 +129,11 @@ class ClassifierOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is not a component: bound_steps is the T trained on, 0 for continuous time;
-    train_schedule is how the schedule learns; weighting names that of the network's loss."""
+    """All plain values of a config.
+
+    bound_steps: T of the bound that is trained; 0 for continuous time. train_schedule: how the
+    schedule learns. weighting: the name of the weighting of the network's loss.
+    """
 
     seed: int
     bound_steps: int
@@ -141,9 +153,9 @@ T = TypeVar(
     TrainOptions, EvalOptions, OdeOptions, SampleOptions, ClassifierOptions, CompressOptions,
 )  # fmt: skip
 
-# Fields that the first version had. Every config must state them: for what a run computes, another
-# run's value is not a default. The list never grows: what a later version adds has the default of
-# `vdm.config.defaults`, which says what was done before.
+# The fields of the first version. Every config must state them, because no default is right for all
+# runs. The list never grows: a field that a later version adds has a default in
+# `vdm.config.defaults`, which stands for what was done before the field existed.
 ORIGINAL_FIELDS = (
     "seed", "data.name", "data.kwargs", "data.data_dir", "data.holdout", "model.num_steps",
     "model.prediction", "model.class_conditional", "schedule.name", "schedule.kwargs",
@@ -156,14 +168,14 @@ ORIGINAL_FIELDS = (
     "sample.seed",
 )  # fmt: skip
 
-# Folders and files.
+# Fields that name folders and files.
 PLACES = ("data.data_dir", "sample.features", "compress.labels", "compress.initial_bits")
 
 
 def complete(config: Mapping | ConfigDict) -> ConfigDict:
-    """A copy of a config with the defaults of the fields that an earlier version did not have.
+    """Returns a copy of a config, with the defaults of the fields that an earlier version lacked.
 
-    A kwarg that is missing stays so: it means the default of its component.
+    Missing kwargs are not added: each component has its own defaults for them.
     """
     copy = ConfigDict(config.to_dict() if isinstance(config, ConfigDict) else config)
     _fill(copy, defaults.get_config(), "")
@@ -181,9 +193,9 @@ def _fill(group: ConfigDict, default: ConfigDict, prefix: str) -> None:
 
 
 def check_fields(config: ConfigDict) -> None:
-    """Raises ValueError for a field that is missing, or that no config has, such as a misspelt one,
-    which would leave the default in force without a word. A note of the user's own may stand beside
-    the groups, under a name that resembles none."""
+    """Raises ValueError for a missing field, and for an unknown one, such as a misspelt name, which
+    would silently leave the default in force. Notes of the user's own are allowed beside the
+    groups, under names that do not resemble a group's."""
     for field in ORIGINAL_FIELDS:
         _field(config, field)
     _check_known(config, defaults.get_config(), "")
@@ -196,7 +208,7 @@ def _check_known(group: ConfigDict, default: ConfigDict, prefix: str) -> None:
                 continue
             raise ValueError(
                 f"the config has {prefix}{key}, which is not a field; {suggest(key, default)} "
-                "(what a component of your own takes goes into its kwargs)"
+                "(what a component of your own accepts goes into its kwargs)"
             )
         if isinstance(default[key], ConfigDict) and key != "kwargs":
             if not isinstance(value, ConfigDict):
@@ -207,13 +219,13 @@ def _check_known(group: ConfigDict, default: ConfigDict, prefix: str) -> None:
 
 
 def resolve(config: ConfigDict) -> tuple[ConfigDict, Options]:
-    """The complete config and its options. ValueError for a missing field or a value of no use."""
+    """Returns the complete config and its options. ValueError for a missing or invalid field."""
     completed = complete(config)
     return completed, _read(completed)
 
 
 def read(config: ConfigDict) -> Options:
-    """The options of a config. ValueError for a missing field or a value of no use."""
+    """Returns the options of a config. ValueError for a missing or invalid field."""
     return resolve(config)[1]
 
 
@@ -252,8 +264,8 @@ def _read(config: ConfigDict) -> Options:
     check_share("model.label_dropout", config.model.label_dropout)
     if config.model.label_dropout and not config.model.class_conditional:
         raise ValueError(
-            f"model.label_dropout = {config.model.label_dropout} withholds labels from a model "
-            "that is given none: set model.class_conditional = True"
+            f"model.label_dropout = {config.model.label_dropout} drops labels of a model "
+            "that gets none: set model.class_conditional = True"
         )
     if not 0 < check_number("eval.ode.tolerance", ode.tolerance) < 1:
         raise ValueError(f"eval.ode.tolerance = {ode.tolerance}: it must be in (0, 1)")
@@ -262,12 +274,12 @@ def _read(config: ConfigDict) -> Options:
 
 
 def _field(config: ConfigDict, field: str) -> Any:
-    """config.a.b for "a.b"; ValueError where there is none."""
+    """Returns config.a.b for the name "a.b"; ValueError if there is no such field."""
     value: Any = config
     for part in field.split("."):
         if part not in value:
             raise ValueError(
-                f"the config has no {field}: begin with `config = "
+                f"the config has no {field}: start from `config = "
                 "vdm.config.defaults.get_config()`, which has every field, and change that"
             )
         value = value[part]
@@ -275,8 +287,11 @@ def _field(config: ConfigDict, field: str) -> Any:
 
 
 def _group(config: ConfigDict, group: str, kind: type[T], **given: Any) -> T:
-    """The options of one group; its integers are at least 1, or what `given` says, which also
-    has the groups inside it."""
+    """Returns the options of one group.
+
+    given: for an integer field its least value, if that is not 1; for a group inside this one, its
+    options.
+    """
     values = {}
     for field in dataclasses.fields(kind):
         name = f"{group}.{field.name}"
@@ -288,5 +303,5 @@ def _group(config: ConfigDict, group: str, kind: type[T], **given: Any) -> T:
 
 
 def count(config: ConfigDict, field: str, least: int) -> int:
-    """An integer field that must be `least` or more."""
+    """Returns an integer field, which must be `least` or more."""
     return check_count(field, _field(config, field), least)

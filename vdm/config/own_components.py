@@ -1,9 +1,8 @@
-"""What a component of the user's own must be, checked before anything is written: a slip would
-otherwise be a traceback in the middle of a run, or bits/dim that are wrong without a word (a
-network's output of another shape is broadcast against the noise; a schedule that falls has a
-negative loss).
+"""Checks components of the user's own before anything is written.
 
-ValueError, beginning with the field, for each of them.
+Without these checks a mistake would show as a traceback in the middle of a run, or as bits/dim that
+are silently wrong: a network output of another shape is broadcast against the noise, and a
+decreasing schedule has a negative loss. Each check raises a ValueError that begins with the field.
 """
 
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from vdm.typing import Likelihood, Params
 
 
 def check_own(config: ConfigDict, built: Built) -> None:
-    """Checks every component that is not built in, as far as it is known before training."""
+    """Checks every component that is not built in, as far as is possible before training."""
     model, num_codes = built.model, built.source.num_codes
     if config.likelihood.name not in LIKELIHOODS:
         name = config.likelihood.name
@@ -46,45 +45,45 @@ def check_own(config: ConfigDict, built: Built) -> None:
 
 
 def check_weighting(name: str, weighting: Weighting) -> None:
-    """It is a function (omega_t, weight) that gives one multiplier for each example."""
-    of_batch = jax.ShapeDtypeStruct((2,), jnp.float32)
+    """Checks that it is a function (omega_t, weight) -> one multiplier for each example."""
+    batch = jax.ShapeDtypeStruct((2,), jnp.float32)
     try:
-        shape = jax.eval_shape(weighting, of_batch, of_batch).shape
+        shape = jax.eval_shape(weighting, batch, batch).shape
     except (TypeError, AttributeError) as error:
         raise ValueError(
             f"weighting.name = {name!r} gives no function (omega_t, weight) -> multiplier: {error}"
         ) from error
-    if shape != of_batch.shape:
+    if shape != batch.shape:
         raise ValueError(
             f"weighting.name = {name!r} gives shape {shape} for omega_t and weight of shape "
-            f"{of_batch.shape}: it must give one multiplier for each"
+            f"{batch.shape}: it must give one multiplier for each"
         )
 
 
 def check_schedule(name: str, model: VDM) -> None:
-    """omega has t's shape, perhaps with the axes of an example appended, and increases at its first
-    parameters."""
+    """Checks that omega has t's shape, perhaps with the axes of an example appended, and that it
+    increases with t for the initial parameters."""
     with _named("schedule", name):
         shapes = jax.eval_shape(model.init_schedule, root_key(0))
         for shape in ((), (2, 3)):
             t = jax.ShapeDtypeStruct(shape, jnp.float32)
-            found = jax.eval_shape(
+            omega_shape = jax.eval_shape(
                 lambda params, t: model.schedule_fn({"schedule": params})(t), shapes, t
             ).shape
-            if found not in (shape, shape + model.dims):
+            if omega_shape not in (shape, shape + model.dims):
                 raise ValueError(
-                    f"gives omega of shape {found} for t of shape {shape}: it must be that of t, "
-                    f"or {shape + model.dims}"
+                    f"gives omega of shape {omega_shape} for t of shape {shape}: it must be that "
+                    f"of t, or {shape + model.dims}"
                 )
         schedule = model.schedule_fn({"schedule": model.init_schedule(root_key(0))})
         omega = schedule(jnp.linspace(0.0, 1.0, 101))
-        if not bool(jnp.all(jnp.diff(omega, axis=0) > 0)):  # NaN is not above 0 either
+        if not bool(jnp.all(jnp.diff(omega, axis=0) > 0)):  # false for NaN too
             raise ValueError("gives an omega that does not increase with t from 0 to 1")
 
 
 def check_network(name: str, model: VDM, num_codes: int) -> None:
-    """The output has z's shape, or logits of the codes on an axis more, for examples that the
-    network gets as they are."""
+    """Checks that the output has z's shape, or for prediction "codes" one more axis with the logits
+    of the codes."""
     with _named("network", name):
         z = jax.ShapeDtypeStruct((2, *model.latent_dims), jnp.float32)
         omega = jax.ShapeDtypeStruct(z.shape if model.multivariate else (2,), jnp.float32)
@@ -94,23 +93,24 @@ def check_network(name: str, model: VDM, num_codes: int) -> None:
         def output(params: Params, z: Any, omega: Any, labels: Any) -> Any:
             return model.network.apply({"params": params}, z, omega, labels, train=False)
 
-        found = jax.eval_shape(output, params, z, omega, labels).shape
-        wanted = (*z.shape, num_codes) if model.prediction == "codes" else z.shape
-        if found != wanted:
+        shape = jax.eval_shape(output, params, z, omega, labels).shape
+        expected = (*z.shape, num_codes) if model.prediction == "codes" else z.shape
+        if shape != expected:
             raise ValueError(
-                f"gives shape {found} for z of shape {z.shape}: for model.prediction = "
-                f"{model.prediction!r} it must be {wanted}"
+                f"gives shape {shape} for z of shape {z.shape}: for model.prediction = "
+                f"{model.prediction!r} it must be {expected}"
             )
 
 
 def check_likelihood(
     name: str, likelihood: Likelihood, dims: tuple[int, ...], num_codes: int
 ) -> None:
-    """Its methods give the shapes that `vdm.typing.Likelihood` says, and it can be hashed."""
+    """Checks that its methods return the shapes that `vdm.typing.Likelihood` states, and that it is
+    hashable."""
     with _named("likelihood", name):
         if num_codes and not hasattr(likelihood, "num_codes"):
             raise ValueError(
-                "has no num_codes, by which a likelihood of integer codes is told: give it a "
+                "has no num_codes, which a likelihood of integer codes must have: give it a "
                 "parameter of that name"
             )
         try:
@@ -122,34 +122,34 @@ def check_likelihood(
         codes = jax.ShapeDtypeStruct((2, *dims), jnp.int32 if num_codes else jnp.float32)
         real = jax.ShapeDtypeStruct((2, *dims), jnp.float32)
         omega_0 = jax.ShapeDtypeStruct((), jnp.float32)
-        for method, arguments, wanted in [
+        for method, arguments, expected in [
             (likelihood.encode, (codes,), real.shape),
             (likelihood.decode, (real, omega_0), real.shape),
             (likelihood.log_prob, (codes, real, omega_0), (2,)),
             (likelihood.reconstruction, (codes, real, omega_0), (2,)),
         ]:
-            found = jax.eval_shape(method, *arguments).shape
-            if found != wanted:
+            shape = jax.eval_shape(method, *arguments).shape
+            if shape != expected:
                 raise ValueError(
-                    f"{method.__name__} of two examples of shape {dims} gives shape {found}: it "
-                    f"must be {wanted}"
+                    f"{method.__name__} of two examples of shape {dims} gives shape {shape}: it "
+                    f"must be {expected}"
                 )
 
 
 def check_grid(name: str, grid: Grid, model: VDM) -> None:
-    """T + 1 values of omega, or as many for each dimension."""
+    """Checks that it returns T + 1 values of omega, or as many for each dimension."""
     with _named("sample.grid", name):
         params = jax.eval_shape(model.init_schedule, root_key(0))
-        found = jax.eval_shape(
+        shape = jax.eval_shape(
             lambda params: grid(model.schedule_fn({"schedule": params}), 3), params
         ).shape
-        if found not in ((4,), (4, *model.dims)):
-            raise ValueError(f"gives shape {found} for 3 steps: it must be (4,)")
+        if shape not in ((4,), (4, *model.dims)):
+            raise ValueError(f"gives shape {shape} for 3 steps: it must be (4,)")
 
 
 @contextmanager
 def _named(what: str, name: str) -> Iterator[None]:
-    """Says of an error which component it is of."""
+    """Adds to an error the name of the component that it is about."""
     try:
         yield
     except (TypeError, AttributeError, ValueError) as error:

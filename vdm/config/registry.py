@@ -1,9 +1,9 @@
-"""The tables of components, and how one of them is made from a config's name and kwargs.
+"""The tables of built-in components, and `build`, which makes one from its name and kwargs.
 
-A component is {"name": ..., "kwargs": {...}}. The name is one of the table's, or a dotted path
-"my_package.module:Thing" to a component of your own. The kwargs go to its constructor; facts
-about the data (num_codes, num_classes, ...) go to the parameters that are named for them. Kwargs
-that only another component of the table has are left out.
+In a config a component is {"name": ..., "kwargs": {...}}. The name is an entry of the table, or a
+dotted path "my_package.module:Thing" to a component of your own. Its constructor gets the kwargs,
+and those facts about the data (num_codes, num_classes, ...) that it has parameters for. Kwargs that
+only other built-in components accept are ignored.
 """
 
 import importlib
@@ -100,49 +100,53 @@ TABLES: Mapping[str, Mapping[str, Callable]] = {
     "sample.guidance": GUIDANCES,
     "classifier": CLASSIFIERS,
 }
-"""By the group of the config that names one of them."""
+"""Group of the config -> the table of the components that it can name."""
 
 
 def build(what: str, component: ConfigDict, table: Mapping[str, Callable], **facts: Any) -> Any:
-    """The component `config[what]`, with those facts that its constructor has parameters for."""
+    """Builds the component that the group `what` of the config names.
+
+    facts: what the data and other groups determine; the constructor gets those that it has
+    parameters for. ValueError for an unknown name, an unknown kwarg or a missing one.
+    """
     constructor = lookup(what, component.name, table)
     kwargs = dict(component.kwargs)
     parameters = inspect.signature(constructor).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in [k for k in kwargs if k not in parameters and not takes_any]:
-        # Another component's parameter: a config lists them all, so that changing the name is
-        # enough for an ablation. A parameter that none has is a slip.
+        # A config lists the parameters of all built-in components, so that changing the name is
+        # enough for an ablation. A parameter that no component has is a mistake.
         if any(key in inspect.signature(other).parameters for other in table.values()):
             del kwargs[key]
             continue
         known = [p for p in parameters if p not in facts and p not in ("parent", "name")]
         raise ValueError(
-            f"{what}.kwargs.{key} is no parameter of {component.name!r}; {suggest(key, known)}"
+            f"{what}.kwargs.{key} is not a parameter of {component.name!r}; {suggest(key, known)}"
         )
-    wanted = {k: v for k, v in facts.items() if k in parameters and k not in kwargs}
+    accepted = {k: v for k, v in facts.items() if k in parameters and k not in kwargs}
     missing = [
         f"{what}.kwargs.{p.name}"
         for p in parameters.values()
         if p.default is p.empty
         and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        and p.name not in wanted | kwargs
+        and p.name not in accepted | kwargs
     ]
     if missing:
         raise ValueError(f"{what}.name = {component.name!r} also needs {', '.join(missing)}")
-    return constructor(**wanted, **{key: with_tuples(value) for key, value in kwargs.items()})
+    return constructor(**accepted, **{key: with_tuples(value) for key, value in kwargs.items()})
 
 
-def check_kind(what: str, name: str, found: Any, fits: bool, kind: str) -> None:
-    """`found` must fit what it should be, a `kind`."""
+def check_kind(what: str, name: str, built: Any, fits: bool, kind: str) -> None:
+    """Raises ValueError if the object built for a component does not fit; kind: what it must be."""
     if not fits:
         raise ValueError(
-            f"{what}.name = {name!r} gives an object of type {type(found).__name__}: it must give "
+            f"{what}.name = {name!r} gives an object of type {type(built).__name__}: it must give "
             f"{kind}; see vdm/README.md"
         )
 
 
 def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:
-    """The constructor of that name in the table, or at that dotted path."""
+    """Returns the constructor of that name in the table, or the one at that dotted path."""
     if name in table:
         return table[name]
     if ":" not in name:
@@ -152,17 +156,18 @@ def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:
         )
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # a module of the user's may raise anything
+        constructor = getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         text = str(error) if isinstance(error, ImportError | AttributeError) else describe(error)
         top = module.partition(".")[0]
         absent = isinstance(error, ModuleNotFoundError) and error.name == top
-        remedy = f"; PYTHONPATH must have the folder that {top} is in" if absent else ""
+        remedy = f"; PYTHONPATH must contain the folder that {top} is in" if absent else ""
         raise ValueError(f"{what}.name = {name!r} cannot be imported: {text}{remedy}") from error
-    if not callable(found):
-        raise ValueError(f"{what}.name = {name!r} is a {type(found).__name__}, not callable")
-    return found
+    if not callable(constructor):
+        kind = type(constructor).__name__
+        raise ValueError(f"{what}.name = {name!r} is a {kind}, not callable")
+    return constructor
 
 
 FACTS = ("dims", "num_codes", "num_classes", "outputs_per_dim", "augmented")
-"""What the data set says of itself to a schedule, network or likelihood that asks for it."""
+"""Facts about the data; a schedule, network or likelihood gets those it has parameters for."""
