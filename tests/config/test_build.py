@@ -163,7 +163,7 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ({"eval.bound": "iw-0"}, "such as iw-64"),
         ({"eval.bound": "iw-K"}, "such as iw-64"),
         ({"eval.bound": "iw-8"}, "set eval.num_steps to their number"),
-        ({"eval.bound": "ode-decoder", "eval.num_steps": 10}, "is of continuous time"),
+        ({"eval.bound": "ode-decoder", "eval.num_steps": 10}, "is for continuous time"),
         ({"eval.ode.divergence": "hutchison"}, "did you mean 'hutchinson'"),
         ({"eval.ode.tolerance": 0.0}, "eval.ode.tolerance = 0.0"),
         ({"train.batch_size": 0}, "at least 1"),
