@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -232,6 +233,8 @@ class VDM:
     ) -> Estimate:
         """Returns the estimate of `elbo` at the given noise levels. Only the prediction "next_mean"
         still reads params["schedule"]."""
+        chex.assert_shape(draws.t, data.shape[:1])
+        chex.assert_shape([draws.eps, draws.eps_0], (len(data), *self.latent_dims))
         denoiser = self.denoiser(params, labels, dropout_key, augmented)
         likelihood = self.likelihood_of(params, dropout_key)
         return estimate_elbo(data, draws, levels, denoiser, likelihood)
