@@ -1,1 +1,1 @@
-"""What a config becomes, and what each mode of the program does with it."""
+"""A run, which a config and a workdir define, and the modes of the program that act on it."""

@@ -26,18 +26,21 @@ from vdm.typing import Params
 
 
 def train_classifier(run: Run, init_from: str | None = None, accept_new_data: bool = False) -> None:
-    """--mode=classifier: trains p(label | z_t) on the run's data, between the ends of its schedule,
-    or goes on with it; in the workdir's folder classifier/, locked and with a record of its data as
-    the workdir of a training."""
+    """Trains p(label | z_t) on the run's data, at noise levels between the ends of its schedule.
+
+    Everything is written to the folder classifier/ of the workdir, which is locked and keeps a
+    record of its data like the workdir of a training. A stopped training resumes. ValueError for
+    data without labels, or a model whose latents are not noisy data.
+    """
     options, classifier = run.options.classifier, run.classifier
     if classifier is None:
         raise ValueError(
-            f"--mode=classifier: data set {run.source.name!r} has no labels; choose one that has"
+            f"--mode=classifier: data set {run.source.name!r} has no labels; choose one with labels"
         )
     require(run.model, "schedule", "--mode=classifier")
     if "noisy_data" not in supports(run.model):
         raise ValueError(
-            "--mode=classifier: it reads noisy data, which the latents of this model are not; "
+            "--mode=classifier trains on noisy data, which the latents of this model are not; "
             "sample.guidance.name = 'classifier_free' needs no classifier"
         )
     sharding.check_batch(options.batch_size, run.mesh, field="classifier.batch_size")
@@ -58,7 +61,7 @@ def _train_classifier(
     data = settle(folder, run.source, split, first if trained else None, accept_new_data)
     _keep_config(run)
     write_json(folder / DATA, data)
-    processes.agree("the step where the classifier goes on", first)
+    processes.agree("the step at which the classifier resumes", first)
     train_step = make_classifier_step(
         classifier,
         run.vdm.likelihood,
@@ -96,8 +99,8 @@ def _train_classifier(
 
 
 def first_state(run: Run) -> TrainState:
-    """The state where the training of the classifier begins: its newest readable checkpoint,
-    else the seed."""
+    """Returns the state from which the classifier is trained: its newest readable checkpoint, or a
+    fresh one."""
     assert run.classifier is not None
     classifier, optimizer = run.classifier, _optimizer(run)
 
@@ -112,19 +115,19 @@ def first_state(run: Run) -> TrainState:
 
 
 def _keep_config(run: Run) -> None:
-    """Writes which network the classifier's checkpoints are of."""
+    """Records which network the classifier's checkpoints belong to."""
     fields = {key: run.resolved["classifier"][key] for key in ("name", "kwargs")}
     write_json(run.workdir / "classifier" / "config.json", fields)
 
 
 def _keys(run: Run) -> tuple[jax.Array, jax.Array]:
-    """For the initial parameters of the classifier, and what its steps fold from."""
-    # fold_in(key, 2) is a third child of the root, after the two of split(key).
+    """Returns the keys for the classifier's initial parameters and for its training steps."""
+    # fold_in(key, 2) differs from both keys of split(key), which the model's training uses.
     init, steps = jax.random.split(jax.random.fold_in(root_key(run.options.seed), 2))
     return init, steps
 
 
 def _optimizer(run: Run) -> optax.GradientTransformation:
-    """AdamW with a half cosine to 0."""
+    """Returns AdamW, whose learning rate decays to 0 along a half cosine."""
     options = run.options.classifier
     return adamw(options.num_steps, options.learning_rate, decay="cosine")

@@ -1,4 +1,4 @@
-"""Files of compressed images: what --mode=compress writes and --mode=decompress gives back."""
+"""--mode=compress and --mode=decompress: images to a compressed file, and back."""
 
 import importlib.metadata
 import math
@@ -36,7 +36,7 @@ from vdm.typing import Params
 
 
 class Trained(NamedTuple):
-    """A run with the parameters of a checkpoint of it."""
+    """A run with the parameters of one of its checkpoints."""
 
     run: Run
     params: Params
@@ -44,11 +44,11 @@ class Trained(NamedTuple):
 
     @property
     def fingerprint(self) -> bytes:
-        """Of all that the decoder must have."""
+        """Identifies the model that a decoder must have."""
         return container.fingerprint(self.params, model_fields(self.run.resolved))
 
     def has_written(self, fingerprint: bytes) -> bool:
-        """Whether a file with that fingerprint is of this model."""
+        """Returns whether a file with this fingerprint was written by this model."""
         earlier = earlier_model_fields(self.run.resolved)
         return fingerprint == self.fingerprint or any(
             fingerprint == container.earlier_fingerprint(self.params, settings)
@@ -56,8 +56,11 @@ class Trained(NamedTuple):
         )
 
     def chain(self, num_steps: int, cells: int, num_devices: int = 0) -> Chain:
-        """The model in that many steps, computed as `num_devices` devices do (0: those of the run),
-        by as many of them as divide the work."""
+        """Returns the model as a chain of num_steps steps.
+
+        num_devices: the number of devices whose rounding the result must have; 0 for those of the
+        run. The work is done by as many of this run's devices as divide it evenly.
+        """
         mesh = self.run.mesh
         shards = num_devices or mesh.devices.size
         used = math.gcd(shards, mesh.devices.size)
@@ -69,8 +72,11 @@ class Trained(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """What a file gives back: the array as it was, the labels of a conditional model, the bytes
-    that were given in place of random bits, and the names of the images, if they had any."""
+    """The content of a compressed file.
+
+    images: the array as it was. labels: None for an unconditional model. given: the bytes that
+    were used as initial bits. names: the names of the images, if they had any.
+    """
 
     images: np.ndarray
     labels: np.ndarray | None
@@ -88,17 +94,25 @@ def pack(
     names: tuple[str, ...] = (),
     on_images: Callable[[int], None] = lambda done: None,
 ) -> tuple[bytes, Coded]:
-    """The content of a file, and the bits in it.
+    """Compresses images. Returns the content of the file, and how many bits it spends on what.
 
-    images: integer codes [N, *dims]; a last axis of size one may be missing. ValueError for others.
+    Args:
+        images: integer codes [N, *dims]; a last axis of size one may be missing.
+        labels: [N], for a conditional model.
+        given: bytes to use as initial bits; b"" for random ones.
+        names: of the images.
+        on_images: called with the number of images done.
+
+    Raises:
+        ValueError: the images or labels do not suit the model.
     """
     dims = trained.run.vdm.dims
     codes = check_codes(trained.run.vdm, images.reshape(_full_shape(images.shape, dims)))
     chain = trained.chain(options.num_steps, options.cells)
     if labels is not None and not chain.num_classes:
         raise ValueError(
-            "the labels would be lost: a file has those that its model is conditional on, and this "
-            "one is on none; leave them out, and keep them elsewhere"
+            "the labels would be lost: a file stores labels only if its model is conditional on "
+            "them, and this one is not; leave them out, and keep them elsewhere"
         )
     labels = check_labels(labels, len(codes), chain.num_classes)
     codec = Codec(chain, options.order, options.lanes, options.seed)
@@ -119,7 +133,8 @@ def unpack(
     content: bytes,
     on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> Restored:
-    """What `pack` was given. DamagedError for a file that is damaged or of another model."""
+    """Restores what `pack` compressed. DamagedError for a file that is damaged or was written by
+    another model."""
     header, words = container.read(content)
     if not trained.has_written(header.fingerprint):
         raise DamagedError(_other_model(header, trained))
@@ -149,7 +164,7 @@ def unpack(
     except MemoryError as error:
         raise DamagedError(f"its {count} images need more memory than there is") from error
     images = codes.astype(header.dtype).reshape(header.shape)
-    # Of the array as it was read and as it is given back: what lies between is checked with it.
+    # The checksum was taken of the array as it was read, so this checks every step in between.
     if container.codes_checksum(images) != header.checksum:
         raise DamagedError(
             f"the images are not those that were compressed: the model was computed differently "
@@ -159,7 +174,7 @@ def unpack(
 
 
 def environment(run: Run) -> str:
-    """Devices; versions of what computes."""
+    """Returns the devices, and the versions of the packages that compute."""
     devices = list(run.mesh.devices.flat)
     versions = ", ".join(
         f"{package} {importlib.metadata.version(package)}" for package in ("jax", "constriction")
@@ -168,7 +183,7 @@ def environment(run: Run) -> str:
 
 
 def _full_shape(shape: tuple[int, ...], dims: tuple[int, ...]) -> tuple[int, ...]:
-    """With the last axis of size one that may be missing."""
+    """Returns the shape with its last axis of size one, which may be missing."""
     return (*shape, 1) if (*shape[1:], 1) == dims else shape
 
 
@@ -186,7 +201,7 @@ def _other_model(header: Header, trained: Trained) -> str:
 
 
 def compress(run: Run, source: str, target: str, init_from: str | None = None) -> None:
-    """--mode=compress: an .npy of codes, or a folder of pictures, into one file."""
+    """Compresses an .npy of codes or a folder of pictures into one file."""
     options = run.options.compress
     _check_alone()
     if Path(target).is_dir() or Path(target).suffix == ".npy":
@@ -214,13 +229,14 @@ def compress(run: Run, source: str, target: str, init_from: str | None = None) -
     say(f"wrote {target}: {len(images)} images, {describe(content, coded, images.size)}")
     if len(content) - 4 * coded.num_given > images.nbytes:
         say(
-            f"that is more than the {images.nbytes:,} bytes of the codes themselves: so few images "
-            "do not repay the initial bits, or the model does not know such images"
+            f"that is more than the {images.nbytes:,} bytes of the codes themselves: there are too "
+            "few images to repay the initial bits, or the model does not know such images"
         )
 
 
 def _check_greys(run: Run, images: np.ndarray, source: str) -> None:
-    """ValueError for pictures whose greys are no codes of the model, with what makes them codes."""
+    """Raises ValueError for pictures whose grey values exceed the model's codes; the message says
+    how to convert them."""
     largest, num_codes = int(images.max()), interface.num_codes(run.model) or 256
     if largest < num_codes:
         return
@@ -236,7 +252,7 @@ def _check_greys(run: Run, images: np.ndarray, source: str) -> None:
 
 
 def describe(content: bytes, coded: Coded, num_dims: int) -> str:
-    """The size of a file in a line; num_dims: of all its images together."""
+    """Describes the size of a file in one line; num_dims: that of all its images together."""
     dims = max(1, num_dims)
     net, initial = coded.net_bits / dims, 32 * coded.num_initial / dims
     own = 8 * len(content) - 32 * coded.num_given
@@ -248,7 +264,7 @@ def describe(content: bytes, coded: Coded, num_dims: int) -> str:
 
 
 def decompress(run: Run, source: str, target: str, init_from: str | None = None) -> None:
-    """--mode=decompress: the images of such a file into an .npy, or a folder of PNGs."""
+    """Writes the images of a compressed file to an .npy or a folder of PNGs."""
     options = run.options.compress
     _check_alone()
     path = Path(target)
@@ -260,7 +276,7 @@ def decompress(run: Run, source: str, target: str, init_from: str | None = None)
         raise ValueError(f"--output={target} is there already: name a new folder, or an .npy")
     content = Path(source).read_bytes()
     try:
-        header, _ = container.read(content)  # damage is known before anything is compiled
+        header, _ = container.read(content)  # reports damage before anything is compiled
         if not path.suffix:
             check_pictures(header.shape, run.vdm)
         step, params = states.trained_params(run, init_from)
@@ -277,8 +293,8 @@ def decompress(run: Run, source: str, target: str, init_from: str | None = None)
 
 
 def _write_besides(source: str, restored: Restored, options: CompressOptions) -> None:
-    """What a file holds beside its images, where the config says; an existing file is left as it
-    is."""
+    """Writes the labels and initial bits of a file to the places that the config names. ValueError
+    if another file is there already."""
     labels = b"" if restored.labels is None else to_npy(restored.labels)
     besides = (
         ("labels", options.labels, labels, "the labels of its images"),

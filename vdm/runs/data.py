@@ -1,7 +1,7 @@
-"""What a workdir keeps of the data that its run is trained on: `data.json`.
+"""The record of the training data in a workdir: `data.json`.
 
-With it a trained model needs no data to be loaded, to sample, and to compress, and a resumed run
-notices other data than it was begun with.
+With this record a trained model can be loaded, sampled and used for compression without its data,
+and a resumed run notices that its data have changed.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _FACTS = ("shape", "num_codes", "num_classes")
 
 
 def describe(source: Source, split: Split) -> dict[str, Any]:
-    """data.json: the facts of a source and the fingerprint of its training split."""
+    """Returns data.json: the facts about a source and the fingerprints of its training split."""
     labels = split.labels
     return {
         "name": source.name,
@@ -43,24 +43,24 @@ def describe(source: Source, split: Split) -> dict[str, Any]:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """data.json of a folder; None where there is none, as in workdirs of earlier versions.
-    ValueError where it is damaged."""
+    """Reads the data.json of a folder; None if there is none, as in workdirs of earlier versions.
+    ValueError if it is damaged."""
     path = folder / FILENAME
     if not path.is_file():
         return None
-    found = read_json(path)
-    if not isinstance(found, dict) or any(key not in found for key in ("name", *_FACTS)):
-        raise ValueError(f"{path} is damaged: remove it, and train on to have it written again")
-    return found
+    content = read_json(path)
+    if not isinstance(content, dict) or any(key not in content for key in ("name", *_FACTS)):
+        raise ValueError(f"{path} is damaged: remove it, and resume training to write it again")
+    return content
 
 
 def settle(
     folder: Path, source: Source, split: Split, step: int | None, accept_new_data: bool
 ) -> dict[str, Any]:
-    """The data.json of a training in `folder` that goes on from `step` (None: it begins).
+    """Returns the data.json for a training in `folder` that resumes at `step` (None: a new one).
 
-    ValueError where its data are not those that it was begun with, unless they are accepted: then
-    "earlier" has what it was trained on before, each until which step.
+    ValueError if its data have changed since, unless accept_new_data: then the entry "earlier"
+    lists the former data, each with the step until which they were used.
     """
     now, before = describe(source, split), None if step is None else read(folder)
     if before is None:
@@ -75,17 +75,17 @@ def settle(
     if not accept_new_data:
         raise ValueError(
             f"the {what} of {folder} have changed since step {step} was trained on them: they were "
-            f"{theirs} and are {ours} ({counts}); bring the former back, choose another --workdir, "
-            "or go on with the new ones by --accept_new_data"
+            f"{theirs} and are {ours} ({counts}); restore the former data, choose another "
+            "--workdir, or continue with the new data: --accept_new_data"
         )
-    say(f"the {what} were {theirs} and are {ours} ({counts}): going on with the new ones")
+    say(f"the {what} were {theirs} and are {ours} ({counts}): continuing with the new data")
     return now | {"earlier": [*earlier, before | {"until_step": step}]}
 
 
 def check_split(model: AnyModel, source: Source, split: Split) -> None:
-    """ValueError for examples or labels that the model cannot be trained or evaluated on."""
+    """Raises ValueError for examples or labels that the model cannot be trained or evaluated on."""
     examples = split.examples
-    # Of what cannot be wrong, such as large mapped sets, nothing is read.
+    # Data that cannot be out of range, such as large memory-mapped sets, are not read.
     in_range = not source.num_codes or (examples.dtype == np.uint8 and source.num_codes == 256)
     try:
         check_codes(model, examples[:1] if in_range else examples)
@@ -96,16 +96,16 @@ def check_split(model: AnyModel, source: Source, split: Split) -> None:
             raise ValueError("it has numbers that are not finite")
     except ValueError as error:
         raise ValueError(
-            f"the {split.name} split of data set {source.name!r} cannot be used: {error}; mend its "
-            "files, or name others in config.data"
+            f"the {split.name} split of data set {source.name!r} cannot be used: {error}; correct "
+            "its files, or name others in config.data"
         ) from error
 
 
 def open_source(config: ConfigDict, workdir: Path, init_from: str | None, trained: bool) -> Source:
-    """The data set of a config, for a run in `workdir`.
+    """Opens the data set of a config, for a run in `workdir`.
 
-    Of a run that is trained the facts are those that it was trained with: where the data are gone,
-    or are others now, the source has them still, and says so when it is asked for a split.
+    A trained run keeps the facts that it was trained with. If the data are missing or have changed,
+    its source still has these facts, and raises ValueError only when a split is loaded.
     """
     kept = read(workdir) if trained else None
     try:
@@ -130,7 +130,7 @@ def open_source(config: ConfigDict, workdir: Path, init_from: str | None, traine
         return source
     reason = (
         f"the data of {workdir} are not those that it was trained on (they have "
-        f"{'; '.join(differing)}): bring those back, or choose another --workdir"
+        f"{'; '.join(differing)}): restore those, or choose another --workdir"
     )
     return dataclasses.replace(source, **facts, load=_gone(reason))
 
@@ -147,7 +147,7 @@ def _gone(reason: str) -> Callable[[str], Split]:
 
 
 def _of_origin(init_from: str | None) -> dict[str, Any] | None:
-    """data.json of the run that parameters come from: of its workdir, or of a folder in it."""
+    """Reads data.json of the run that init_from names by its workdir or by a folder in it."""
     if init_from is None:
         return None
     path = Path(init_from).absolute()
@@ -156,18 +156,18 @@ def _of_origin(init_from: str | None) -> dict[str, Any] | None:
 
 
 def _rebuilt(config: ConfigDict, workdir: Path, trained: bool, error: Exception) -> Source:
-    """The source where neither the data nor data.json say the shape of an example: by the samples
-    of a run that an earlier version trained. Raises the error, with a remedy, where there are none.
+    """Builds the source without data and data.json: takes the shape of an example from the samples
+    of a run that an earlier version trained. Raises the error, with a remedy, if there are none.
     """
     constructor = SOURCES.get(config.data.name)
     takes_shape = constructor and "shape" in inspect.signature(constructor).parameters
     if not trained or not takes_shape or config.data.kwargs.get("shape"):
         raise error
     samples = workdir / "samples.npz"
-    with contextlib.suppress(Exception):  # it may be absent, or damaged in a hundred ways
+    with contextlib.suppress(Exception):  # the file may be missing or damaged in many ways
         fields = config.data.to_dict()
-        with np.load(samples) as found:
-            fields["kwargs"]["shape"] = found["samples"].shape[1:]
+        with np.load(samples) as archive:
+            fields["kwargs"]["shape"] = archive["samples"].shape[1:]
         return configs.build_source(ConfigDict(fields))
     raise ValueError(
         f"{error}; to use the model without its data, set data.kwargs.shape to the shape of an "

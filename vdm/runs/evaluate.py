@@ -1,4 +1,4 @@
-"""--mode=eval: what an evaluation leaves in a workdir."""
+"""--mode=eval: evaluates the bound and writes the results to the workdir."""
 
 import math
 import time
@@ -27,7 +27,7 @@ from vdm.typing import Params
 
 
 def evaluate_run(run: Run, init_from: str | None = None) -> None:
-    """--mode=eval: eval.json and its pictures from a checkpoint, of this run or of another."""
+    """Evaluates a checkpoint of this run, or init_from, and writes eval.json and its pictures."""
     step, params = states.trained_params(run, init_from)
     if init_from:
         run.describe()
@@ -37,8 +37,8 @@ def evaluate_run(run: Run, init_from: str | None = None) -> None:
 
 
 FEW = 10
-"""Degrees of freedom below which an error is too rough to be printed without them: a 95% interval
-is then more than 2.2 errors to each side, and 12.7 with one."""
+"""An error with fewer degrees of freedom is printed together with them, because it is rough: a 95%
+interval reaches more than 2.2 errors to each side, and 12.7 errors for one degree of freedom."""
 
 
 def run_evaluation(
@@ -48,8 +48,11 @@ def run_evaluation(
     journal: Journal | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """The run's bound on the split that it is evaluated on. With a journal, whose parts are not
-    computed again, it shows its progress. Abandoned soon after stop() is true."""
+    """Evaluates the run's bound on its evaluation split.
+
+    journal: parts in it are not computed again; with a journal, progress is shown. stop: raises
+    `vdm.devices.waiting.Abandoned` soon after stop() is true.
+    """
     options = run.options.eval
     split = run.source.load(run.source.evaluation_split)
     with Progress("evaluate", 1, unit="batch", quiet=journal is None) as progress:
@@ -74,7 +77,8 @@ def report_evaluation(
     """Evaluates and writes eval.json, eval_examples.npz, omega.png and loss_density.png.
 
     init_from: where the parameters come from, if not from this run's training.
-    What is finished of it survives a kill in `eval.partial`, until all is written.
+    Finished parts are kept in `eval.partial` until everything is written, so a killed evaluation
+    resumes.
     """
     options, start = run.options.eval, time.monotonic()
     split = run.source.load(run.source.evaluation_split)
@@ -83,7 +87,7 @@ def report_evaluation(
         if journal.dropped:
             say(f"dropping {journal.dropped} finished parts of another evaluation")
         if journal.parts:
-            say(f"going on with the evaluation in {journal.path}, {len(journal.parts)} parts done")
+            say(f"resuming the evaluation in {journal.path}, {len(journal.parts)} parts done")
         result = run_evaluation(run, params, options.draws, journal)
         report = result.summary() | {
             "bound": run.estimator.name,
@@ -104,7 +108,7 @@ def report_evaluation(
             "eval_seed": options.seed,
             "num_dims": result.num_dims,
         }
-        if "num_evaluations" in result.columns:  # of the network, for each image and draw
+        if "num_evaluations" in result.columns:  # one for each image and draw
             report["network_evaluations"] = result.columns["num_evaluations"].mean()
         if init_from:
             report["init_from"] = str(init_from)
@@ -122,7 +126,9 @@ def report_evaluation(
             total_of_draws=result.total,
         )
         written = ["eval_examples.npz", *_pictures(run, params, result)]
-        write_json(run.workdir / "eval.json", report)  # last: it says that all of it is there
+        write_json(
+            run.workdir / "eval.json", report
+        )  # last, so that it exists only if the other files do
         journal.remove()
     say(describe_evaluation(report))
     say(f"wrote eval.json, {', '.join(written)} in {run.workdir}")
@@ -130,7 +136,7 @@ def report_evaluation(
 
 
 def _identity(run: Run, params: Params, split: Split) -> dict[str, Any]:
-    """All that the parts of an evaluation depend on, to the last bit."""
+    """Returns everything that the parts of an evaluation depend on, to the last bit."""
     options = run.options.eval
     return {
         "params": params_digest(params),
@@ -149,8 +155,8 @@ def _identity(run: Run, params: Params, split: Split) -> dict[str, Any]:
 
 
 def _pictures(run: Run, params: Params, result: Evaluation) -> list[str]:
-    """Writes omega.png, if there is a schedule, and, where the bound has a loss density,
-    loss_density.png; their names."""
+    """Writes omega.png if there is a schedule, and loss_density.png if the bound has that density.
+    Returns the names of the files."""
     model = run.model
     if not has_noise_levels(model) or "schedule" not in model.supports:
         return []
@@ -164,7 +170,7 @@ def _pictures(run: Run, params: Params, result: Evaluation) -> list[str]:
     )
     diagnosis = _diagnosis(run, result)
     if diagnosis is None:
-        remove(run.workdir / "loss_density.png")  # of another bound
+        remove(run.workdir / "loss_density.png")  # one of another bound
         return ["omega.png"]
     omega = model.schedule_fn(params)(t).reshape(t.size, -1).mean(axis=1)
     plots.plot_loss_density(run.workdir / "loss_density.png", diagnosis, t, omega)
@@ -172,7 +178,7 @@ def _pictures(run: Run, params: Params, result: Evaluation) -> list[str]:
 
 
 def _diagnosis(run: Run, result: Evaluation) -> Diagnosis | None:
-    """Of a bound in continuous time with enough draws; else nothing."""
+    """Returns the diagnosis of a continuous-time bound with enough draws, otherwise None."""
     columns = result.columns
     if run.estimator.num_steps or not can_diagnose(columns.get("omega_t", ())):
         return None
@@ -181,18 +187,18 @@ def _diagnosis(run: Run, result: Evaluation) -> Diagnosis | None:
 
 
 def eval_scalars(result: Evaluation) -> dict[str, float]:
-    """Its summary as metrics.jsonl names it, without what the bound does not have."""
+    """Returns the summary under the names of metrics.jsonl, without values that the bound lacks."""
     summary = result.summary().items()
     return {f"eval/{name}": value for name, value in summary if value is not None}
 
 
 def finished_report(run: Run) -> str:
-    """What eval.json says, if the run is trained to its last step, evaluated and sampled; else
-    nothing."""
+    """Returns a line about eval.json if the run is trained to its last step, evaluated and sampled;
+    otherwise ""."""
     steps = run.checkpoints.steps()
     if not steps or steps[-1] < run.options.train.num_steps:
         return ""
-    # Each is the last file of its kind, so the others are there, and of this step.
+    # Each of these is written last, so if it is of this step, the files beside it are too.
     reports = [run.workdir / "samples.json", run.workdir / "eval.json"]
     if not all(report.is_file() and read_json(report)["step"] == steps[-1] for report in reports):
         return ""
@@ -200,13 +206,13 @@ def finished_report(run: Run) -> str:
 
 
 def describe_evaluation(report: dict[str, Any]) -> str:
-    """eval.json in a line: the number, its errors, and what kind of number it is."""
+    """Describes eval.json in one line: the number, its errors, and the kind of bound."""
     levels, num_steps = report.get("num_levels"), report["num_steps"]
     steps = f"T = {num_steps}" if num_steps else "continuous time"
     if levels:
         steps = f"{levels} latent level{'s' * (levels > 1)}"
     images, noise = (report[f"stderr_{kind}"] for kind in ("images", "monte_carlo"))
-    degrees = report.get("stderr_degrees") or FEW  # not recorded once
+    degrees = report.get("stderr_degrees") or FEW  # earlier versions did not record it
     rough = f", {degrees} degree{'s' * (degrees > 1)} of freedom" if degrees < FEW else ""
     divergence = f" ({report['divergence']} divergence)" if "divergence" in report else ""
     trained_on = f"; trained on the {report['trained_on']}" if "trained_on" in report else ""

@@ -1,4 +1,4 @@
-"""The journal of an evaluation or of samples, by which they survive a kill."""
+"""The journal that lets a killed evaluation, or killed sampling, resume."""
 
 import contextlib
 import tempfile
@@ -19,8 +19,12 @@ from vdm.runs.run import Run
 def open_journal(
     run: Run, name: str, doing: str, identity: dict[str, Any], dtype: DTypeLike = np.float32
 ) -> Iterator[Journal]:
-    """The journal of the evaluation or the samples, `<name>.partial` in the workdir. What several
-    processes do is not kept, as each would have to know what is finished."""
+    """Opens the journal `<name>.partial` in the workdir. If several processes compute together, it
+    is temporary, because each of them would have to know which parts are finished.
+
+    doing: the activity, for the message of the ValueError if another process has the journal.
+    identity: everything that the parts depend on; parts of another identity are dropped.
+    """
     with contextlib.ExitStack() as stack:
         folder = run.workdir
         if jax.process_count() > 1:
@@ -35,8 +39,8 @@ def open_journal(
 
 
 def parts_in(journal: Journal | None, **settings: Any) -> Parts:
-    """The parts of a computation: those in the journal are finished, and new ones are kept in it;
-    settings: the other fields of `Parts`."""
+    """Returns the parts of a computation: those in the journal count as finished, and new ones are
+    appended to it. settings: the other fields of `Parts`."""
     if journal is None:
         return Parts(**settings)
     return Parts(finished=tuple(journal.parts), on_part=journal.append, **settings)

@@ -1,4 +1,4 @@
-"""A run: a config made into objects, the folder that belongs to it, and its states."""
+"""A run: the objects that a config names, together with the workdir of the run."""
 
 import dataclasses
 import functools
@@ -45,7 +45,10 @@ from vdm.training.step import TrainStep, make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a config becomes. `resolved` is the config itself, every field, as plain values."""
+    """The objects that a config names, and a workdir.
+
+    resolved: the config itself, with every field, as plain values.
+    """
 
     resolved: dict[str, Any]
     options: Options
@@ -65,10 +68,10 @@ class Run:
 
     @property
     def vdm(self) -> VDM:
-        """The model, of what needs noise levels. ValueError for a model without a schedule."""
+        """The model as a VDM. ValueError for a model without a noise schedule."""
         if not has_noise_levels(self.model):
             name = self.resolved["model"]["name"]
-            raise ValueError(f"model.name = {name!r} has no schedule of noise: choose 'vdm'")
+            raise ValueError(f"model.name = {name!r} has no noise schedule: choose 'vdm'")
         return self.model
 
     @property
@@ -78,22 +81,22 @@ class Run:
 
     @property
     def classifier_checkpoints(self) -> Checkpoints:
-        """Those of the noise-conditioned classifier."""
+        """The checkpoints of the noise-conditioned classifier."""
         return Checkpoints(self.workdir / "classifier", self.options.train.keep_checkpoints)
 
     @property
     def init_key(self) -> jax.Array:
-        """For the initial parameters."""
+        """The key for the initial parameters."""
         return jax.random.split(root_key(self.options.seed))[0]
 
     @property
     def step_key(self) -> jax.Array:
-        """What the key of every step is folded from."""
-        # Not the root key itself: fold_in(key, 0) and split(key)[0] are one and the same.
+        """The key from which the key of every training step is folded."""
+        # Not the root key itself, because fold_in(key, 0) equals split(key)[0].
         return jax.random.split(root_key(self.options.seed, self.options.train.prng_impl))[1]
 
     def train_step(self) -> TrainStep:
-        """The compiled step of this run."""
+        """Returns the compiled training step of this run."""
         options = self.options
         return make_train_step(
             self.model,
@@ -111,7 +114,7 @@ class Run:
         write_json(self.workdir / "config.json", self.resolved)
 
     def trained_secs(self, step: int) -> float:
-        """Seconds of training up to `step`, by the workdir's log."""
+        """Returns the seconds of training up to `step`, from the log in the workdir."""
         times = [
             line["time_secs"]
             for line in read_metrics(self.workdir)
@@ -121,16 +124,16 @@ class Run:
 
 
 def open_run(config: ConfigDict, workdir: str | Path, init_from: str | None = None) -> Run:
-    """The run of a config in a workdir, which must be new or belong to that config; init_from is
-    where its parameters come from, if not from there.
+    """Opens the run of a config in a workdir, which must be new or belong to the same config.
 
-    Nothing is written. ValueError for a workdir of another config, with the keys that differ.
+    init_from: a run or checkpoint whose parameters are used instead of those in the workdir.
+    Nothing is written. ValueError for a workdir of another config; it names the differing fields.
     """
     check_local("--workdir", workdir)
     check_local("--init_from", init_from)
     check_shared(Path(workdir).absolute())
     network = Path(workdir) / "classifier" / "config.json"
-    if network.is_file():  # its checkpoints are of this one, whatever the config says
+    if network.is_file():  # its checkpoints are of this network, whatever the config says
         config = all_options.complete(config)
         config.classifier.update(ConfigDict(read_json(network)))
     trained = bool(Checkpoints(Path(workdir) / "checkpoints").steps())
@@ -140,13 +143,13 @@ def open_run(config: ConfigDict, workdir: str | Path, init_from: str | None = No
     saved = run.workdir / "config.json"
     if run.workdir.exists() and not run.workdir.is_dir():
         raise ValueError(f"--workdir={run.workdir} is a file: name a folder")
-    # Without a checkpoint there is nothing that another config could harm.
+    # Without a checkpoint there is nothing that another config could damage.
     if saved.is_file() and run.checkpoints.steps():
         differing = differing_fields(run.resolved, read_json(saved))
         if differing:
             raise ValueError(
                 f"--workdir={run.workdir} belongs to another config ({'; '.join(differing)}): "
-                "choose another workdir, or go back to those values"
+                "choose another workdir, or restore those values"
             )
     return run
 
@@ -156,8 +159,8 @@ def build_run(
     workdir: str | Path,
     open_source: Callable[[ConfigDict], Source] = lambda config: configs.build_source(config.data),
 ) -> Run:
-    """Checks the config and builds everything that it names; of files, it reads at most a header of
-    the user's data."""
+    """Checks the config and builds everything that it names. Of data files, it reads at most the
+    headers."""
     if jnp.result_type(float) == jnp.float64:
         raise ValueError(
             "JAX_ENABLE_X64 is set, and models here are float32: unset it, or call this in "

@@ -1,4 +1,4 @@
-"""--mode=sample: what a set of samples leaves in a workdir."""
+"""--mode=sample: draws samples and writes them to the workdir."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ from vdm.typing import Params
 
 
 def sample_run(run: Run, init_from: str | None = None) -> None:
-    """--mode=sample: samples.png and samples.npz from a checkpoint, of this run or of another."""
+    """Draws samples from a checkpoint, of this run or of init_from, and writes them."""
     step, params = states.trained_params(run, init_from)
     params = states.guided_params(run, params)
     if init_from:
@@ -43,11 +43,11 @@ _OF_ANY_MODEL = ("num_images", "batch_size", "seed", "features", "precision_reca
 
 
 MAX_REAL = 50_000
-"""Images that samples are compared with: as many as published distances use."""
+"""The number of images that samples are compared with, that of published distances."""
 
 
 def sampling_of(run: Run) -> Sampling:
-    """How config.sample says that samples are drawn."""
+    """Returns the settings of config.sample as a `Sampling`."""
     options = run.options.sample
     return Sampling(
         run.sampler,
@@ -68,8 +68,10 @@ def run_samples(
     num_samples: int | None = None,
     seed: int | None = None,
 ) -> Samples:
-    """Draws samples as config.sample says, but for what is given; params: of
-    `states.guided_params`. Those in a journal are not drawn again."""
+    """Draws samples as config.sample says, unless an argument says otherwise.
+
+    params: from `states.guided_params`. journal: samples in it are not drawn again.
+    """
     options = run.options.sample
     num_samples = options.num_images if num_samples is None else num_samples
     with Progress("sample", num_samples, unit="image") as progress:
@@ -82,7 +84,7 @@ def run_samples(
 
 
 def _samples_identity(run: Run, params: Params) -> dict[str, Any]:
-    """All that samples depend on, to the last bit."""
+    """Returns everything that samples depend on, to the last bit."""
     options = run.options.sample
     compared_by = ("features", "precision_recall")
     return {
@@ -99,10 +101,12 @@ def _samples_identity(run: Run, params: Params) -> dict[str, Any]:
 
 
 def sample_quality(run: Run, samples: np.ndarray) -> dict[str, Any]:
-    """How far samples are from the training split: of vectors the sliced Wasserstein distance, of
-    images the distances of the features in config.sample.features, if a file is named, to the
-    first 50,000 images ("num_real" says how many these were), whose features are kept in the data
-    folder. Nothing where the data are gone."""
+    """Returns how far samples are from the training split; {} if the data are missing.
+
+    Vectors are compared by the sliced Wasserstein distance. Images are compared by the features in
+    config.sample.features, if it names a file, with the first 50,000 training images ("num_real"
+    says how many there were); the features of these are cached in the data folder.
+    """
     source, options = run.source, run.options.sample
     num_codes, are_vectors = source.num_codes, len(source.shape) == 1 and not source.num_codes
     if not (are_vectors or options.features):
@@ -117,22 +121,24 @@ def sample_quality(run: Run, samples: np.ndarray) -> dict[str, Any]:
     features, real = read_features(options.features), split.examples[:MAX_REAL]
     folder = resolve_data_dir(run.resolved["data"]["data_dir"]) / "features"
     with Progress("features of the data", len(real), unit="image") as progress:
-        of_real = data_features(
+        real_features = data_features(
             folder, split.fingerprint, features, real, num_codes, progress.update
         )
     with Progress("features of the samples", len(samples), unit="image") as progress:
-        of_samples = features_in_batches(features, samples, num_codes, progress.update)
+        sample_features = features_in_batches(features, samples, num_codes, progress.update)
     with Progress("compare", 1, unit="row") as progress:
-        compared = quality.compare(of_samples, of_real, options.precision_recall, progress.update)
+        compared = quality.compare(
+            sample_features, real_features, options.precision_recall, progress.update
+        )
     return {"features": features.name, "num_real": len(real)} | compared
 
 
 def report_samples(run: Run, step: int, params: Params, init_from: str | None = None) -> None:
-    """Draws samples and writes samples.npz and samples.json; of images and points samples.png; of
-    images on the way from noise, if asked for, samples.gif.
+    """Draws samples and writes samples.npz and samples.json, samples.png for images and points, and
+    samples.gif if config.sample.num_frames asks for it.
 
-    What is drawn survives a kill in `samples.partial`, until all is written. The samples are there
-    before they are compared with anything.
+    Finished parts are kept in `samples.partial` until everything is written, so killed sampling
+    resumes. The samples are written before they are compared with the data.
     """
     identity = _samples_identity(run, params)
     kind = sample_dtype(run.model, sampling_of(run))
@@ -141,9 +147,9 @@ def report_samples(run: Run, step: int, params: Params, init_from: str | None = 
             say(f"dropping {journal.dropped} finished parts of other samples")
         if journal.parts:
             done = sum(map(len, journal.parts))
-            say(f"going on with the samples in {journal.path}, {done} images done")
+            say(f"resuming the samples in {journal.path}, {done} images done")
         drawn = run_samples(run, params, journal)
-        remove(run.workdir / "samples.json")  # of other samples, from here on
+        remove(run.workdir / "samples.json")  # it would describe other samples from here on
         written = _write_samples(run, drawn)
         _write_report(run, step, drawn, sample_quality(run, drawn.data), init_from)
         journal.remove()
@@ -154,7 +160,7 @@ def report_samples(run: Run, step: int, params: Params, init_from: str | None = 
 
 
 def _write_samples(run: Run, drawn: Samples) -> list[str]:
-    """Writes samples.npz and what can be seen of it; their names."""
+    """Writes samples.npz, and pictures of it where possible. Returns the names of the files."""
     workdir, source, columns = run.workdir, run.source, run.options.sample.interpolate or None
     save_npz(workdir / "samples.npz", samples=drawn.data, labels=drawn.labels, frames=drawn.frames)
     written = ["samples.npz"]
@@ -162,7 +168,7 @@ def _write_samples(run: Run, drawn: Samples) -> list[str]:
     if source.shape == (2,):
         try:
             test = source.load(source.evaluation_split).examples
-        except (ValueError, OSError):  # the data are gone, which was said
+        except (ValueError, OSError):  # the data are missing, which has been reported
             test = drawn.data[:0]
         plots.plot_points(workdir / "samples.png", drawn.data, test)
         written.append("samples.png")
@@ -181,7 +187,7 @@ def _write_report(
 ) -> None:
     """Writes samples.json."""
     settings = run.resolved["sample"]
-    if not has_noise_levels(run.model):  # no step of these was taken
+    if not has_noise_levels(run.model):  # it ignores the other settings
         settings = {key: settings[key] for key in _OF_ANY_MODEL}
     report = settings | {
         "network_evaluations": drawn.network_evaluations,

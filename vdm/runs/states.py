@@ -1,4 +1,4 @@
-"""The states of a run: initial, restored, foreign; and the parameters that are chosen of them."""
+"""The states of a run (initial, restored or from another run), and the parameters to evaluate."""
 
 import dataclasses
 import functools
@@ -24,22 +24,25 @@ Tree = TypeVar("Tree")
 
 
 def initial_state(run: Run) -> TrainState:
-    """The state before the first step, on the devices."""
+    """Returns the state before the first step, on the devices."""
     shapes = jax.eval_shape(functools.partial(_init, run), run.init_key)
     places = sharding.split_state(shapes, run.mesh)
     return looped(run, jax.jit(functools.partial(_init, run), out_shardings=places)(run.init_key))
 
 
 def stacked_blocks(run: Run) -> dict[str, int]:
-    """The stacks of blocks that the train state has as a loop reads them. With an optimiser of
-    the user's own there are none: it may treat each array as one, by its norm or its name."""
+    """Returns the block stacks that the train state stores stacked (name -> number of blocks).
+
+    There are none with an optimiser of the user's own, which may treat each array as a unit, by its
+    norm or its name.
+    """
     network = getattr(run.model, "network", None)
     known = run.resolved["optim"]["name"] in OPTIMIZERS
     return network.loops if known and isinstance(network, UNet) else {}
 
 
 def looped(run: Run, tree: Tree) -> Tree:
-    """A state, or a part of it, as checkpoints have it, in the form of the train state."""
+    """Converts a state or a part of it from the form of checkpoints to that of the train state."""
     if not stacked_blocks(run):
         return tree
     stacked = functools.partial(stack_blocks, loops=stacked_blocks(run))
@@ -53,7 +56,7 @@ def save_state(run: Run, step: int, state: TrainState) -> None:
 
 
 def abstract_state(run: Run) -> Any:
-    """Shapes, dtypes and shardings of the state, as checkpoints have it."""
+    """Returns the shapes, dtypes and shardings of the state, in the form of checkpoints."""
     shapes = jax.eval_shape(functools.partial(_init, run), run.init_key)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -63,6 +66,7 @@ def abstract_state(run: Run) -> Any:
 
 
 def on_every_device(run: Run, shapes: Any) -> Any:
+    """Returns the shapes with a sharding that keeps a whole copy on every device."""
     everywhere = sharding.replicated(run.mesh)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes
@@ -74,15 +78,15 @@ def _init(run: Run, key: jax.Array) -> TrainState:
 
 
 def chosen(run: Run, state: TrainState) -> Params:
-    """The parameters that are evaluated: options.eval.params, "ema" or "raw"; on every
+    """Returns the parameters to evaluate, "ema" or "raw" as options.eval.params says, on every
     device, in the form of the train state."""
     chosen = state.ema_params if run.options.eval.params == "ema" else state.params
     return sharding.gather(chosen, run.mesh)
 
 
 def first_state(run: Run, init_from: str | None) -> TrainState:
-    """Where training begins: the newest readable checkpoint, else the parameters of the run
-    or checkpoint `init_from`, else the seed."""
+    """Returns the state from which training starts: the newest readable checkpoint, otherwise the
+    parameters of the run or checkpoint `init_from`, otherwise fresh parameters."""
     if run.checkpoints.steps():
         return _resumed_state(run, init_from)
     state = initial_state(run)
@@ -90,8 +94,8 @@ def first_state(run: Run, init_from: str | None) -> TrainState:
         return state
     shapes = abstract_state(run)
     like = {"params": shapes.params, "ema_params": shapes.ema_params}
-    _, found = _foreign_params(run, init_from, like)
-    return dataclasses.replace(state, **{key: looped(run, of) for key, of in found.items()})
+    _, loaded = _foreign_params(run, init_from, like)
+    return dataclasses.replace(state, **{key: looped(run, tree) for key, tree in loaded.items()})
 
 
 def _resumed_state(run: Run, init_from: str | None) -> TrainState:
@@ -112,20 +116,20 @@ def _resumed_state(run: Run, init_from: str | None) -> TrainState:
 def _foreign_params(
     run: Run, path: str | Path, like: dict[str, Params]
 ) -> tuple[int, dict[str, Params]]:
-    """(step, parameters) of another run, a checkpoint, or one of the published VDM."""
+    """Loads (step, parameters) from another run, a checkpoint, or a published VDM checkpoint."""
     if is_published(path):
-        step, found = read_published(path, like)
+        step, loaded = read_published(path, like)
         say(f"parameters of step {step} of the published VDM, in {path}")
-        return step, found
-    folder, found = restore_params(path, like, on_unreadable=say)
+        return step, loaded
+    folder, loaded = restore_params(path, like, on_unreadable=say)
     say(f"parameters in {folder}")
-    return saved_step(folder), found
+    return saved_step(folder), loaded
 
 
 def trained_params(run: Run, init_from: str | None = None) -> tuple[int, Params]:
-    """(step, parameters) to evaluate: of checkpoint eval.step, or of the newest readable; of
-    `init_from` instead in a workdir without checkpoints."""
-    wanted = run.options.eval.step
+    """Loads (step, parameters) to evaluate: from checkpoint eval.step, or the newest readable one.
+    In a workdir without checkpoints, `init_from` is used instead."""
+    requested = run.options.eval.step
     field = "ema_params" if run.options.eval.params == "ema" else "params"
     like = {field: on_every_device(run, getattr(abstract_state(run), field))}
     if init_from is not None:
@@ -134,28 +138,28 @@ def trained_params(run: Run, init_from: str | None = None) -> tuple[int, Params]
                 f"--workdir={run.workdir} has checkpoints of its own: choose another one "
                 f"for the parameters in {init_from}"
             )
-        step, found = _foreign_params(run, init_from, like)
-        return step, found[field]
+        step, loaded = _foreign_params(run, init_from, like)
+        return step, loaded[field]
     source = run.workdir
-    if wanted >= 0:
-        source = run.checkpoints.path(wanted)
-        if wanted not in run.checkpoints.steps():
+    if requested >= 0:
+        source = run.checkpoints.path(requested)
+        if requested not in run.checkpoints.steps():
             there = ", ".join(map(str, run.checkpoints.steps())) or "none"
-            raise CheckpointError(f"eval.step = {wanted}: {run.workdir} has {there}")
-    folder, found = restore_params(source, like, on_unreadable=say)
-    return saved_step(folder), found[field]
+            raise CheckpointError(f"eval.step = {requested}: {run.workdir} has {there}")
+    folder, loaded = restore_params(source, like, on_unreadable=say)
+    return saved_step(folder), loaded[field]
 
 
 def guided_params(run: Run, params: Params) -> Params:
-    """The parameters, and those of the classifier where the samples are guided by one."""
+    """Returns the parameters, with those of the classifier added if it guides the samples."""
     if not run.guidance.num_classes or run.classifier is None:
         return params
     if not run.classifier_checkpoints.steps():
         raise ValueError(
             "sample.guidance.name = 'classifier' needs a classifier of noisy examples, which "
-            f"{run.workdir} has not: train it by the same command with --mode=classifier"
+            f"{run.workdir} does not have: train it with the same command and --mode=classifier"
         )
     shapes = jax.eval_shape(run.classifier.init, run.init_key)
     like = {"ema_params": on_every_device(run, shapes)}
-    _, found = restore_params(run.workdir / "classifier", like, on_unreadable=say)
-    return params | {"classifier": found["ema_params"]}
+    _, loaded = restore_params(run.workdir / "classifier", like, on_unreadable=say)
+    return params | {"classifier": loaded["ema_params"]}

@@ -30,16 +30,22 @@ from vdm.training.step import Batch
 
 
 def train(run: Run, init_from: str | None = None, accept_new_data: bool = False) -> None:
-    """Trains from scratch, from `init_from`, or from where the workdir's run stopped; then
-    evaluates and samples. A finished run is left as it is.
+    """Trains the run, then evaluates and samples it. A stopped run resumes; a finished one is left
+    unchanged.
 
-    Before the first step all that it needs is read and checked, and nothing is written but the lock
-    of the workdir. ValueError where another training holds that, or where the training data are
-    not those of the run, unless `accept_new_data`.
+    Everything that training needs is read and checked first; until then nothing is written except
+    the lock of the workdir.
+
+    Args:
+        init_from: a run or checkpoint whose parameters a new run starts from.
+        accept_new_data: whether to resume although the training data have changed.
+
+    Raises:
+        ValueError: another training holds the lock, or the training data have changed.
     """
     options = run.options.train
     sharding.check_batch(options.batch_size, run.mesh, options.accumulate)
-    # What each process reads from the disk decides what they do together, so they compare it.
+    # The processes act together on what each reads from its disk, so they compare that first.
     finished = finished_report(run)
     if not processes.any_of(not finished):
         say(f"{run.workdir} is finished at step {run.checkpoints.steps()[-1]}: {finished}")
@@ -51,6 +57,7 @@ def train(run: Run, init_from: str | None = None, accept_new_data: bool = False)
 
 
 def training_split(run: Run) -> Split:
+    """Loads the training split and checks that the model can be trained on it."""
     split = run.source.load("train")
     check_split(run.model, run.source, split)
     return split
@@ -60,7 +67,7 @@ def _train(run: Run, split: Split, init_from: str | None, accept_new_data: bool)
     options, trained = run.options.train, bool(run.checkpoints.steps())
     processes.agree("the newest checkpoint", max(run.checkpoints.steps(), default=0))
     state = states.first_state(run, init_from)
-    processes.agree("the step where training goes on", int(state.step))
+    processes.agree("the step at which training resumes", int(state.step))
     step = int(state.step) if trained else None
     data = settle(run.workdir, run.source, split, step, accept_new_data)
     with MetricsWriter(run.workdir, int(state.step), run.open_metrics_hook) as writer:
@@ -82,7 +89,7 @@ def _train(run: Run, split: Split, init_from: str | None, accept_new_data: bool)
         result = report_evaluation(run, step, params)
         scalars = eval_scalars(result)
         line = to_json({"step": step} | scalars)
-        if line not in read_metrics(run.workdir):  # a run that was killed in its samples has it
+        if line not in read_metrics(run.workdir):  # a run that was killed while sampling has it
             writer.write(step, scalars)
     if run.guidance.num_classes and not run.classifier_checkpoints.steps():
         say("no classifier guides these samples: --mode=classifier trains one for --mode=sample")
@@ -93,7 +100,7 @@ def _train(run: Run, split: Split, init_from: str | None, accept_new_data: bool)
 
 
 def _announce(run: Run, split: Split, state: TrainState) -> None:
-    """What is trained on what, and what of it is not as the config may be read."""
+    """Reports what is trained on what, and where the run differs from what the config suggests."""
     say(
         f"{run.source.name}: {len(split.examples)} examples of shape {run.source.shape}; "
         f"{count_parameters(state.params):,} parameters; {sharding.name_devices(run.mesh)}"
@@ -102,13 +109,13 @@ def _announce(run: Run, split: Split, state: TrainState) -> None:
     if run.resolved["optim"]["name"] in OPTIMIZERS and warmup > run.options.train.num_steps:
         say(
             f"the warm-up of {warmup} steps is longer than the run of "
-            f"{run.options.train.num_steps}: the learning rate is not reached"
+            f"{run.options.train.num_steps}: the learning rate is never reached"
         )
     for note in split.notes:
         say(note)
     if has_noise_levels(run.model):
-        wanted, bound_steps = run.options.train_schedule, run.options.bound_steps
-        if objective(wanted, bound_steps, run.model.interior_matters) != wanted:
+        requested, bound_steps = run.options.train_schedule, run.options.bound_steps
+        if objective(requested, bound_steps, run.model.interior_matters) != requested:
             of_each = "dimension" if run.model.multivariate else "example"
             why = f"with T = {bound_steps}" if bound_steps else f"with an omega for each {of_each}"
             say(f"{why} the interior of the schedule changes the bound, and is trained on it")
@@ -151,7 +158,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch], writer: MetricsWr
         evaluate=evaluate,
         secs=run.trained_secs(first),
     )
-    # Its checkpoint came first, so a stop may have cost an evaluation, not a step.
+    # Checkpoints are saved before evaluations, so a stop may have lost the evaluation of `first`.
     owed = plan.evaluates(first) and not _is_evaluated(run, first)
     return take_steps(plan, state, batches, bool(processes.any_of(owed)))
 
