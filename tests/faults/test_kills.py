@@ -84,7 +84,7 @@ def test_killed_samples_and_evaluations_are_completed_to_the_same_bits(
         process.kill()
         out, _ = process.communicate()
         assert process.returncode == -signal.SIGKILL  # it had not come to its end
-    assert "going on with the" in out  # the second began where the first was
+    assert "resuming the" in out  # the second began where the first was
     for workdir in (killed, whole):
         status, _, err = run(arguments(workdir))
         assert (status, err) == (0, "")
