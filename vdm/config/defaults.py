@@ -230,7 +230,7 @@ def evaluation() -> dict[str, Any]:
             "num_steps": 50,  # steps of the ODE solver; 0: as many as the tolerance requires
             "tolerance": 1e-5,  # relative and absolute tolerance of the adaptive solver
             "divergence": "auto",  # exact or hutchinson; auto: exact in up to 16 dimensions
-            "probes": 2,  # hutchinson: random directions; two or more give its error
+            "probes": 2,  # random directions of hutchinson; two or more give its error
         },
     }
 

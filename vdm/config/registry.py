@@ -161,7 +161,7 @@ def lookup(what: str, name: str, table: Mapping[str, Callable]) -> Callable:
         text = str(error) if isinstance(error, ImportError | AttributeError) else describe(error)
         top = module.partition(".")[0]
         absent = isinstance(error, ModuleNotFoundError) and error.name == top
-        remedy = f"; PYTHONPATH must contain the folder that {top} is in" if absent else ""
+        remedy = f"; PYTHONPATH must have the folder that {top} is in" if absent else ""
         raise ValueError(f"{what}.name = {name!r} cannot be imported: {text}{remedy}") from error
     if not callable(constructor):
         kind = type(constructor).__name__

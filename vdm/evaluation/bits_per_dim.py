@@ -1,11 +1,11 @@
-"""Bits/dim of a whole split: every example once per draw, with two standard errors.
+"""Bits/dim of a whole split, with two standard errors.
 
-A draw gives every example one estimate of the bound (`vdm.evaluation.estimators`). Draws are
-independent, so what an example differs by from draw to draw is the Monte-Carlo error, and where
-examples share noise, what the means of draws do, within the parts of [0, 1) that an estimator
-spreads their times over. The error over images contains what noise is left in
-the mean of each image. Noise depends on (seed, draw, example) alone, not on
-the batch size or the devices, and is the same for every checkpoint.
+A draw gives one estimate of the bound for every example (`vdm.evaluation.estimators`). Draws are
+independent, so the Monte-Carlo error follows from the differences between draws: of each example if
+examples have independent noise, otherwise of the means of whole draws, compared within each part of
+[0, 1) that the estimator spreads the times over. The error over images includes the noise that is
+left in the mean of each image. The noise depends on (seed, draw, example) alone, not on the batch
+size or the devices, and is the same for every checkpoint.
 """
 
 import dataclasses
@@ -31,18 +31,18 @@ from vdm.models.latent_variable import AnyModel
 from vdm.typing import Params
 
 KEY_STREAM = 1_000_001
-"""Keeps the noise of evaluation apart from that of a training run of the same seed."""
+"""Makes the noise of evaluation differ from that of training with the same seed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Every draw of every example, in the order of the split.
+    """The estimates of every draw of every example, in the order of the split.
 
-    columns: what the estimator gives, numpy float64 [draws, examples]; the three terms of the
-    negative bound, or its "total", are nats. omega_0, omega_1: the ends of the schedule, if there
-    is one. strata: parts that the draws are spread over, draw k in part k mod strata.
-    independent: the noise of an example is independent of that of the others. more_terms: those
-    columns that are terms of the bound beside the three.
+    columns: the estimator's columns, float64 [draws, examples]; "total", or the three terms of the
+    negative bound, are in nats. omega_0, omega_1: the ends of the schedule; None without one.
+    strata: the number of parts that the draws are spread over; draw k lies in part k mod strata.
+    independent: whether the noise of each example is independent of that of the others.
+    more_terms: the columns that are further terms of the bound, besides the three.
     """
 
     columns: dict[str, np.ndarray]
@@ -60,19 +60,22 @@ class Evaluation:
         return np.sum([self.columns[name] for name in parts], axis=0)
 
     def bpd(self, nats: np.ndarray) -> np.ndarray:
-        """Nats -> bits/dim."""
+        """Converts nats per example to bits/dim."""
         return nats / (self.num_dims * math.log(2))
 
     def monte_carlo_error(self, nats: np.ndarray) -> Error:
-        """Of the mean of nats [draws, examples], such as `total` or what it differs by from that of
-        another evaluation with the same noise, bits/dim."""
+        """Returns the Monte-Carlo error, in bits/dim, of the mean of nats [draws, examples]: of
+        `total`, or of its difference to another evaluation with the same noise."""
         return monte_carlo_error(self.bpd(nats), self.strata, self.independent)
 
     def summary(self) -> dict[str, float | None]:
-        """bpd, its terms (None where the bound has none), and its standard errors over images
-        and over Monte-Carlo noise. stderr_degrees: degrees of freedom of the latter, None where it
-        is unknown. stderr_hutchinson: the share of it that random probes of a divergence have, if
-        there are any. denoising_variance: of a single draw."""
+        """Returns bpd, its terms (None if the bound does not have them), and its standard errors
+        over images and over Monte-Carlo noise.
+
+        stderr_degrees: degrees of freedom of stderr_monte_carlo; None if unknown.
+        stderr_hutchinson: the part of stderr_monte_carlo that comes from the random probes of the
+        divergence, if there are any. denoising_variance: the variance of a single draw.
+        """
         total = self.bpd(self.total)
         draws, examples = total.shape
         noise = self.monte_carlo_error(self.total)
@@ -95,8 +98,8 @@ class Evaluation:
         return summary
 
     def _denoising_variance(self) -> float | None:
-        """Var of the estimate of the denoising term for one image, one t ~ U(0, 1) and one eps, in
-        bits/dim squared (the variance of VDM's table); None where the bound has none."""
+        """Returns the variance of the denoising estimate for one image, one t ~ U(0, 1) and one
+        eps, (bits/dim)^2, as in VDM's table; None if the bound has no such term."""
         nats = self.columns.get("denoising_matching")
         return None if nats is None or nats.size < 2 else float(self.bpd(nats).var(ddof=1))
 
@@ -108,7 +111,7 @@ class Evaluation:
 def make_evaluate_batch(
     model: AnyModel, estimator: Estimator, num_examples: int, num_draws: int
 ) -> Callable[[Params, dict, jax.Array, jax.Array], jax.Array]:
-    """A compiled (params, batch, key, index of the draw) -> [estimator.columns, batch], float32."""
+    """Compiles a function (params, batch, key, draw) -> [estimator.columns, batch], float32."""
 
     def evaluate_batch(params: Params, batch: dict, key: jax.Array, draw: jax.Array) -> jax.Array:
         place = Place(key, draw, num_draws, batch["index"], num_examples)
@@ -127,8 +130,8 @@ def examples_per_call(
     mesh: Mesh,
     batch_size: int,
 ) -> int:
-    """Examples that `evaluate` takes at a time: batch_size of them, or fewer where that would take
-    long (`vdm.evaluation.calls`)."""
+    """Returns how many examples `evaluate` processes at a time: batch_size, or fewer where a call
+    would take too long (`vdm.evaluation.calls`)."""
     passes = estimator.passes(math.prod(model.dims))
     return call_size(model, params, min(batch_size, num_examples), passes, mesh)
 
@@ -146,12 +149,12 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates the estimator's bound on every example of the split.
 
-    params live on the mesh. Any batch size works: the last batch is filled up and the filling
-    masked. A part (of `vdm.evaluation.calls`) is one draw of a batch, [estimator.columns, batch];
-    on_batch counts them. Another seed, or other params, with the same shapes compile nothing new.
+    params live on the mesh. Any batch size works: the last batch is padded and the padding masked.
+    A part (`vdm.evaluation.calls.Parts`) is one draw of a batch, [estimator.columns, batch], and
+    on_batch counts these. Another seed, or other params of the same shapes, compile nothing new.
 
     Raises:
-        ValueError: an estimate is not finite.
+        ValueError: an estimate is not finite, or there are no draws or no examples.
     """
     num_examples = len(split.examples)
     if draws < 1 or num_examples < 1:
@@ -159,18 +162,18 @@ def evaluate(
     batch_size = examples_per_call(model, params, estimator, num_examples, mesh, parts.batch_size)
     evaluate_batch = make_evaluate_batch(model, estimator, num_examples, draws)
     key = jax.random.fold_in(root_key(seed), KEY_STREAM)
-    found = [part.reshape(len(estimator.columns), -1) for part in parts.finished]
+    finished = [part.reshape(len(estimator.columns), -1) for part in parts.finished]
     total = draws * math.ceil(num_examples / batch_size)
-    parts.on_batch(len(found), total)
+    parts.on_batch(len(finished), total)
 
     def keep(result: jax.Array, mask: np.ndarray) -> None:
         wait(result, parts.stop)
-        # Contiguous, as parts from a file are: sums over an array depend on its layout.
-        found.append(np.ascontiguousarray(sharding.fetch(result)[:, mask]))
-        parts.on_part(found[-1])
-        parts.on_batch(len(found), total)
+        # Contiguous, as parts from a file are, because sums over an array depend on its layout.
+        finished.append(np.ascontiguousarray(sharding.fetch(result)[:, mask]))
+        parts.on_part(finished[-1])
+        parts.on_batch(len(finished), total)
 
-    running: tuple[jax.Array, np.ndarray] | None = None  # the device works while we write
+    running: tuple[jax.Array, np.ndarray] | None = None  # the device computes while we write
     for place, batch in enumerate(evaluation_batches(split, batch_size)):
         first = len(parts.finished) - place * draws
         if first >= draws:
@@ -184,7 +187,7 @@ def evaluate(
             running = result, mask
     if running is not None:
         keep(*running)
-    batches = [np.stack(found[i : i + draws], axis=1) for i in range(0, total, draws)]
+    batches = [np.stack(finished[i : i + draws], axis=1) for i in range(0, total, draws)]
     columns = np.concatenate(batches, axis=-1).astype(np.float64)  # [column, draw, example]
     return _to_evaluation(model, params, estimator, columns)
 
@@ -192,8 +195,8 @@ def evaluate(
 def _to_evaluation(
     model: AnyModel, params: Params, estimator: Estimator, columns: np.ndarray
 ) -> Evaluation:
-    """What columns [estimator.columns, draws, examples] are. ValueError where a bound is not
-    finite."""
+    """Turns columns [estimator.columns, draws, examples] into an Evaluation. ValueError if an
+    estimate is not finite."""
     _, draws, num_examples = columns.shape
     ends: Sequence[float | None] = (None, None)
     if has_noise_levels(model) and "schedule" in model.supports:

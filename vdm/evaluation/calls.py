@@ -1,7 +1,6 @@
-"""One call of the devices: how many examples it takes, and what becomes of its result.
+"""Divides a long computation into calls of compiled code that take seconds each.
 
-Python handles a signal between two calls of compiled code, and a progress bar moves there, so that
-a call should take seconds, whatever is computed in it.
+Python handles signals and moves progress bars only between such calls, so none should take long.
 """
 
 import dataclasses
@@ -17,24 +16,24 @@ from vdm.models.vdm import count_parameters
 from vdm.typing import Params
 
 WORK = 5e10
-"""Products in a call on one device, at most: some seconds of a core. Small batches are as fast
-there as large ones."""
+"""The largest number of multiplications in a call on one CPU device: some seconds of a core. Small
+batches are as fast there as large ones."""
 
 WORK_OF_ACCELERATOR, LEAST_OF_ACCELERATOR = 5e13, 32
-"""The same of an accelerator, and examples below which it is idle."""
+"""The same for an accelerator, and the number of examples below which it is partly idle."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The parts in which a long computation is done: how large they are, and what follows them.
+    """How a long computation is divided into parts, and what is done with each.
 
     Attributes:
-        batch_size: examples in a call, at most.
-        finished: the parts that `on_part` got from a call with the same arguments that was cut
-            off; they are not computed again.
-        on_part: called with each part when it is finished.
-        on_batch: called with how much is done, and how much there is in all.
-        stop: soon after it is true, the computation is given up by `vdm.devices.waiting.Abandoned`.
+        batch_size: the largest number of examples in a call.
+        finished: the parts that `on_part` received in an earlier, interrupted computation with the
+            same arguments; they are not computed again.
+        on_part: called with each finished part.
+        on_batch: called with (amount done, total).
+        stop: `vdm.devices.waiting.Abandoned` is raised soon after stop() is true.
     """
 
     batch_size: int = 256
@@ -45,10 +44,13 @@ class Parts:
 
 
 def call_size(model: AnyModel, params: Params, batch_size: int, passes: int, mesh: Mesh) -> int:
-    """Examples in a call: batch_size, or fewer where that many take long, each with so many passes
-    through the network; a multiple of the device count. A function of its arguments alone: the
-    size of a batch may show in an example's last bits."""
-    # Of a convolution each parameter is used at every pixel.
+    """Returns the number of examples in a call: batch_size, or fewer where that would take too
+    long; a multiple of the number of devices.
+
+    passes: through the network, for each example. The result depends on the arguments alone,
+    because the batch size may change the last bits of an example's result.
+    """
+    # A convolution uses each parameter at every pixel.
     pixels = math.prod(model.dims[:2]) if len(model.dims) == 3 else 1
     work, least = WORK, 1
     if mesh.devices.flat[0].platform != "cpu":

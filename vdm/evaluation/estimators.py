@@ -1,7 +1,7 @@
-"""The kinds of number that an evaluation can give: one estimate for each example of a batch.
+"""The bounds that an evaluation can compute, each as one estimate for every example of a batch.
 
-Every one is an upper bound of -log p(x) in expectation, under the name that results carry:
-elbo, iw-K, ode-decoder, ode-uniform, ode-truncated-normal.
+The expectation of each estimate is an upper bound of -log p(x). Results carry the name of the
+bound: elbo, iw-K, ode-decoder, ode-uniform, ode-truncated-normal.
 """
 
 import dataclasses
@@ -31,7 +31,11 @@ NOT_FINITE = (
 
 
 class Place(NamedTuple):
-    """Which draw of which examples: all that the noise of an estimate may depend on."""
+    """Which draw of which examples is estimated; the noise may depend on nothing else.
+
+    draw: the number of this draw among num_draws. index: [batch], the numbers of the examples in a
+    split of num_examples.
+    """
 
     key: PRNGKey
     draw: Array
@@ -41,67 +45,70 @@ class Place(NamedTuple):
 
 
 class Estimator(Protocol):
-    """A bound with its settings; frozen and hashable, so that it is compiled once."""
+    """A bound with its settings. It is frozen and hashable, so that it is compiled once."""
 
     @property
     def name(self) -> str:
-        """What kind of number it is."""
+        """The name of the bound in results."""
         ...
 
     @property
     def num_steps(self) -> int | None:
-        """T of the bound, 0 for continuous time, None for a model without a schedule."""
+        """T of the bound; 0 for continuous time, None for a model without a noise schedule."""
         ...
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What else eval.json says of it."""
+        """Extra fields for eval.json."""
         ...
 
     @property
     def remedy(self) -> str:
-        """What to try when an estimate is not finite."""
+        """What the user should try if an estimate is not finite."""
         ...
 
     @property
     def independent(self) -> bool:
-        """Whether the noise of an example is independent of that of the others."""
+        """Whether the noise of each example is independent of that of the others."""
         ...
 
     def passes(self, num_dims: int) -> int:
-        """Of each example of num_dims dimensions through the network, about."""
+        """Returns roughly how many network passes each example of num_dims dimensions takes."""
         ...
 
     def strata(self, num_draws: int) -> int:
-        """Parts that the draws are spread over, draw k in part k mod strata; 1: all are alike."""
+        """Returns the number of parts that the draws are spread over: draw k lies in part k mod
+        strata. 1 if all draws are alike."""
         ...
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What `estimate` gives: "total" (nats) or the three terms whose sum it is, and more."""
+        """The names of what `estimate` returns: "total" (nats) or the terms that sum to it, and
+        more."""
         ...
 
     def estimate(
         self, model: Any, params: Params, data: Array, labels: Array | None, place: Place
     ) -> dict[str, Array]:
-        """Column -> [batch]: one estimate for each example. model: of the kind it was made for."""
+        """Returns column -> [batch], one estimate for each example."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Elbo:
-    """The evidence lower bound in num_steps steps, which need not be those trained with; 0:
-    continuous time. Its three terms and those that the model's family has beside them, where its
-    denoising term was taken and how dense it is there.
+    """The evidence lower bound in num_steps steps; 0 for continuous time.
+
+    num_steps may differ from the number used in training. more_terms: the terms that the model's
+    bound has besides the usual three. The columns also hold omega_t and the loss density there.
 
     Within a draw the times are low-discrepancy over the split; over the draws every example has
-    equally many, two or more, in each of `strata(draws)` equal parts of [0, 1).
+    equally many times, two or more, in each of `strata(draws)` equal parts of [0, 1).
     """
 
     num_steps: int = 0
     more_terms: tuple[str, ...] = ()
     name = "elbo"
-    independent = False  # the times of a draw have one offset
+    independent = False  # the times of a draw share one offset
     remedy = NOT_FINITE
 
     def __post_init__(self) -> None:
@@ -112,7 +119,7 @@ class Elbo:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Nothing more."""
+        """No extra fields."""
         return {}
 
     @property
@@ -126,13 +133,13 @@ class Elbo:
         return 1
 
     def strata(self, num_draws: int) -> int:
-        """Those of `vdm.evaluation.statistics.num_strata`."""
+        """`vdm.evaluation.statistics.num_strata`."""
         return num_strata(num_draws)
 
     def estimate(
         self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
     ) -> dict[str, Array]:
-        """Column -> [batch]; the terms in nats."""
+        """Returns column -> [batch]; the terms are in nats."""
         key_t, key_noise = jax.random.split(jax.random.fold_in(place.key, place.draw))
         strata = self.strata(place.num_draws)
         u = (place.draw % strata + jax.random.uniform(key_t, (), jnp.float32)) / strata
@@ -140,7 +147,7 @@ class Elbo:
 
         def noise(i: jax.Array) -> tuple[jax.Array, jax.Array]:
             key = jax.random.fold_in(key_noise, i)
-            # The largest number that can be folded in: no draw of the noise has it as its counter.
+            # The largest number that can be folded in, which no draw of the noise uses as counter.
             other = jax.random.fold_in(key, 2**32 - 1)
             return jax.random.normal(key, (2, *model.latent_dims)), other
 
@@ -157,7 +164,8 @@ class Elbo:
 
 @dataclasses.dataclass(frozen=True)
 class ImportanceWeighted:
-    """-log (1/K) sum of K importance weights of paths with num_steps steps; K = 1 is the ELBO.
+    """The importance-weighted bound: -log of the mean of K importance weights, each of a path with
+    num_steps steps. K = 1 is the ELBO.
 
     It falls with K, towards -log p(x) of the model with that many steps.
     """
@@ -171,18 +179,18 @@ class ImportanceWeighted:
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ValueError(
-                f"eval.bound = {self.name!r} is of a chain of finitely many steps: set "
+                f"eval.bound = {self.name!r} is for a chain of finitely many steps: set "
                 "eval.num_steps to their number, such as 10"
             )
 
     @property
     def name(self) -> str:
-        """Such as iw-64."""
+        """The name, such as iw-64."""
         return f"iw-{self.num_weights}"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """K."""
+        """K, the number of paths."""
         return {"K": self.num_weights}
 
     def passes(self, num_dims: int) -> int:
@@ -198,7 +206,7 @@ class ImportanceWeighted:
     def estimate(
         self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
     ) -> dict[str, Array]:
-        """total [batch], nats."""
+        """Returns total [batch], nats."""
         path_log_weight = model.path_log_weight(params, data, self.num_steps, labels)
         keys = _keys(place)
 
@@ -213,10 +221,10 @@ class ImportanceWeighted:
 
 @dataclasses.dataclass(frozen=True)
 class ProbabilityFlow:
-    """The density of the probability-flow ODE, carried to discrete data by a dequantisation.
+    """The bound by the density of the probability-flow ODE; discrete data are dequantised.
 
-    Every example is solved for itself. Adaptive steps are its own, and depend on the rounding of
-    a batch within the tolerance; the number of fixed steps does not.
+    The ODE is solved for each example separately. With adaptive steps their number may depend on
+    rounding, and so on the batch, within the tolerance; with fixed steps it does not.
     """
 
     dequantisation: str
@@ -229,25 +237,25 @@ class ProbabilityFlow:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """total [nats]; evaluations of the network; the variance from the probes, if there are."""
+        """total, nats; network evaluations; the variance from the random probes, if any."""
         probed = self.solver.divergence == "hutchinson"
         return ("total", "num_evaluations", *(("probe_variance",) if probed else ()))
 
     @property
     def name(self) -> str:
-        """Such as ode-decoder."""
+        """The name, such as ode-decoder."""
         return f"ode-{self.dequantisation}"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How the ODE was solved, and how its divergence was taken."""
+        """How the ODE is solved, and how its divergence is computed."""
         solver = self.solver
         steps = f"{solver.num_steps} steps" if solver.num_steps else f"tolerance {solver.rtol:g}"
         probes = {"probes": solver.probes} if solver.divergence == "hutchinson" else {}
         return {"divergence": solver.divergence, **probes, "ode_solver": steps}
 
     def passes(self, num_dims: int) -> int:
-        """One for each value, two for each directional derivative; of adaptive steps say 100."""
+        """One for each value, two for each directional derivative; assumes 100 adaptive steps."""
         solver = self.solver
         directions = solver.probes if solver.divergence == "hutchinson" else num_dims
         return EVALUATIONS_PER_STEP * (solver.num_steps or 100) * (1 + 2 * directions)
@@ -260,14 +268,14 @@ class ProbabilityFlow:
     def estimate(
         self, model: VDM, params: Params, data: Array, labels: Array | None, place: Place
     ) -> dict[str, Array]:
-        """total [batch], nats; its variance from the probes; evaluations of the network."""
+        """Returns the columns, each [batch]."""
         bound = model.flow_bound(params, self.dequantisation, self.solver)
         return jax.vmap(bound)(_keys(place), data, labels)._asdict()
 
 
 @dataclasses.dataclass(frozen=True)
 class PathElbo:
-    """The evidence lower bound of a model without a schedule, by one path through its latents."""
+    """The evidence lower bound of a model without a noise schedule, by one path of latents."""
 
     num_levels: int
     name = "elbo"
@@ -278,7 +286,7 @@ class PathElbo:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How many latents a path has."""
+        """The number of latents in a path."""
         return {"num_levels": self.num_levels}
 
     def passes(self, num_dims: int) -> int:
@@ -299,12 +307,12 @@ class PathElbo:
         labels: Array | None,
         place: Place,
     ) -> dict[str, Array]:
-        """Column -> [batch], nats."""
+        """Returns column -> [batch], nats."""
         del labels
         return model.elbo(params, data, _keys(place)).by_name
 
 
 def _keys(place: Place) -> Array:
-    """A key for each example."""
+    """Returns a key for each example."""
     key = jax.random.fold_in(place.key, place.draw)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, place.index)

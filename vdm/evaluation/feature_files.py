@@ -1,4 +1,4 @@
-"""Files with the weights of features (`vdm.evaluation.features`): .npz archives of arrays."""
+"""Reads the weights of feature functions (`vdm.evaluation.features`) from .npz files."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ from vdm.data.arrays import UNREADABLE
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays of a file and the first 16 digits of its SHA-256."""
+    """Returns the arrays of a file, and the first 16 digits of its SHA-256."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -20,15 +20,16 @@ def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):  # bytes, of what is no .npy
-                raise ValueError(f"{name} is no array")
+            if not isinstance(array, np.ndarray):  # bytes, if the member is not an .npy
+                raise ValueError(f"{name} is not an array")
     except (OSError, AttributeError, *UNREADABLE) as error:
         raise _damaged(path, error) from error
     return arrays, hashlib.sha256(content).hexdigest()[:16]
 
 
 def read_shapes(path: str | Path) -> tuple[dict[str, tuple[int, ...]], int]:
-    """The shape of each array of a file but "num_codes", which is the second."""
+    """Returns the shapes of the arrays of a file, and the number in its "num_codes" (0 if it has
+    none)."""
     shapes, num_codes = {}, np.int64(0)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -52,13 +53,13 @@ def read_shapes(path: str | Path) -> tuple[dict[str, tuple[int, ...]], int]:
     return shapes, read_num_codes(path, num_codes)
 
 
-def read_num_codes(path: str | Path, found: np.ndarray | np.generic) -> int:
-    """The number in a file's "num_codes"."""
-    if found.size != 1 or not np.issubdtype(found.dtype, np.integer):
+def read_num_codes(path: str | Path, value: np.ndarray | np.generic) -> int:
+    """Returns the array "num_codes" of a file as an int."""
+    if value.size != 1 or not np.issubdtype(value.dtype, np.integer):
         raise ValueError(
-            f"{path}: num_codes is {found.dtype} of shape {found.shape}; must be one integer"
+            f"{path}: num_codes is {value.dtype} of shape {value.shape}; must be one integer"
         )
-    return int(found.item())
+    return int(value.item())
 
 
 def _unreadable(path: str | Path, error: OSError) -> ValueError:
@@ -68,4 +69,4 @@ def _unreadable(path: str | Path, error: OSError) -> ValueError:
 
 
 def _damaged(path: str | Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is no .npz of numbers, or is damaged ({error})")
+    return ValueError(f"{path} is not an .npz of numbers, or is damaged ({error})")

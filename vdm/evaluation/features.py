@@ -1,8 +1,8 @@
-"""Feature functions: what two sets of images are compared by (`vdm.evaluation.quality`).
+"""Feature functions, by which sets of images are compared (`vdm.evaluation.quality`).
 
-A feature function takes codes [N, H, W, C] in 0 ... num_codes - 1 to features [N, d], float64, and
-has a name that tells its weights apart: numbers of different names are not comparable. Weights
-are files of the user's; nothing is downloaded.
+A feature function maps codes [N, H, W, C] in 0 ... num_codes - 1 to features [N, d], float64. Its
+name identifies its weights: results under different names are not comparable. The user supplies the
+files with the weights; nothing is downloaded.
 """
 
 import dataclasses
@@ -25,29 +25,30 @@ from vdm.typing import Params
 
 
 class FeatureFunction(Protocol):
-    """Images -> vectors."""
+    """A function that maps images to feature vectors."""
 
     @property
     def name(self) -> str:
-        """Kind and weights; results state it."""
+        """The kind and the weights; it is recorded with results."""
         ...
 
     def __call__(self, codes: ArrayLike, num_codes: int) -> np.ndarray:
-        """Integer codes [N, H, W, C] -> features [N, d], float64; row i of image i alone."""
+        """Maps integer codes [N, H, W, C] to features [N, d], float64; row i depends on image i
+        only."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MLPFeatures:
-    """The last hidden layer of a classifier of pixels, after its ReLU.
+    """Features from the last hidden layer of a classifier of pixels, after its ReLU.
 
-    Inputs are x = 2 (code + 1/2) / V - 1, flattened in the order of the array. The number that
-    they give is one of this classifier, not FID.
+    Inputs are x = 2 (code + 1/2) / V - 1, flattened in the order of the array. Distances between
+    these features are specific to the classifier; they are not FID.
 
     Attributes:
-        layers: (weight [inputs, outputs], bias [outputs]) of each; the last gives the logits.
-        name: "mlp-D@sha256:..." of the file, D the dimensions of the features.
-        num_codes: V of the images that it was trained on; 0 for a file that does not say.
+        layers: (weight [inputs, outputs], bias [outputs]) of each layer; the last gives the logits.
+        name: "mlp-D@sha256:...", from the file; D is the number of features.
+        num_codes: V of the images that it was trained on; 0 if the file does not state it.
     """
 
     layers: tuple[tuple[np.ndarray, np.ndarray], ...]
@@ -64,17 +65,18 @@ class MLPFeatures:
         return x
 
     def accuracy(self, codes: ArrayLike, labels: ArrayLike, num_codes: int) -> float:
-        """Share of the images whose largest logit is that of their label."""
+        """Returns the share of images whose largest logit is that of their label."""
         weight, bias = self.layers[-1]
         logits = self(codes, num_codes) @ weight + bias
         return float(np.mean(logits.argmax(axis=1) == np.asarray(labels)))
 
 
 def read_mlp_features(path: str | Path) -> MLPFeatures:
-    """The features of an .npz of `weight_0, bias_0, weight_1, ...`, as `train_mlp_features` writes.
+    """Reads features from an .npz of `weight_0, bias_0, weight_1, ...` (`train_mlp_features`).
 
     Raises:
-        ValueError: no such file, no .npz, or not the layers of a network with a hidden one.
+        ValueError: the file is missing, is not an .npz, or does not hold a network with a hidden
+            layer.
     """
     arrays, digest = read_arrays(path)
     num_codes = read_num_codes(path, arrays.pop("num_codes", np.int64(0)))
@@ -87,7 +89,7 @@ def read_mlp_features(path: str | Path) -> MLPFeatures:
 
 
 def _check_layers(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """How many layers these arrays are; ValueError where they are not some in a row."""
+    """Returns the number of layers; ValueError if the arrays do not form consecutive layers."""
     depth = len(shapes) // 2
     names = [(f"weight_{i}", f"bias_{i}") for i in range(depth)]
     if depth < 2 or {name for pair in names for name in pair} != set(shapes):
@@ -110,7 +112,7 @@ def _check_layers(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> in
 def _check_inputs(
     name: str, inputs: int, trained_codes: int, shape: Sequence[int], num_codes: int
 ) -> None:
-    """ValueError where a classifier of so many pixels and codes is given other images."""
+    """Raises ValueError if a classifier of other inputs or codes is applied to these images."""
     if math.prod(shape) != inputs:
         raise ValueError(
             f"images of shape {tuple(shape)}, {name} takes {inputs} numbers each: "
@@ -135,11 +137,12 @@ def train_mlp_features(
 ) -> MLPFeatures:
     """Fits a classifier, writes it to `path` (.npz, atomically) and returns its features.
 
-    The same arguments give the same file on one machine: scikit-learn's MLPClassifier, Adam,
-    until the loss stays or `max_epochs` is reached; some ten seconds for the digits on two cores.
+    It is scikit-learn's MLPClassifier, trained by Adam until the loss stops falling or `max_epochs`
+    is reached: some ten seconds for the digits on two cores. On one machine the same arguments give
+    the same file.
 
     Args:
-        codes: [N, H, W, C] of the training split, whose `accuracy` says little: see another's.
+        codes: [N, H, W, C] of the training split. Judge `accuracy` on another split.
         labels: [N], 0 ... K - 1, each of the K >= 2 classes at least once.
         hidden: sizes of the hidden layers; the last is the dimension of the features.
     """
@@ -171,17 +174,17 @@ def train_mlp_features(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InceptionFeatures:
-    """The 2,048 pooled features of FID's Inception-v3, from a file of the user's.
+    """The 2,048 pooled features of FID's Inception-v3, from a file of the user's own.
 
-    Codes become 0 ... 255 and then, in float32, -1 ... 1; grey is repeated to three channels.
-    Images are brought to 299 x 299 by bilinear interpolation without antialiasing, centres of
-    pixels at halves, as the PyTorch port does. The number depends on that: the original
-    TensorFlow graph places pixels differently, "clean" variants smooth first.
+    Codes are scaled to 0 ... 255 and then, in float32, to -1 ... 1; grey images are repeated to
+    three channels. Images are resized to 299 x 299 by bilinear interpolation without antialiasing,
+    with pixel centres at halves, as the PyTorch port does. Distances depend on this: the original
+    TensorFlow graph places pixels differently, and "clean" variants smooth first.
 
     Attributes:
         variables: of `vdm.nn.inception.InceptionV3`.
-        name: "inception-v3-pool3@sha256:..." of the file.
-        batch_size: images at a time; changes the features by rounding alone.
+        name: "inception-v3-pool3@sha256:...", from the file.
+        batch_size: images processed at a time; it changes the features only by rounding.
     """
 
     variables: Params
@@ -205,15 +208,16 @@ class InceptionFeatures:
 
 
 def read_inception_features(path: str | Path, batch_size: int = 32) -> InceptionFeatures:
-    """The features of an .npz of the PyTorch port's weights (`pt_inception-2015-12-05-*.pth`).
+    """Reads features from an .npz of the PyTorch port's weights (`pt_inception-2015-12-05-*.pth`).
 
-    Two lines make it, once, where torch is installed:
+    Two lines make this file, wherever torch is installed:
 
         state = torch.load("pt_inception-2015-12-05-6726825d.pth", map_location="cpu")
         numpy.savez("inception.npz", **{name: array.numpy() for name, array in state.items()})
 
     Raises:
-        ValueError: no such file, no .npz, or arrays that are missing, unexpected or misshapen.
+        ValueError: the file is missing or is not an .npz, or arrays are missing, unexpected or of
+            the wrong shape.
     """
     arrays, digest = read_arrays(path)
     try:
@@ -224,14 +228,14 @@ def read_inception_features(path: str | Path, batch_size: int = 32) -> Inception
 
 
 def read_features(path: str | Path) -> FeatureFunction:
-    """The features of either kind of file, told apart by their arrays."""
+    """Reads the features of either kind of file, which its arrays reveal."""
     arrays, _ = read_arrays(path)
     return read_mlp_features(path) if "weight_0" in arrays else read_inception_features(path)
 
 
 def check_features(path: str | Path, shape: Sequence[int], num_codes: int) -> None:
-    """ValueError where the features in a file cannot be taken of images [*, *shape] of so many
-    codes. Reads the shapes of its arrays alone."""
+    """Raises ValueError if the features in a file do not apply to images of this shape and number
+    of codes. Of the file's arrays, it reads only the shapes."""
     if len(shape) != 3 or num_codes < 2:
         kind = f"{num_codes} codes" if num_codes else "real numbers"
         raise ValueError(
@@ -259,7 +263,7 @@ def _check_channels(shape: Sequence[int]) -> None:
 
 
 def inception_images(codes: Int[Array, "n h w c"], num_codes: int) -> Float[Array, "n 299 299 3"]:
-    """What the network is given."""
+    """Returns the images as the network reads them."""
     x = codes.astype(jnp.float32) * (255 / (num_codes - 1))
     shape = (len(codes), 299, 299, codes.shape[-1])
     x = jax.image.resize(x, shape, "bilinear", antialias=False) / 127.5 - 1
@@ -272,7 +276,7 @@ def _pool3(variables: Params, codes: Array, num_codes: int) -> Array:
 
 
 def _to_x(codes: np.ndarray, num_codes: int) -> np.ndarray:
-    """[N, inputs] in (-1, 1), the model's own scale."""
+    """Returns the images as [N, inputs] in (-1, 1), the scale of the model."""
     return (2 * codes.reshape(len(codes), -1).astype(np.float64) + 1) / num_codes - 1
 
 
@@ -287,4 +291,4 @@ def _check_codes(codes: ArrayLike, num_codes: int) -> np.ndarray:
             f"codes from {codes.min()} to {codes.max()}; {num_codes} codes go from 0 to "
             f"{num_codes - 1}"
         )
-    return codes.astype(codes.dtype.newbyteorder("="), copy=False)  # JAX takes no other
+    return codes.astype(codes.dtype.newbyteorder("="), copy=False)  # all that JAX accepts

@@ -1,8 +1,7 @@
-"""Guidance of a model's samples: config.sample.guidance.
+"""Guidance of samples: config.sample.guidance.
 
-A guidance is called as (model, params, labels) -> denoiser, and says how many passes through the
-model's network one call of that denoiser takes, and of how many classes its labels are (0: those
-of the model, if any).
+A guidance is called as (model, params, labels) and returns a denoiser, which takes the place of the
+model's own.
 """
 
 import dataclasses
@@ -18,52 +17,52 @@ from vdm.typing import NO_LABEL, Denoiser, Params
 
 
 class Guidance(Protocol):
-    """Frozen and hashable: a compiled sampler is made for it."""
+    """A way to guide samples. It is frozen and hashable, because samplers are compiled for it."""
 
     @property
     def passes(self) -> int:
-        """Of the model's network, in each call of the denoiser."""
+        """The number of passes through the model's network in each call of the denoiser."""
         ...
 
     @property
     def num_classes(self) -> int:
-        """Of the labels that it needs beside those of the model; 0: none."""
+        """The number of classes of labels that the guidance itself needs; 0 if it needs none."""
         ...
 
     def check(self, model: VDM) -> None:
-        """ValueError where the model cannot be guided so."""
+        """Raises ValueError if the model cannot be guided in this way."""
         ...
 
     def __call__(self, model: VDM, params: Params, labels: Int[Array, " batch"]) -> Denoiser:
-        """The denoiser for these labels."""
+        """Returns the denoiser for these labels."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Unguided:
-    """The model as it is, conditional on the labels if it was trained so."""
+    """No guidance: the model itself, conditional on the labels if it was trained with labels."""
 
     passes = 1
     num_classes = 0
 
     def check(self, model: VDM) -> None:
-        """Fits every model."""
+        """Accepts every model."""
 
     def __call__(self, model: VDM, params: Params, labels: Int[Array, " batch"]) -> Denoiser:
-        """The model's own."""
+        """Returns the denoiser of the model."""
         return model.denoiser(params, labels if model.num_classes else None)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierFree:
-    """Away from the model without a label, `strength` times as far as the label goes."""
+    """Classifier-free guidance of the given strength (`vdm.diffusion.guidance.classifier_free`)."""
 
     strength: float = 2.0
     passes = 2
     num_classes = 0
 
     def check(self, model: VDM) -> None:
-        """It takes a model that knows labels and their absence."""
+        """Requires a model that was trained with and without labels."""
         if not (model.num_classes and model.label_dropout):
             raise ValueError(
                 "sample.guidance.name = 'classifier_free' needs a model that was trained with and "
@@ -71,16 +70,18 @@ class ClassifierFree:
             )
 
     def __call__(self, model: VDM, params: Params, labels: Int[Array, " batch"]) -> Denoiser:
-        """Two passes through the network."""
+        """Returns a denoiser that evaluates the network with and without the label."""
         without = model.denoiser(params, jnp.full_like(labels, NO_LABEL))
         return guidance.classifier_free(model.denoiser(params, labels), without, self.strength)
 
 
 @dataclasses.dataclass(frozen=True)
 class Classified:
-    """Up the gradient of a noise-conditioned classifier, whose parameters are
-    params["classifier"] (--mode=classifier trains it); the model is the one without labels where it
-    knows that, else it is conditional on them too."""
+    """Classifier guidance: follows the gradient of a noise-conditioned classifier.
+
+    The classifier's parameters are params["classifier"] (--mode=classifier trains them). The model
+    is used without labels if it was trained for that, otherwise with the same labels.
+    """
 
     classifier: NoisyClassifier | None
     strength: float = 1.0
@@ -88,11 +89,11 @@ class Classified:
 
     @property
     def num_classes(self) -> int:
-        """Those of the classifier."""
+        """The number of classes of the classifier."""
         return self.classifier.num_classes if self.classifier else 0
 
     def check(self, model: VDM) -> None:
-        """It takes data with labels."""
+        """Requires data with labels, and a model whose latents are noisy data."""
         if self.classifier is None:
             raise ValueError(
                 "sample.guidance.name = 'classifier': the data set has no labels: choose 'none'"
@@ -104,7 +105,7 @@ class Classified:
             )
 
     def __call__(self, model: VDM, params: Params, labels: Int[Array, " batch"]) -> Denoiser:
-        """One pass through the model, and one through the classifier and back."""
+        """Returns a denoiser with one pass through the model and the classifier's gradient."""
         assert self.classifier is not None
         given = jnp.full_like(labels, NO_LABEL) if model.label_dropout else labels
         denoiser = model.denoiser(params, given if model.num_classes else None)

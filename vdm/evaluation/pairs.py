@@ -1,8 +1,8 @@
-"""Squared distances of all pairs of rows, by matrix products, with decisions that are exact.
+"""Squared distances between all pairs of rows: fast by matrix products, with exact comparisons.
 
-|a|^2 + |b|^2 - 2 a.b is ten times as fast as the sum of squared differences, and wrong by
-some 1e-13 of |a|^2 + |b|^2: equal rows are not 0 apart. Its error has a bound, and what it leaves
-undecided, few pairs, is decided by the sum of squared differences.
+|a|^2 + |b|^2 - 2 a.b is ten times as fast as the sum of squared differences, but has an error of
+some 1e-13 of |a|^2 + |b|^2, so that equal rows are not 0 apart. This error is bounded. The few
+comparisons that it leaves undecided are decided by the sum of squared differences.
 """
 
 from typing import NamedTuple
@@ -10,12 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 EXACT_PAIRS = 2**22
-"""Numbers in the temporary array of the pairs that are computed exactly."""
+"""The size of the temporary array for pairs that are computed exactly."""
 
 
 class Block(NamedTuple):
-    """Some rows of a against all rows of b. squares [rows, m] of the distances, each wrong by less
-    than its `errors` [rows, 1] or [rows, m]."""
+    """Squared distances between some rows of a and all rows of b.
+
+    squares: [rows, m], the approximate squared distances. errors: [rows, 1] or [rows, m], bounds on
+    their errors.
+    """
 
     a: np.ndarray
     b: np.ndarray
@@ -23,8 +26,10 @@ class Block(NamedTuple):
     errors: np.ndarray
 
     def within(self, limits: np.ndarray) -> np.ndarray:
-        """Whether the squared distance is at most its limit; limits [1, m] or [rows, 1], of exact
-        squared distances."""
+        """Returns whether each squared distance is at most its limit, exactly.
+
+        limits: exact squared distances, [1, m] or [rows, 1].
+        """
         excess = self.squares - limits
         decided = excess <= 0
         i, j = np.nonzero(np.abs(excess) <= self.errors)
@@ -33,7 +38,8 @@ class Block(NamedTuple):
         return decided
 
     def smallest(self, k: int) -> np.ndarray:
-        """[rows], the exact k-th smallest of each row, k = 0 for the smallest."""
+        """Returns the exact k-th smallest squared distance of each row, [rows]; k = 0 for the
+        smallest."""
         limit = np.partition(self.squares, k, axis=1)[:, k : k + 1]
         # The true k-th smallest is at most limit + errors: no other can be among the first k + 1.
         i, j = np.nonzero(self.squares <= limit + 2 * self.errors)
@@ -43,13 +49,13 @@ class Block(NamedTuple):
         return exact[order][first + k]
 
     def _exact(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Sums of squared differences of the rows a_i and b_j, the same for (a, b) and (b, a)."""
-        found = np.empty(len(i))
+        """Returns the sums of squared differences of rows a_i and b_j, symmetric in a and b."""
+        sums = np.empty(len(i))
         size = max(1, EXACT_PAIRS // self.a.shape[1])
         for start in range(0, len(i), size):
             some = slice(start, start + size)
-            found[some] = np.square(self.a[i[some]] - self.b[j[some]]).sum(axis=1)
-        return found
+            sums[some] = np.square(self.a[i[some]] - self.b[j[some]]).sum(axis=1)
+        return sums
 
 
 class Pairs:
@@ -57,7 +63,7 @@ class Pairs:
 
     def __init__(self, a: np.ndarray, b: np.ndarray) -> None:
         self._a, self._b = a, b
-        # Around their common mean norms are smallest, and with them the error.
+        # Subtracting the common mean makes the norms, and so the errors, smallest.
         mean = 0.5 * (a.mean(axis=0) + b.mean(axis=0))
         self._centred_a = a - mean
         self._centred_b = self._centred_a if b is a else b - mean
@@ -65,7 +71,7 @@ class Pairs:
         self._norms_b = np.square(self._centred_b).sum(axis=1)
 
     def block(self, rows: slice) -> Block:
-        """Those rows of a against all of b."""
+        """Returns the distances between these rows of a and all rows of b."""
         norms = self._norms_a[rows, None]
         squares = self._centred_a[rows] @ self._centred_b.T
         squares *= -2

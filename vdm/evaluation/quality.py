@@ -1,8 +1,8 @@
-"""Distances between two sets of feature vectors, data and samples say: how good samples look.
+"""Distances between two sets of feature vectors, such as those of data and samples.
 
-Feature vectors [n, d] are real numbers of any origin (`vdm.evaluation.features`); all is float64.
-Every number depends on the features, on the counts n of both sets and on the data: compare
-numbers only where these agree. Rows that are repeated count as often as they are there.
+Feature vectors [n, d] may come from anywhere (`vdm.evaluation.features`); everything is computed in
+float64. Every distance depends on the features, on the sizes of both sets and on the data: compare
+distances only where these agree. A row that is repeated counts each time.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from vdm.evaluation.pairs import Pairs
 
 BLOCK = 2**23
-"""Numbers in the largest temporary array, 64 MiB."""
+"""The size of the largest temporary array: 64 MiB."""
 
 
 class KernelDistance(NamedTuple):
@@ -25,7 +25,7 @@ class KernelDistance(NamedTuple):
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares of the generated rows that look real, and of the real rows that are covered."""
+    """The share of generated rows that look real, and the share of real rows that are covered."""
 
     precision: float
     recall: float
@@ -40,9 +40,11 @@ def compare(
     with_precision_recall: bool = True,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
-    """All that two sets of features say of each other, by the names that results carry; precision
-    and recall, which take the longest, only if asked for. on_rows(done, total) counts rows of the
-    tables of pairs that this goes through."""
+    """Computes all distances between two sets of features, under the names that results use.
+
+    with_precision_recall: whether to add precision and recall, which take longest. on_rows(done,
+    total) counts the rows of the tables of pairs.
+    """
     samples, real = _feature_pair(samples, real, rows=4 if with_precision_recall else 3)
     total = (1 + with_precision_recall) * (2 * len(samples) + len(real))
     done = 0
@@ -53,19 +55,19 @@ def compare(
         on_rows(done, total)
 
     count(0)
-    found = {"frechet": frechet_distance(samples, real)}
-    found["kernel"], found["kernel_stderr"] = kernel_distance(samples, real, count)
+    distances = {"frechet": frechet_distance(samples, real)}
+    distances["kernel"], distances["kernel_stderr"] = kernel_distance(samples, real, count)
     if with_precision_recall:
         shares = precision_recall(real, samples, on_rows=count)
-        found |= shares._asdict()
-    return found
+        distances |= shares._asdict()
+    return distances
 
 
 def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
     """||mu_a - mu_b||^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)): the squared distance, as FID is.
 
     The squared Wasserstein-2 distance of two Gaussians with the sample means and (n - 1)
-    covariances (Heusel et al. 2017, arXiv:1706.08500); fewer rows than dimensions will do. It is
+    covariances (Heusel et al. 2017, arXiv:1706.08500); fewer rows than dimensions suffice. It is
     biased upwards, roughly as 1 / n, by an amount that depends on the distributions: compare
     numbers of equally many rows only, and state how many (published ones use 50,000).
 
@@ -74,8 +76,9 @@ def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
     """
     a, b = _feature_pair(a, b, rows=2)
     # The singular values of R_a R_b^T (C = R^T R) are the eigenvalues of (C_a C_b)^(1/2). Rounding
-    # leaves those that are 0 at 1e-16; as square roots of eigenvalues of C_a^(1/2) C_b C_a^(1/2)
-    # they come out near 1e-7, and add up: -2e-5 for 20 rows of 200 dimensions against themselves.
+    # leaves those that should be 0 at 1e-16. As square roots of eigenvalues of C_a^(1/2) C_b
+    # C_a^(1/2) they come out near 1e-7 and add up: -2e-5 for 20 rows of 200 dimensions against
+    # themselves.
     root_a, root_b = _covariance_root(a), _covariance_root(b)
     cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     shift = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
@@ -83,7 +86,7 @@ def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def _covariance_root(x: np.ndarray) -> np.ndarray:
-    """R [min(n, d), d] with R^T R the covariance of the rows of x."""
+    """Returns R [min(n, d), d] such that R^T R is the covariance of the rows of x."""
     return np.asarray(np.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1), mode="r"))
 
 
@@ -125,7 +128,7 @@ def _kernel(products: np.ndarray, dims: int) -> np.ndarray:
 
 
 def _kernel_sums(a: np.ndarray, b: np.ndarray, on_rows: OnRows) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of k(a_i, b_j) over j, [n], and over i, [m]."""
+    """Returns the sums of k(a_i, b_j) over j, [n], and over i, [m]."""
     rows, columns = np.empty(len(a)), np.zeros(len(b))
     for part in _blocks(len(a), len(b)):
         kernel = _kernel(a[part] @ b.T, a.shape[1])
@@ -143,10 +146,10 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Shares of one set inside the other's manifold (Kynkaanniemi et al. 2019, arXiv:1904.06991).
 
-    A set's manifold is the union of balls around its rows, each as wide as the way to the row's
-    k-th nearest neighbour in its own set, the boundary included. precision: the generated rows
+    A set's manifold is the union of closed balls around its rows, each with the distance to the
+    row's k-th nearest neighbour in its own set as radius. precision: the generated rows
     inside the real manifold; recall: the real rows inside the generated one. Both depend on the
-    counts: compare numbers of equal counts. Whatever is compared is a sum of squared differences,
+    counts: compare only sets of equal sizes. Distances are compared as sums of squared differences,
     exactly 0 for equal rows (`vdm.evaluation.pairs`).
 
     Args:
@@ -171,11 +174,11 @@ def precision_recall(
 
 
 def _squared_radii(x: np.ndarray, neighbours: int, on_rows: OnRows) -> np.ndarray:
-    """[n], squared distance of every row to its k-th nearest other row."""
+    """Returns the squared distance of every row to its k-th nearest other row, [n]."""
     radii, pairs = np.empty(len(x)), Pairs(x, x)
     for part in _blocks(len(x), len(x)):
         distances = pairs.block(part)
-        radii[part] = distances.smallest(neighbours)  # the 0th: itself
+        radii[part] = distances.smallest(neighbours)  # the 0th is the row itself
         on_rows(len(distances.squares))
     return radii
 
@@ -192,7 +195,7 @@ def sliced_wasserstein(
 
     Args:
         a, b: [n, d] and [m, d].
-        num_projections, seed: how many directions, and which; equal ones for every comparison.
+        num_projections, seed: how many directions are drawn, and with which seed.
     """
     if num_projections < 1:
         raise ValueError(f"num_projections = {num_projections}: choose 1 or more")
@@ -208,7 +211,7 @@ def sliced_wasserstein(
 
 
 def _directions(dims: int, count: int, seed: int) -> np.ndarray:
-    """[count, dims] of length 1, orthogonal within each `dims` of them."""
+    """Returns unit vectors [count, dims]; each group of `dims` of them is orthogonal."""
     rng = np.random.default_rng(seed)
     frames = [
         np.linalg.qr(rng.standard_normal((dims, min(dims, count - start))))[0].T
@@ -218,21 +221,21 @@ def _directions(dims: int, count: int, seed: int) -> np.ndarray:
 
 
 def _common_quantiles(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(index into n sorted values, index into m, length) of the pieces of [0, 1] on which both
-    quantile functions are constant."""
-    # In units of 1 / (n m), so that a step which both take is one edge.
+    """Divides [0, 1] into the intervals on which both quantile functions are constant. Returns
+    (index into n sorted values, index into m sorted values, length) of each."""
+    # In units of 1 / (n m), so that a common step of both is a single edge.
     edges = np.unique(np.concatenate([np.arange(n + 1) * m, np.arange(m + 1) * n]))
     return edges[:-1] // m, edges[:-1] // n, np.diff(edges) / (n * m)
 
 
 def _blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices of the rows of an array [rows, columns], each of at most BLOCK numbers."""
+    """Yields slices of the rows of an array [rows, columns], each of at most BLOCK numbers."""
     size = max(1, BLOCK // columns)
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 def _feature_pair(a: ArrayLike, b: ArrayLike, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both in float64; ValueError for what is no two sets of so many finite vectors."""
+    """Returns both sets in float64; ValueError unless each has `rows` or more finite vectors."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     for features in (a, b):
         if features.ndim != 2 or features.shape[1] == 0:

@@ -1,4 +1,4 @@
-"""Samples from trained parameters."""
+"""Draws samples of a trained model."""
 
 import dataclasses
 import functools
@@ -24,24 +24,24 @@ from vdm.typing import Params, PRNGKey
 UNGUIDED = Unguided()
 
 KEY_STREAM = 1_000_002
-"""Keeps the noise of samples apart from that of training and evaluation of the same seed."""
+"""Makes the noise of samples differ from that of training and evaluation with the same seed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How samples are drawn: all that the compiled function depends on but the model; hashable.
+    """How samples are drawn: everything besides the model that the compiled function depends on.
 
-    A model without a schedule takes one step, and no heed of any of this.
+    A model without a noise schedule takes one step and ignores all of this.
 
     Attributes:
-        sampler: goes from each point of the grid to the one below it.
+        sampler: steps from each point of the grid to the one below it.
         num_steps: T, the number of steps.
-        grid: where in omega the steps begin and end.
-        guidance: makes the denoiser, of the model's parameters and of labels.
-        interpolate: K > 0 for rows of K samples, each of which leads from one latent z_1 to another
-            over a quarter of a circle, so that each is a draw of N(0, I); for deterministic
-            samplers.
-        num_frames: latents on the way from noise that are decoded too.
+        grid: the noise levels between which the steps lead.
+        guidance: makes the denoiser from the model's parameters and the labels.
+        interpolate: K > 0 for rows of K samples, whose latents z_1 lead from one draw to another
+            along a quarter of a circle, so that each is distributed as N(0, I). It needs a
+            deterministic sampler.
+        num_frames: the number of intermediate latents that are decoded too.
     """
 
     sampler: Sampler
@@ -54,9 +54,12 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """data [num_samples, *dims], codes (uint8 where all fit) or float32; labels [num_samples] that
-    they were asked for; network_evaluations: passes through the network for each, their mean;
-    frames [frames, num_samples, *dims] of the way from noise, if asked for."""
+    """A set of samples.
+
+    data: [num_samples, *dims], codes (uint8 where all fit) or float32. labels: [num_samples], those
+    requested. network_evaluations: the mean number of network passes for each sample. frames:
+    [frames, num_samples, *dims], decoded latents between noise and data; none unless requested.
+    """
 
     data: np.ndarray
     labels: np.ndarray
@@ -65,7 +68,7 @@ class Samples:
 
 
 def check_samples(sampler: Sampler, num_samples: int, num_steps: int, interpolate: int) -> None:
-    """ValueError for settings of `draw_samples` that do not go together."""
+    """Raises ValueError for settings of `draw_samples` that contradict each other."""
     if num_samples < 1 or num_steps < 1:
         raise ValueError(
             f"sample.num_images = {num_samples} in sample.num_steps = {num_steps}: "
@@ -73,8 +76,8 @@ def check_samples(sampler: Sampler, num_samples: int, num_steps: int, interpolat
         )
     if interpolate and not sampler.deterministic:
         raise ValueError(
-            f"sample.interpolate = {interpolate}: this sampler adds noise on the way, so that z_1 "
-            "does not say what comes out; choose sample.name = 'ddim', 'heun', 'dpm_solver' or "
+            f"sample.interpolate = {interpolate}: this sampler adds noise, so that z_1 does not "
+            "determine the sample; choose sample.name = 'ddim', 'heun', 'dpm_solver' or "
             "'flow'"
         )
     if interpolate and (interpolate < 2 or num_samples % interpolate):
@@ -85,7 +88,7 @@ def check_samples(sampler: Sampler, num_samples: int, num_steps: int, interpolat
 
 
 def sample_dtype(model: AnyModel, sampling: Sampling) -> np.dtype:
-    """One sample as a record: data, evaluations of the denoiser, frames."""
+    """Returns the dtype of one sample as a record: data, evaluations of the denoiser, frames."""
     largest = num_codes(model) - 1
     value = np.min_scalar_type(largest) if largest >= 0 else np.dtype(np.float32)
     frames = min(sampling.num_frames, sampling.num_steps) if has_noise_levels(model) else 0
@@ -106,10 +109,10 @@ def samples_per_call(
     sampling: Sampling,
     batch_size: int,
 ) -> int:
-    """Samples that `draw_samples` draws at a time: batch_size of them, or fewer where that would
-    take long (`vdm.evaluation.calls`)."""
+    """Returns how many samples `draw_samples` draws at a time: batch_size, or fewer where a call
+    would take too long (`vdm.evaluation.calls`)."""
     passes = 1
-    if has_noise_levels(model):  # an adaptive sampler finds out on the way: say 100
+    if has_noise_levels(model):  # for an adaptive sampler assume 100
         evaluations = sampling.sampler.evaluations or 100
         passes = sampling.num_steps * evaluations * sampling.guidance.passes
     return call_size(model, params, min(batch_size, num_samples), passes, mesh)
@@ -119,8 +122,8 @@ def samples_per_call(
 def make_draw(
     model: AnyModel, sampling: Sampling
 ) -> Callable[[Params, PRNGKey, jax.Array, jax.Array], Drawn]:
-    """Compiles (params, key, index [batch], labels [batch]) -> the samples with these indices,
-    each from its own key fold_in(key, index)."""
+    """Compiles a function (params, key, index [batch], labels [batch]) -> the samples with these
+    indices, each drawn from its own key fold_in(key, index)."""
 
     def draw(params: Params, key: PRNGKey, index: jax.Array, labels: jax.Array) -> Drawn:
         def keys_of(index: jax.Array) -> jax.Array:
@@ -159,14 +162,14 @@ def draw_samples(
 ) -> Samples:
     """Draws samples of the model.
 
-    Sample i depends on (seed, i) alone, not on the batch size but for rounding. A part (of
-    `vdm.evaluation.calls`) is an array of records of `sample_dtype`. labels [num_samples] are for a
-    conditional or guided model; None takes the classes in turn. params live on the mesh, with an
-    entry for the guidance if it has parameters. Another seed, or other params, with the same shapes
-    compile nothing new.
+    Sample i depends on (seed, i) alone, and on the batch size only by rounding. A part
+    (`vdm.evaluation.calls.Parts`) is an array of records of `sample_dtype`. labels: [num_samples],
+    for a conditional or guided model; None takes the classes in turn. params live on the mesh, with
+    an entry for the guidance if it has parameters. Another seed, or other params of the same
+    shapes, compile nothing new.
 
     Raises:
-        ValueError: the settings do not go together, or the samples are not finite.
+        ValueError: the settings contradict each other, or the samples are not finite.
     """
     check_samples(sampling.sampler, num_samples, sampling.num_steps, sampling.interpolate)
     if labels is None:
@@ -199,14 +202,14 @@ def draw_samples(
 
 
 def _records(model: AnyModel, drawn: Drawn, kind: np.dtype) -> np.ndarray:
-    """A batch as records. ValueError for samples that are not finite, or codes that the likelihood
-    cannot have given."""
+    """Returns a batch as records. ValueError for samples that are not finite, or codes outside the
+    range of the likelihood."""
     if not drawn.finite.all():
         remedy = (
             "with sample.name = 'flow' raise sample.kwargs.tolerance, else take more "
             "steps or less guidance"
             if has_noise_levels(model)
-            else "the parameters are not, or the decoder overflows: try an earlier "
+            else "the parameters are not finite, or the decoder overflows: try an earlier "
             "checkpoint (eval.step)"
         )
         raise ValueError(f"samples are not finite: {remedy}")
@@ -219,7 +222,7 @@ def _records(model: AnyModel, drawn: Drawn, kind: np.dtype) -> np.ndarray:
         records[name] = values
         if kind["data"].base.kind == "u" and (records[name] != values).any():
             raise ValueError(
-                f"samples from {values.min()} to {values.max()}: the likelihood's num_codes says "
-                "that codes are 0 to num_codes - 1; correct the one or the other"
+                f"samples from {values.min()} to {values.max()}: by the likelihood's num_codes, "
+                "codes are 0 to num_codes - 1; correct one or the other"
             )
     return records

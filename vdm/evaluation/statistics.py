@@ -1,8 +1,9 @@
-"""Errors of means, and the intervals they give; without JAX, for `vdm.compare` to start at once.
+"""Standard errors of means, and confidence intervals. JAX is not imported, so that `vdm.compare`
+starts at once.
 
-An error that is estimated from few values is itself uncertain: from two of them it is off by more
-than a factor of 2 in four cases of ten, and 1.96 of it to each side cover 70%, not 95%. So an error
-comes with its degrees of freedom, and an interval is as many errors wide as Student's t says.
+A standard error estimated from few values is itself uncertain: estimated from two values, it is off
+by more than a factor of 2 in four cases out of ten, and 1.96 errors to each side cover 70%, not
+95%. So every error comes with its degrees of freedom, and intervals follow Student's t.
 """
 
 import math
@@ -14,16 +15,19 @@ from numpy.typing import ArrayLike
 
 
 class Error(NamedTuple):
-    """A standard error, NaN where it is unknown, and the degrees of freedom of the variance that
-    it comes from, 0 where it is unknown."""
+    """A standard error (NaN if unknown), and the degrees of freedom of the variance that it comes
+    from (0 if unknown)."""
 
     stderr: float
     degrees: float
 
 
 def student_quantile(degrees: ArrayLike, level: float = 0.95) -> np.ndarray:
-    """How many standard errors the interval of this level reaches to each side: Student's t. At 95%
-    12.7 for one degree of freedom, 1.96 for infinitely many; NaN for none. Any shape."""
+    """Returns how many standard errors an interval of this level reaches to each side.
+
+    This is the quantile of Student's t: at 95% it is 12.7 for one degree of freedom and 1.96 for
+    infinitely many; NaN for none. degrees: of any shape.
+    """
     from scipy.special import ndtri, stdtrit  # a tenth of a second, and not all callers need it
 
     degrees, upper = np.asarray(degrees, np.float64), 0.5 + 0.5 * level
@@ -33,33 +37,33 @@ def student_quantile(degrees: ArrayLike, level: float = 0.95) -> np.ndarray:
 
 
 def half_width(stderr: float | None, degrees: float | None, level: float = 0.95) -> float:
-    """Of the interval of this level around a mean with that standard error: half its width. NaN
-    where the error or its degrees of freedom are unknown (None, NaN or 0 degrees)."""
+    """Returns half the width of the interval of this level around a mean with this standard error.
+    NaN if the error or its degrees of freedom are unknown (None, NaN or 0 degrees)."""
     if stderr is None or degrees is None:
         return math.nan
     return float(student_quantile(degrees, level)) * stderr
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Standard error of the mean of independent values [n]: their sample standard deviation over
-    sqrt(n), with n - 1 degrees of freedom; NaN (unknown) for a single one."""
+    """Returns the standard error of the mean of independent values [n]: their sample standard
+    deviation over sqrt(n), with n - 1 degrees of freedom. NaN (unknown) for a single value."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def num_strata(draws: int) -> int:
-    """Parts of [0, 1) that the times of so many draws are spread over: the most that leave every
-    part equally many draws, and at least two. draws / 2 if they are even, 1 if they are prime.
+    """Returns the number of parts of [0, 1) that the times of the draws are spread over.
 
-    With one draw in each part nothing tells what varies within a part from what varies between
-    them, which is no error of the mean: a standard error of the draws' means is then too large,
-    1.5 times on the digits.
+    It is the largest number for which every part has equally many draws, and at least two: draws /
+    2 for an even number, 1 for a prime. With one draw in each part, the variation within parts
+    could not be told from that between them, which is not an error of the mean: the standard error
+    of the draws' means would be too large, by a factor of 1.5 on the digits.
     """
     return max(parts for parts in range(1, max(1, draws // 2) + 1) if draws % parts == 0)
 
 
 def stratified_error(means: np.ndarray, strata: int) -> float:
-    """Standard error of the mean of independent draws [draws], of which number k lies in part
-    k mod strata: from the variance within the parts. NaN (unknown) for one draw in each."""
+    """Returns the standard error of the mean of independent draws [draws], from the variance within
+    parts; draw k lies in part k mod strata. NaN (unknown) for one draw in each part."""
     parts = means.reshape(-1, strata)
     replicates = len(parts)
     if replicates < 2:
@@ -68,18 +72,19 @@ def stratified_error(means: np.ndarray, strata: int) -> float:
 
 
 def monte_carlo_error(values: np.ndarray, strata: int = 1, independent: bool = False) -> Error:
-    """Error of the mean of values [draws, images] over other noise on the same images; unknown for
-    one draw, in which what the noise does cannot be told from how images differ.
+    """Returns the error that the noise causes in the mean of values [draws, images], for the same
+    images. It is unknown for one draw, where noise cannot be told from differences between images.
 
-    independent: the noise of an image is independent of that of the others. Then every image tells
-    its own share: sqrt(sum_i var_i / draws) / images, with images (draws - 1) degrees of freedom.
+    independent: whether the noise of each image is independent of that of the others. Then every
+    image contributes its own variance: sqrt(sum_i var_i / draws) / images, with
+    images (draws - 1) degrees of freedom.
 
     Otherwise the images of a draw share something, such as the offset of their times, and only the
     means of whole draws are independent: `stratified_error`, with draws - strata degrees of
-    freedom. They assume that the variances within the parts are alike. In each part the times of a
-    draw cover all of [0, 1), so they are, as soon as there are more than a few images; and to
-    weigh them as Satterthwaite does, by variances of two values each, would make the degrees a
-    random number.
+    freedom. This number assumes that the variances within the parts are equal. They nearly are as
+    soon as there are more than a few images, because in each part the times of a draw cover all of
+    [0, 1). Weighting them as Satterthwaite does, by variances of two values each, would make the
+    degrees of freedom a random number.
     """
     draws, images = values.shape
     if not independent:
@@ -91,15 +96,18 @@ def monte_carlo_error(values: np.ndarray, strata: int = 1, independent: bool = F
 
 
 def mean_error(errors: Sequence[Error]) -> Error:
-    """Of the mean of independent estimates of one kind, such as of several seeds: their variances
-    are alike, so the degrees of freedom add up. Unknown if one of them is."""
+    """Returns the error of the mean of independent estimates of one kind, such as several seeds.
+    Their variances are equal, so the degrees of freedom add up. Unknown if one of them is."""
     stderr = math.hypot(*(error.stderr for error in errors)) / len(errors)
     return Error(stderr, 0 if math.isnan(stderr) else sum(error.degrees for error in errors))
 
 
 def difference_error(first: Error, second: Error) -> Error:
-    """Of the difference of two independent estimates whose variances may differ, with the degrees
-    of freedom of Welch and Satterthwaite: from the smaller of the two to their sum."""
+    """Returns the error of the difference of two independent estimates whose variances may differ.
+
+    The degrees of freedom, those of Welch and Satterthwaite, lie between the smaller of the two and
+    their sum.
+    """
     stderr = math.hypot(first.stderr, second.stderr)
     if math.isnan(stderr):
         return Error(math.nan, 0)

@@ -40,7 +40,7 @@ def train_classifier(run: Run, init_from: str | None = None, accept_new_data: bo
     require(run.model, "schedule", "--mode=classifier")
     if "noisy_data" not in supports(run.model):
         raise ValueError(
-            "--mode=classifier trains on noisy data, which the latents of this model are not; "
+            "--mode=classifier reads noisy data, which the latents of this model are not; "
             "sample.guidance.name = 'classifier_free' needs no classifier"
         )
     sharding.check_batch(options.batch_size, run.mesh, field="classifier.batch_size")
