@@ -173,7 +173,7 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ({"data.holdout": -1}, "at least 0"),
         ({"data.augmentation.name": "image"}, "did you mean 'images'"),
         ({"data.augmentation.name": "json:dumps"}, "also needs data.augmentation.kwargs.obj"),
-        ({"data.augmentation.kwargs": {"flip": 1}}, "flip is no parameter of 'none'"),
+        ({"data.augmentation.kwargs": {"flip": 1}}, "flip is not a parameter of 'none'"),
         (
             {"data.augmentation.name": "images", "data.augmentation.kwargs.permutations": True},
             "images of one channel have none to permute",
@@ -184,7 +184,7 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ({"weighting.name": "math:tau"}, "not callable"),
         ({"weighting.name": "json:JSONDecoder", "weighting.kwargs": {}}, "gives no function"),
         ({"weighting.name": "min_snr", "weighting.kwargs.gamma": 0.0}, "gamma = 0.0 must be"),
-        ({"weighting.kwargs": {"gama": 1.0}}, "gama is no parameter of 'bound'"),
+        ({"weighting.kwargs": {"gama": 1.0}}, "gama is not a parameter of 'bound'"),
         ({"schedule": {"name": "linear"}}, "the config has no schedule.kwargs"),
         ({"model.prediction": "next_mean"}, "model.num_steps = 0 there is none: set it to T"),
         (
@@ -201,7 +201,7 @@ def test_a_dotted_path_brings_a_component_of_the_users_own(tmp_path, monkeypatch
         ({"sample.features": "nowhere.npz"}, "there is no such file"),
         ({"sample.name": "ancestal"}, "did you mean 'ancestral'"),
         ({"sample.grid.name": "karas"}, "did you mean 'karras'"),
-        ({"sample.grid.kwargs": {"roh": 7.0}}, "roh is no parameter"),
+        ({"sample.grid.kwargs": {"roh": 7.0}}, "roh is not a parameter"),
         ({"sample.guidance.name": "clasifier"}, "did you mean 'classifier'"),
         ({"sample.guidance.name": "classifier_free"}, "model.label_dropout = 0.1"),
         ({"classifier.name": "convnets"}, "did you mean 'convnet'"),
@@ -244,7 +244,7 @@ def test_what_is_no_number_is_refused(field, value):
 def test_a_parameter_that_no_component_has_is_refused():
     config = load("digits")
     config.schedule.kwargs = {"omega_o": -8.0}
-    with pytest.raises(ValueError, match=r"omega_o is no parameter .* did you mean 'omega_"):
+    with pytest.raises(ValueError, match=r"omega_o is not a parameter .* did you mean 'omega_"):
         configs.build_model(config, configs.build_source(config.data))
 
 
