@@ -1,1 +1,1 @@
-"""One optimisation step: state, optimiser, compiled step; what is logged of it, and when."""
+"""Training: the state, the optimiser, the compiled step, and the loop that takes the steps."""

@@ -1,5 +1,5 @@
-"""One step of the noise-conditioned classifier: cross-entropy of the labels of noisy examples
-(Dhariwal & Nichol 2021, arXiv:2105.05233, section 4)."""
+"""The training step of the noise-conditioned classifier, on the cross-entropy of the labels of
+noisy examples (Dhariwal & Nichol 2021, arXiv:2105.05233, section 4)."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from vdm.training.step import TrainStep
 from vdm.typing import EndPoint, Likelihood, Params, PRNGKey
 
 EMA_RATE = 0.999
-"""With warm-up: a classifier is trained for hundreds of steps rather than for many thousands."""
+"""Low, and used with warm-up, because a classifier is trained for hundreds of steps only."""
 
 
 def make_classifier_step(
@@ -28,11 +28,13 @@ def make_classifier_step(
     run_key: PRNGKey,
     mesh: Mesh | None = None,
 ) -> TrainStep:
-    """The compiled step on the mean of -log p(label | z_t) over the batch, nats; its metrics are
-    that ("cross_entropy") and the share of labels that are the most likely ones ("accuracy").
+    """Returns the compiled step, which descends the mean of -log p(label | z_t) over the batch.
 
-    omega is uniform between the ends, so that no schedule or grid of samples is favoured.
-    Randomness is fold_in(run_key, step). mesh: where the state lives; None: one device.
+    Its metrics are that mean in nats ("cross_entropy"), and the share of examples whose label is
+    the most likely one ("accuracy"). omega is uniform between the ends, so that no schedule or grid
+    is favoured. Randomness is fold_in(run_key, step).
+
+    likelihood: encodes the examples. mesh: where the state lives; None for one device.
     """
 
     def train_step(
@@ -47,8 +49,8 @@ def make_classifier_step(
 
         def loss(params: Params) -> tuple[Array, Array]:
             log_probs = classifier.log_probs(params, diffuse(x, eps, omega), omega, keys[2])
-            of_labels = jnp.take_along_axis(log_probs, batch["labels"][:, None], axis=-1)
-            return -jnp.mean(of_labels), log_probs
+            label_log_probs = jnp.take_along_axis(log_probs, batch["labels"][:, None], axis=-1)
+            return -jnp.mean(label_log_probs), log_probs
 
         (nats, log_probs), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

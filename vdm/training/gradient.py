@@ -216,11 +216,11 @@ def schedule_direction(
     objective: Objective,
     gradient_fn: schedule_objectives.Gradient,
     drawn: Drawn,
-    of_network: NetworkGradient,
+    network_grad: NetworkGradient,
 ) -> tuple[Params, BatchEstimate]:
     """Turns the gradient by each example's levels into the direction of the schedule's parameters;
     also returns what that was taken from, with the bound's own gradient by the levels."""
-    grad_levels = of_network.grad_levels
+    grad_levels = network_grad.grad_levels
     if objective.is_weighted:
         multiplier = drawn.inputs.multiplier
         fields = ("omega_t", "weight", "omega_s", "context")  # what the denoising term reads
@@ -231,8 +231,8 @@ def schedule_direction(
         t=drawn.inputs.draws.t,
         levels=drawn.levels,
         grad_levels=grad_levels,
-        denoising=of_network.terms.denoising_matching,
-        loss_density=of_network.loss_density,
+        denoising=network_grad.terms.denoising_matching,
+        loss_density=network_grad.loss_density,
     )
     (grad_schedule,) = drawn.pull_back(gradient_fn(estimate))
     return grad_schedule, estimate
@@ -260,11 +260,11 @@ def make_gradient(
     ) -> tuple[Params, Metrics, BatchEstimate]:
         check_batch(batch, model.dims)
         drawn = draw(model, objective, params, batch, key)
-        of_network = network_gradient(model, objective, params, drawn, microbatches)
-        grad_schedule, estimate = schedule_direction(objective, gradient_fn, drawn, of_network)
-        grads = {"network": of_network.grad_network, "schedule": grad_schedule}
+        network_grad = network_gradient(model, objective, params, drawn, microbatches)
+        grad_schedule, estimate = schedule_direction(objective, gradient_fn, drawn, network_grad)
+        grads = {"network": network_grad.grad_network, "schedule": grad_schedule}
         chex.assert_trees_all_equal_structs(grads, dict(params))
-        metrics = _metrics(of_network.terms) | {
+        metrics = _metrics(network_grad.terms) | {
             # (bits/dim)^2; of a batch of one it is 0, as NaN would stop the training
             "denoising_variance": jnp.var(estimate.denoising, ddof=min(1, len(estimate.t) - 1)),
             "omega_0": jnp.mean(drawn.levels.omega_0),

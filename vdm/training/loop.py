@@ -1,4 +1,4 @@
-"""The only loop over steps, and the plan that it carries out: it knows neither runs nor configs."""
+"""The training loop, and the plan that it carries out. It knows neither runs nor configs."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -17,7 +17,10 @@ from vdm.training.step import StepFn
 
 
 class Interrupted(Exception):
-    """SIGTERM or SIGINT arrived and the state is saved; `signum` is the signal."""
+    """Raised when SIGTERM or SIGINT stopped the training, once the state is saved.
+
+    signum: the signal.
+    """
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
@@ -26,15 +29,17 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A training, of the run's model or of its noise-conditioned classifier.
+    """What one training does: that of the run's model, or of its noise-conditioned classifier.
 
-    name: in the progress bar. step: compiled; num_steps of them are taken, the last one is saved.
-    batch_size: images of a step. save_every, log_every, eval_every: intervals in steps; 0 for the
-    last two is never, though every save has its log line. watchdog_secs: as in config.train.
-    secs: seconds of training before this start.
-    log: (step, the scalars of `vdm.training.metrics`) -> the log line; may record the scalars.
-    save: (step, state); writes to `checkpoints`. evaluate: (step, state, stop) -> a line with the
-    result; Abandoned soon after stop() is true; may record it.
+    name: the label of the progress bar. step: the compiled step; num_steps of them are taken, and
+    the last one is saved. batch_size: images in a step.
+    save_every, log_every, eval_every: intervals in steps; 0 means never for the last two. Every
+    save has a log line in any case.
+    watchdog_secs: as in config.train. secs: seconds of training in earlier starts of the run.
+    log: (step, the scalars of `vdm.training.metrics`) -> the log line; it may record the scalars.
+    save: (step, state); writes to `checkpoints`.
+    evaluate: (step, state, stop) -> a line with the result, which it may record; it raises
+    Abandoned soon after stop() is true.
     """
 
     name: str
@@ -52,15 +57,16 @@ class Plan:
     secs: float = 0.0
 
     def logs(self, step: int) -> bool:
-        """Whether that step has a log line of its own, beside those of saves and evaluations."""
+        """Returns whether the step has a log line apart from those of saves and evaluations."""
         return _is_due(step, self.log_every)
 
     def saves(self, step: int) -> bool:
-        """Whether that step has a checkpoint, whatever signals come."""
+        """Returns whether the step is saved even if no signal arrives."""
         return step == self.num_steps or _is_due(step, self.save_every)
 
     def evaluates(self, step: int) -> bool:
-        """Whether there is an evaluation on the way at that step; the last one has its own."""
+        """Returns whether the step is followed by an evaluation; the last step is evaluated
+        elsewhere."""
         return _is_due(step, self.eval_every) and 0 < step < self.num_steps
 
 
@@ -69,25 +75,26 @@ def _is_due(step: int, every: int) -> bool:
 
 
 RUN_AHEAD = 16
-"""Steps that may wait on the devices. Without a limit two CPU devices may starve each other of
-threads, and XLA aborts: seen once, at 500 steps of a few milliseconds between log lines."""
+"""The number of steps that may be queued on the devices. Without a limit two CPU devices may starve
+each other of threads, and XLA aborts: seen once, with 500 steps of a few milliseconds between log
+lines."""
 
 
 def _stop_signal(signals: list[int], step: int) -> int:
-    """The signal to stop at after this step, or 0. Several processes ask each other every
-    RUN_AHEAD steps, so that one that only one of them got stops all at the same step."""
+    """Returns the signal that stops the training after this step, or 0. Several processes compare
+    theirs every RUN_AHEAD steps, so that a signal to one of them stops all at the same step."""
     alone = jax.process_count() == 1
     return any_signal(signals) if alone or step % RUN_AHEAD == 0 else 0
 
 
 def limit_run_ahead(pending: list[Metrics]) -> None:
-    """Waits for the step RUN_AHEAD before the last one, if it is still pending."""
+    """Waits for the step that is RUN_AHEAD before the last one, if it is still pending."""
     if len(pending) > RUN_AHEAD:
         jax.block_until_ready(pending[-1 - RUN_AHEAD])
 
 
 def _on_devices(step: int, first: int) -> str:
-    """The phase of a step: what hangs may be an earlier one that is waited for."""
+    """Describes a step to the watchdog. What hangs may be an earlier step that is still queued."""
     if step == first + 1:
         return f"step {step} on the devices, the first one, which is compiled"
     oldest = max(step - RUN_AHEAD, first + 1)
@@ -97,10 +104,11 @@ def _on_devices(step: int, first: int) -> str:
 def take_steps(
     plan: Plan, state: TrainState, batches: Iterator[Batch], owed: bool = False
 ) -> TrainState:
-    """The loop over steps, from the state's own to plan.num_steps; the state at its end.
+    """Takes steps from the state's own step to plan.num_steps, and returns the last state.
 
-    owed: whether the evaluation of the first state is to be made up for. Interrupted where a signal
-    came, once the state is saved; NonFiniteError where a metric or a parameter is not finite.
+    owed: whether to begin with the evaluation of the first state, which an earlier start skipped.
+    Raises Interrupted after a signal, once the state is saved, and NonFiniteError if a metric or a
+    parameter is not finite.
     """
     first = int(state.step)
     processes = jax.process_index(), jax.process_count()
@@ -112,20 +120,21 @@ def take_steps(
         loop = _Loop(plan, progress, signals, watchdog)
         if not owed or loop.evaluate(first, state):
             state = loop.steps(first, state, batches)
-    stop = any_signal(signals)  # also one that came after the last step: nobody else would look
+    stop = any_signal(signals)  # including one after the last step, which nothing else would notice
     if stop:
         path = plan.checkpoints.path(int(state.step))
         raise Interrupted(
-            f"stopped at step {int(state.step)}, saved in {path}; the same command goes on", stop
+            f"stopped at step {int(state.step)}, saved in {path}; run the same command to resume",
+            stop,
         )
     return state
 
 
 @dataclasses.dataclass(frozen=True)
 class _Loop:
-    """A plan being carried out, with what watches over it.
+    """A plan being carried out, with its progress bar and watchdog.
 
-    signals: the stop signals that came so far, appended to as they arrive.
+    signals: the stop signals so far; new ones are appended as they arrive.
     """
 
     plan: Plan
@@ -137,12 +146,12 @@ class _Loop:
         """Takes the steps after `first`, with their logs, saves and evaluations, until the last one
         or a stop signal."""
         plan, watch = self.plan, Stopwatch(self.plan.secs)
-        pending: list[Metrics] = []  # of the steps since the last log line, still on the devices
+        pending: list[Metrics] = []  # since the last log line, still on the devices
         for step in range(first + 1, plan.num_steps + 1):
             state, metrics = self.take(step, first, state, batches)
             pending.append(metrics)
             limit_run_ahead(pending)
-            if step == first + 1:  # its compilation counts as time, not as speed
+            if step == first + 1:  # compilation counts as time, but not towards the speed
                 jax.block_until_ready(metrics)
                 watch.leave_out(plan.batch_size)
 
@@ -155,14 +164,14 @@ class _Loop:
             means = summarise(jax.device_get(pending), step)
             scalars = means | watch.stop(len(pending) * plan.batch_size)
             pending = []
-            # Logged before the save: a kill in between repeats the line and loses none.
+            # Logged before saving: a kill in between then repeats the line instead of losing it.
             self.progress.report(plan.log(step, scalars))
             if save:
                 self.save(step, state)
-                stop = any_signal(self.signals)  # again: what came meanwhile stops here
-            if stop:  # an evaluation of this step is made up for by the next start
+                stop = any_signal(self.signals)  # a signal that arrived while saving
+            if stop:  # the next start makes up for this step's evaluation
                 break
-            if evaluates and not self.evaluate(step, state):  # made up for, if the state is there
+            if evaluates and not self.evaluate(step, state):  # save it, to make up for it later
                 if not save:
                     self.save(step, state)
                 break
@@ -172,25 +181,25 @@ class _Loop:
     def take(
         self, step: int, first: int, state: TrainState, batches: Iterator[Batch]
     ) -> tuple[TrainState, Metrics]:
-        """Takes one step on the next batch; `first` is the state that this start began with."""
+        """Takes one step on the next batch. first: the step that this start began from."""
         self.watchdog.enter(f"waiting for the data of step {step}")
         batch = next(batches)
         self.watchdog.enter(_on_devices(step, first), long=step == first + 1)
-        # The first call lowers the step, and a component of the user's own may close over an
-        # array, which is read back from the device then.
+        # The first call lowers the step. If a component of the user's own closes over an array,
+        # that array is then read back from the device.
         with jax.transfer_guard("allow" if step == first + 1 else "disallow"):
             return self.plan.step(state, batch)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Saves the state after `step`; NonFiniteError where a parameter is not finite."""
+        """Saves the state after `step`. NonFiniteError if a parameter is not finite."""
         self.watchdog.enter(f"saving step {step}", long=True)
         check_finite(state, step)
         self.plan.save(step, state)
 
     def evaluate(self, step: int, state: TrainState) -> bool:
-        """Evaluates the state and reports the result; False if a stop signal cut that short."""
+        """Evaluates the state and reports the result. Returns False if a stop signal ended it."""
         self.watchdog.enter(f"evaluating step {step}", long=True)
-        alone = jax.process_count() == 1  # else the others would wait for this one
+        alone = jax.process_count() == 1  # if not, the others would wait for this process
         try:
             line = self.plan.evaluate(step, state, lambda: alone and bool(self.signals))
         except Abandoned:

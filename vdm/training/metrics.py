@@ -1,5 +1,5 @@
-"""What training says between two log lines: means of the steps' metrics, seconds and speed; and the
-error where one is not finite."""
+"""What training logs: means of the metrics since the last log line, seconds and speed. Also the
+checks that metrics and parameters are finite."""
 
 import math
 import time
@@ -13,22 +13,22 @@ import numpy as np
 from vdm.training.state import TrainState
 
 LAST_VALUES = ("omega_0", "omega_1")
-"""Metrics that are logged as they are, not as their mean since the last log line."""
+"""Metrics whose last value is logged, instead of their mean since the last log line."""
 
 
 class NonFiniteError(RuntimeError):
-    """A term of the bound, its gradient or a parameter is NaN or infinite."""
+    """Raised when a term of the bound, its gradient or a parameter is NaN or infinite."""
 
 
 def summarise(steps: Sequence[Mapping[str, Any]], last_step: int) -> dict[str, float]:
-    """Means of the metrics of successive steps, "train/" before their names; of LAST_VALUES the
-    last ones.
+    """Returns the means of the metrics of successive steps, with "train/" before their names; for
+    those in LAST_VALUES, the last value.
 
-    steps: the metrics of each, scalars in memory; last_step: the number of the last one.
-    NonFiniteError names the first term and step that is not finite.
+    steps: the metrics of each step, scalars in memory. last_step: the number of the last step.
+    NonFiniteError names the first metric and step that is not finite.
     """
     for index, metrics in enumerate(steps):
-        # The terms before their sum and the gradient, so that the message names the culprit.
+        # Terms come before their sum and the gradient, so that the message names the cause.
         for name in sorted(metrics, key=lambda name: name in ("bpd", "grad_norm")):
             if not math.isfinite(metrics[name]):
                 bad = last_step - len(steps) + 1 + index
@@ -57,24 +57,27 @@ def check_finite(state: TrainState, step: int) -> None:
 
 
 class Stopwatch:
-    """Seconds of training, all told, and the speed since it was last started."""
+    """Measures the total seconds of training, and the speed since the last start()."""
 
     def __init__(self, secs: float) -> None:
-        """secs: those of earlier starts of the run."""
+        """secs: seconds of training in earlier starts of the run."""
         self._secs = secs
         self.start()
 
     def start(self) -> None:
-        """Goes on, after an evaluation or a save, which do not count."""
+        """Starts or resumes, for example after an evaluation or a save, which do not count."""
         self._start = self._rate_start = time.monotonic()
         self._unrated = 0
 
     def leave_out(self, images: int) -> None:
-        """Leaves what was done since the start out of the speed: a compilation."""
+        """Excludes the images since the start from the speed, because of a compilation."""
         self._rate_start, self._unrated = time.monotonic(), images
 
     def stop(self, images: int) -> dict[str, float]:
-        """time_secs in all, and images_per_sec of the images done since the start."""
+        """Stops, and returns time_secs in total and images_per_sec since the start.
+
+        images: the number of images since the start.
+        """
         now = time.monotonic()
         self._secs += now - self._start
         rate = (images - self._unrated) / (now - self._rate_start)

@@ -18,7 +18,8 @@ from vdm.typing import Params, PyTree
 def learning_rate_schedule(
     num_steps: int, learning_rate: float, warmup_steps: int, decay: str
 ) -> optax.Schedule:
-    """Linear warm-up from 0, then constant (`decay` "none") or a half cosine to 0 ("cosine")."""
+    """Returns a linear warm-up from 0, then a constant rate (`decay` "none") or a half cosine to 0
+    ("cosine")."""
     check_rate("optim.kwargs.learning_rate", learning_rate)
     if not check_number("optim.kwargs.warmup_steps", warmup_steps) >= 0:
         raise ValueError(f"optim.kwargs.warmup_steps = {warmup_steps}: it must be 0 or more")
@@ -39,10 +40,11 @@ def check_rate(field: str, rate: float) -> None:
 
 
 def kernels_of_network(params: Params) -> PyTree:
-    """True where weight decay applies: the network's arrays of two or more axes, not counting the
-    one of the blocks in a stack.
+    """Returns a mask that is True for the network's arrays with two or more axes, not counting the
+    axis of the blocks in a stack. Weight decay applies to these.
 
-    Not the schedule: decay would pull omega towards shapes that no term of the bound asks for.
+    It does not apply to the schedule, where decay would pull omega towards shapes that no term of
+    the bound asks for.
     """
 
     def is_kernel(path: tuple, leaf: jax.Array) -> bool:
@@ -53,14 +55,14 @@ def kernels_of_network(params: Params) -> PyTree:
 
 
 def all_but_biases(params: Params) -> PyTree:
-    """True where the published code decays: every array that is not named `bias`, the scales of
-    the norms and the schedule's parameters too."""
+    """Returns a mask that is True where the published code applies weight decay: for every array
+    not named `bias`, including the scales of norms and the schedule's parameters."""
 
-    def is_no_bias(path: tuple, leaf: jax.Array) -> bool:
+    def is_not_bias(path: tuple, leaf: jax.Array) -> bool:
         del leaf
         return getattr(path[-1], "key", None) != "bias"
 
-    return jax.tree_util.tree_map_with_path(is_no_bias, params)
+    return jax.tree_util.tree_map_with_path(is_not_bias, params)
 
 
 Settings = ParamSpec("Settings")
@@ -72,11 +74,12 @@ DECAY_MASKS = {"kernels": kernels_of_network, "not_bias": all_but_biases}
 class AdamW:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up: config.optim.kwargs.
 
-    clip > 0 bounds the norm of the network's gradient, and that of the schedule's, which is of
-    another quantity; 0, None and infinity do not. The schedule learns schedule_rate times as fast.
+    clip > 0 limits the norms of the network's and of the schedule's gradient, each on its own,
+    because they are gradients of different quantities; 0, None and infinity set no limit.
+    schedule_rate multiplies the learning rate of the schedule.
 
-    Defaults: VDM's CIFAR-10, except for the arrays that decay: decay_mask = "not_bias" is the
-    published choice.
+    The defaults are those of VDM on CIFAR-10, except for which arrays decay: the published choice
+    is decay_mask = "not_bias".
     """
 
     num_steps: int
@@ -107,14 +110,14 @@ class AdamW:
             raise ValueError(f"optim.kwargs.clip = {self.clip}: it must be 0 or more")
 
     def transformation(self) -> optax.GradientTransformation:
-        """The optax transformation of these settings."""
+        """Returns the optax transformation for these settings."""
         clip = self.clip or 0.0
         rate = learning_rate_schedule(
             self.num_steps, self.learning_rate, self.warmup_steps, self.decay
         )
         clipped = [optax.masked(optax.clip_by_global_norm(clip), entry(e)) for e in ENTRIES]
         mask = DECAY_MASKS[self.decay_mask]
-        # Adam's arrays stay in second place, where the checkpoints of other settings have them.
+        # Adam's arrays stay in second place, as in the checkpoints of other settings.
         return optax.chain(
             optax.chain(*clipped) if 0 < clip < math.inf else optax.identity(),
             optax.adamw(
@@ -127,7 +130,7 @@ class AdamW:
 def _constructor(
     settings: Callable[Settings, AdamW],
 ) -> Callable[Settings, optax.GradientTransformation]:
-    """A function of the fields of the settings that returns their transformation."""
+    """Returns a function of the fields of the settings that returns their transformation."""
 
     # `inspect.signature` sees the fields and their defaults, which the registry reads.
     @functools.wraps(settings, updated=())
@@ -144,7 +147,7 @@ ENTRIES = ("network", "schedule")
 
 
 def entry(name: str) -> Callable[[Params], PyTree]:
-    """A mask: True for the arrays of that entry of the parameters."""
+    """Returns a mask function, True for the arrays in this entry of the parameters."""
 
     def mask(params: Params) -> PyTree:
         return jax.tree_util.tree_map_with_path(
@@ -157,13 +160,14 @@ def entry(name: str) -> Callable[[Params], PyTree]:
 def sgd(
     num_steps: int, learning_rate: float = 1e-2, warmup_steps: int = 0, decay: str = "none"
 ) -> optax.GradientTransformation:
-    """Plain gradient descent: linear in the gradients, so comparisons across devices are sharp."""
+    """Plain gradient descent. It is linear in the gradients, so comparisons across devices are
+    sharp."""
     return optax.sgd(learning_rate_schedule(num_steps, learning_rate, warmup_steps, decay))
 
 
 @dataclasses.dataclass(frozen=True)
 class Averaging:
-    """Exponential moving average of the parameters, as in `ema_update`."""
+    """The exponential moving average of the parameters (`ema_update`)."""
 
     rate: float
     warmup: bool
@@ -172,7 +176,8 @@ class Averaging:
 def ema_update(
     ema_params: Params, params: Params, step: jax.Array, rate: float, warmup: bool
 ) -> Params:
-    """ema + (1 - r) (params - ema), r = min(rate, (1 + step) / (10 + step)) with warm-up.
+    """Returns ema + (1 - r) (params - ema), where r = rate, or with warm-up
+    r = min(rate, (1 + step) / (10 + step)).
 
     Without warm-up a rate of 0.9999 still holds 74% of the initial weights after 3,000 steps.
     """

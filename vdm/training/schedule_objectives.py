@@ -1,11 +1,11 @@
-"""How the schedule learns: what each of its parts is to make smaller.
+"""How the schedule learns: which quantity its ends and its interior minimise.
 
-The ends change the bound and follow its gradient. The interior, of one omega for all dimensions,
-does not change the bound of continuous time, only the variance of its estimate (VDM section 5.1
-and appendix I.2), so the bound's gradient for it is noise of mean zero. It learns from the second
-moment of l_i, the denoising estimate of example i, instead, without a second pass through the
-network: the pass that gives the bound's gradient also gives its derivatives in the noise levels
-(omega_i, weight_i) of each example, and d l_i^2 = 2 l_i d l_i.
+The ends change the bound and follow its gradient. If all dimensions share one omega, the interior
+does not change the continuous-time bound, only the variance of its estimate (VDM section 5.1 and
+appendix I.2), so its gradient of the bound is noise of mean zero. Instead it minimises the second
+moment of l_i, the denoising estimate of example i. This needs no second pass through the network:
+the pass that gives the bound's gradient also gives the derivatives of l_i with respect to the noise
+levels (omega_i, weight_i), and d l_i^2 = 2 l_i d l_i.
 """
 
 from collections.abc import Callable
@@ -39,14 +39,17 @@ class BatchEstimate(NamedTuple):
 
 
 Gradient = Callable[[BatchEstimate], NoiseLevels]
-"""The direction, in the noise levels, that is pulled back to the parameters of the schedule."""
+"""Returns the gradient with respect to the noise levels that is pulled back to the schedule's
+parameters."""
 
 
 def recombine(ends: NoiseLevels, interior: NoiseLevels) -> NoiseLevels:
-    """The same levels with omega_0 and omega_1 of `ends`, and of `interior` only the shape
-    (omega - omega_0) / (omega_1 - omega_0) of what lies between. Of one schedule with itself it
-    changes no value, but tells the derivatives of its ends from those of its interior, whatever
-    its parameters are."""
+    """Combines the ends omega_0 and omega_1 of `ends` with the shape of `interior`, which is
+    (omega - omega_0) / (omega_1 - omega_0).
+
+    Combining a schedule with itself changes no value, but separates the derivatives of its ends
+    from those of its interior, whatever its parameters are.
+    """
     span, own_span = ends.omega_1 - ends.omega_0, interior.omega_1 - interior.omega_0
     ratio = (interior.omega_t - interior.omega_0) / own_span
     return ends._replace(
@@ -55,7 +58,8 @@ def recombine(ends: NoiseLevels, interior: NoiseLevels) -> NoiseLevels:
 
 
 def split_gradient(estimate: BatchEstimate, scale: Float[Array, " batch"]) -> NoiseLevels:
-    """For the ends the bound's gradient, for the interior that of sum_i scale_i l_i / batch."""
+    """Returns the bound's gradient for the ends, and that of sum_i scale_i l_i / batch for the
+    interior."""
     _, pull_back = jax.vjp(recombine, estimate.levels, estimate.levels)
     grad_ends, _ = pull_back(estimate.grad_levels)
     grad_omega, grad_weight = estimate.grad_levels.omega_t, estimate.grad_levels.weight
@@ -69,29 +73,33 @@ def split_gradient(estimate: BatchEstimate, scale: Float[Array, " batch"]) -> No
 
 
 def bound(estimate: BatchEstimate) -> NoiseLevels:
-    """The bound's gradient for all of it: needed for T steps, where the interior matters."""
+    """Ends and interior follow the bound, as T steps require, where the interior matters."""
     return estimate.grad_levels
 
 
 def variance(estimate: BatchEstimate) -> NoiseLevels:
-    """The interior reduces E[l^2] / E[l]^2, the relative variance of l with independent times;
-    free of scale, so that one learning rate serves any D. Its least is at a density of omega
-    ~ sqrt(E[d^2 | omega]), d the loss density: importance sampling."""
+    """The interior minimises E[l^2] / E[l]^2, the relative variance of l with independent times.
+
+    It has no scale, so that one learning rate suits any D. At the minimum the density of omega is
+    proportional to sqrt(E[d^2 | omega]) with the loss density d: importance sampling.
+    """
     return split_gradient(estimate, 2 * estimate.denoising / _squared_mean(estimate))
 
 
 def variance_stratified(estimate: BatchEstimate) -> NoiseLevels:
-    """The interior reduces E_t Var(l | t) / E[l]^2, what low-discrepancy times leave of the
-    variance, by 1/2 (l_i - l_j)^2 of neighbours in t: two examples at nearly the same time."""
+    """The interior minimises E_t Var(l | t) / E[l]^2, the variance left by low-discrepancy times.
+
+    It is estimated by 1/2 (l_i - l_j)^2 of neighbours in t, two examples at nearly the same time.
+    """
     order = jnp.argsort(estimate.t)
     steps = jnp.diff(estimate.denoising[order])
-    of_ordered = jnp.zeros_like(estimate.t).at[1:].add(steps).at[:-1].add(-steps)
-    scale = jnp.zeros_like(estimate.t).at[order].set(of_ordered)
+    ordered = jnp.zeros_like(estimate.t).at[1:].add(steps).at[:-1].add(-steps)
+    scale = jnp.zeros_like(estimate.t).at[order].set(ordered)
     return split_gradient(estimate, scale / _squared_mean(estimate))
 
 
 def _squared_mean(estimate: BatchEstimate) -> Float[Array, ""]:
-    """E[l]^2 by the batch, never 0 (its square underflows below 1e-19)."""
+    """Returns E[l]^2, estimated by the batch, but never 0 (the square underflows below 1e-19)."""
     mean = jnp.mean(estimate.denoising)
     return jnp.maximum(jnp.square(mean), jnp.finfo(mean.dtype).tiny)
 
@@ -102,7 +110,7 @@ def ends_only(estimate: BatchEstimate) -> NoiseLevels:
 
 
 def fixed(estimate: BatchEstimate) -> NoiseLevels:
-    """Nothing moves."""
+    """The schedule does not learn."""
     return jax.tree.map(jnp.zeros_like, estimate.levels)
 
 
@@ -115,12 +123,15 @@ GRADIENTS: MappingProxyType[str, Gradient] = MappingProxyType(
         "fixed": fixed,
     }
 )
-"""config.schedule.train -> the gradient of the schedule."""
+"""config.schedule.train -> the function that gives the schedule's gradient."""
 
 
 def objective(train: str, num_steps: int, multivariate: bool = False) -> str:
-    """The name in `GRADIENTS` of what is done: with T steps, or a schedule for each dimension, the
-    interior changes the bound, so that what would reduce the variance follows the bound."""
+    """Returns the name in `GRADIENTS` that is used for `train`.
+
+    With T steps, or a schedule for each dimension, the interior changes the bound, so that
+    "variance" becomes "bound".
+    """
     interior_matters = num_steps or multivariate
     return "bound" if interior_matters and train.startswith("variance") else train
 
@@ -128,9 +139,11 @@ def objective(train: str, num_steps: int, multivariate: bool = False) -> str:
 def updated(
     train: str, schedule: nn.Module, old: Params, new: Params, estimate: BatchEstimate
 ) -> Params:
-    """The schedule's parameters after a step, `new` being the optimiser's: the old ones where
-    they are fixed (weight decay would move them), the table of an adaptive one with the batch
-    counted in."""
+    """Returns the schedule's parameters after a step.
+
+    new: those that the optimiser returned. A fixed schedule keeps the old ones, which weight decay
+    would change; the table of an adaptive schedule is updated by the batch.
+    """
     if train == "fixed":
         return old
     if train != "adaptive":
@@ -141,7 +154,7 @@ def updated(
 
 
 def check(train: str, schedule: nn.Module, num_steps: int) -> None:
-    """ValueError where the schedule cannot learn in that way, for a bound of num_steps steps."""
+    """Raises ValueError if the schedule cannot learn in this way for a bound of num_steps steps."""
     adapts = hasattr(schedule, "adapt")
     name = type(schedule).__name__
     if num_steps and train == "adaptive":
@@ -151,31 +164,31 @@ def check(train: str, schedule: nn.Module, num_steps: int) -> None:
         )
     if train == "adaptive" and not adapts:
         raise ValueError(
-            f"schedule.train = 'adaptive' needs a schedule with a table to fill, which {name} has "
-            "not: choose schedule.name = 'tabulated'"
+            f"schedule.train = 'adaptive' needs a schedule with a table to fill, which {name} "
+            "does not have: choose schedule.name = 'tabulated'"
         )
     if adapts and train not in ("adaptive", "fixed"):
         remedy = "another schedule.name" if num_steps else "'adaptive'"
         raise ValueError(
             f"the table of schedule {name} gets no gradient: schedule.train = {train!r} would "
-            f"leave it as it is; choose {remedy}, or 'fixed'"
+            f"not change it; choose {remedy}, or 'fixed'"
         )
 
 
 def check_next_mean(train: str, num_steps: int, multivariate: bool) -> None:
-    """ValueError where model.prediction = 'next_mean' has no meaning, or one that changes."""
+    """Raises ValueError if model.prediction = 'next_mean' has no meaning, or one that changes."""
     if not num_steps:
         raise ValueError(
-            "model.prediction = 'next_mean' is the mean of a step of length 1/T, and with "
+            "model.prediction = 'next_mean' is the mean of a step of length 1/T, but with "
             "model.num_steps = 0 there is none: set it to T, or choose 'eps'"
         )
     if train != "fixed":
         raise ValueError(
-            "model.prediction = 'next_mean' changes its meaning when the schedule moves, as with "
+            "model.prediction = 'next_mean' changes its meaning when the schedule learns, as with "
             f"schedule.train = {train!r}: set schedule.train = 'fixed', or choose 'eps'"
         )
     if multivariate:
         raise ValueError(
-            "model.prediction = 'next_mean' needs one omega for all dimensions, and each has its "
+            "model.prediction = 'next_mean' needs one omega for all dimensions, but each has its "
             "own in this schedule: choose schedule.name = 'linear', or model.prediction = 'eps'"
         )

@@ -1,4 +1,4 @@
-"""What a training run is at one step: arrays only, donated to the next step, saved whole."""
+"""The state of a training at one step. It holds arrays only, and checkpoints store all of it."""
 
 import dataclasses
 from typing import Protocol
@@ -14,7 +14,7 @@ from vdm.typing import Params, PRNGKey, PyTree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Randomness and data follow from `step` and the seed, so nothing else is needed to resume."""
+    """All that is needed to resume, because randomness and data follow from `step` and the seed."""
 
     step: Int[Array, ""]
     params: Params
@@ -23,10 +23,10 @@ class TrainState:
 
 
 class Initialised(Protocol):
-    """A model without its parameters."""
+    """A model that can initialise its parameters."""
 
     def init(self, key: PRNGKey) -> Params:
-        """Its parameters."""
+        """Returns fresh parameters."""
         ...
 
 
@@ -36,9 +36,9 @@ def init_state(
     key: PRNGKey,
     params: Params | None = None,
 ) -> TrainState:
-    """The state before the first step, from `params` or freshly initialised ones."""
+    """Returns the state before the first step, with `params` or fresh parameters."""
     params = model.init(key) if params is None else params
-    # A copy: the step donates its state, and no buffer may be donated twice.
+    # Copied, because the step donates its state, and no buffer may be donated twice.
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -45,7 +45,7 @@ class TrainStep:
         return self.function(state, batch, *self.arrays)
 
     def lower(self, state: TrainState, batch: Batch) -> Any:
-        """The lowered function, as that of `jax.jit`."""
+        """Returns the lowered function, like `lower` of `jax.jit`."""
         return self.function.lower(state, batch, *self.arrays)
 
 
@@ -59,12 +59,12 @@ def make_train_step(
     mesh: Mesh | None = None,
 ) -> TrainStep:
     """Returns the compiled step. Randomness is fold_in(run_key, step), so a resumed run repeats the
-    draws of an undisturbed one.
+    draws of an uninterrupted one.
 
-    objective: ignored by a model without a schedule. averaging: of the parameters.
-    accumulate: the number of microbatches that a batch is divided into. mesh: needed for those on
-    several devices, and where devices share the arrays of the state: these are gathered for the
-    network, and updated where they live.
+    objective: ignored by a model without a noise schedule. averaging: of the parameters.
+    accumulate: the number of microbatches that a batch is divided into. mesh: needed for
+    microbatches on several devices, and where devices share the arrays of the state; these arrays
+    are gathered for the network, and updated where they live.
     """
     microbatches = Microbatches(accumulate, mesh)
     if has_noise_levels(model):
@@ -83,7 +83,7 @@ def make_train_step(
                 params["schedule"], estimate,
             )  # fmt: skip
             params = params | {"schedule": schedule}
-        # A parameter of another shape or dtype would have the next step compiled anew.
+        # A parameter of another shape or dtype would make the next step compile again.
         chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
         new_state = TrainState(
             step=state.step + 1,
