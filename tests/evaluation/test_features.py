@@ -145,7 +145,7 @@ def test_what_is_no_npz_is_refused(tmp_path, read):
     np.save(array, np.ones(3))
     for damaged in (b"", b"torch", content[:-30], array.read_bytes()):
         (tmp_path / "damaged.npz").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"damaged\.npz is no \.npz of numbers"):
+        with pytest.raises(ValueError, match=r"damaged\.npz is not an \.npz of numbers"):
             read(tmp_path / "damaged.npz")
 
 
@@ -167,7 +167,7 @@ def test_every_kind_of_damage_is_one_line(tmp_path, damage):
         text = b"\x93NUMPY\x01\x00\x1d\x00{'descr': '|u1', 'shape': (6\n"
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("weight_0.npy", text if damage == "header" else b"text")
-    message = r"a\.npz is no \.npz of numbers, or is damaged [^\n]*$"
+    message = r"a\.npz is not an \.npz of numbers, or is damaged [^\n]*$"
     for read in (
         read_mlp_features,
         read_inception_features,
@@ -377,5 +377,5 @@ def test_files_that_are_no_features_are_known_without_their_numbers(tmp_path):
         features.check_features(path, (8, 8, 1), 17)
     for content in (b"", path.read_bytes()[:-40]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"no \.npz of numbers"):
+        with pytest.raises(ValueError, match=r"not an \.npz of numbers"):
             features.check_features(path, (8, 8, 1), 17)

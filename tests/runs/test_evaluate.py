@@ -195,7 +195,7 @@ def test_features_that_cannot_take_the_data_stop_a_run_before_it_begins(make_tin
     save_npz(path, pictures=np.zeros((2, 8, 8, 1)))
     refused("not the weights of FID's Inception-v3")
     path.write_bytes(b"PK")
-    refused(r"no \.npz of numbers")
+    refused(r"not an \.npz of numbers")
     features_of_digits(path)
     refused(r"sample\.num_images = 3: sample\.features compares 4", sample__num_images=3)
 
