@@ -7,21 +7,23 @@ python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=class
 python -m vdm.main --config=configs/digits.py --workdir=runs/digits --mode=compress \
     --input=images.npy --output=images.vdm
 
---config=FILE[:ARG]    a Python file with get_config([ARG]) -> ConfigDict; anywhere; or the
+--config=FILE[:ARG]    a Python file anywhere with get_config([ARG]) -> ConfigDict, or the
                        config.json of a workdir
---config.a.b=VALUE     another value for one field of it
---workdir=DIR          what the run writes; the same command again resumes
---mode=MODE            train (default: train, then evaluate and sample), eval, sample, compress,
-                       decompress, or classifier: trains one of noisy examples, for samples guided
-                       by it
---input=PATH           compress: an .npy of codes, or a folder of pictures; decompress: the file
---output=PATH          compress: the file; decompress: an .npy, or a new folder for PNGs
---init_from=PATH       the parameters of another workdir or checkpoint, or of a checkpoint of the
-                       published VDM: where training starts, or what is evaluated or sampled
---accept_new_data      train, classifier: resume although the training data have changed since
---print_config[=FORM]  print the config and exit: every field with its meaning; FORM changes: what
-                       differs from the defaults, for a config file; FORM json: as config.json
---debug                a traceback instead of one line for a mistake
+--config.a.b=VALUE     sets one field of the config
+--workdir=DIR          folder that the run writes to; the same command again resumes the run
+--mode=MODE            train (default; also evaluates and samples at the end), eval, sample,
+                       compress, decompress, or classifier: train a classifier of noisy examples,
+                       which can guide samples
+--input=PATH           compress: an .npy of codes, or a folder of pictures; decompress: the
+                       compressed file
+--output=PATH          compress: the file to write; decompress: an .npy, or a new folder for PNGs
+--init_from=PATH       another workdir or checkpoint, or a checkpoint of the published VDM: its
+                       parameters are where training starts, or are evaluated or sampled
+--accept_new_data      train, classifier: resume although the training data have changed
+--print_config[=FORM]  print the config and exit: every field with its meaning; FORM changes: only
+                       what differs from the defaults, ready for a config file; FORM json: in the
+                       form of config.json
+--debug                show a traceback for mistakes, instead of one line
 """
 
 # Nothing heavy is imported at the top: --help and --print_config answer at once.
@@ -45,25 +47,25 @@ from vdm.io.streams import forgiving, quiet_orbax
 
 
 def _stopped() -> str:
-    """What is said after a signal."""
+    """Returns the message after a signal stopped the program."""
     if any(argument.startswith(("--mode=compress", "--mode=decompress")) for argument in sys.argv):
         return "stopped; nothing was written"
-    return "stopped; the same command goes on from what is saved"
+    return "stopped; the same command resumes from what is saved"
 
 
 ENDED = (
-    "; if another process of this run has ended, start all of them again: they go on from the "
+    "; if another process of this run has ended, start all of them again: they resume from the "
     "newest checkpoint"
 )
 
 GRACE_SECS = 5
-"""From a signal until the program ends the hard way."""
+"""The time after a signal until the program is ended by force."""
 
 
 @forgiving()
 def main(argv: list[str]) -> int:
-    """The program; returns its exit status: 0, 2 for a user's mistake, 1 for a failed run,
-    128 + the signal's number when asked to stop."""
+    """Runs the program and returns its exit status: 0, 2 for a user's mistake, 1 for a failed run,
+    128 + the signal's number after a signal."""
     if any(a in ("-h", "--help", "-help", "--helpfull") for a in argv[1:]) or len(argv) == 1:
         print(__doc__.strip())
         return 0
@@ -75,13 +77,13 @@ def main(argv: list[str]) -> int:
             options = parse(argv)
             return run(options, read_given(argv))
     except (KeyboardInterrupt, Terminated) as stop:
-        # Nothing half-written stays: every file is written beside its place and renamed.
+        # No file is left half-written: each is written under another name and then renamed.
         print(_stopped(), flush=True)
         return leave(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
     except Exception as error:
         status = 2 if isinstance(error, ValueError | OSError) else 1
         several = is_one_of_several()
-        # A fault of ours has its traceback at once: the run may have taken hours.
+        # An error in this code shows its traceback at once, as the run may have taken hours.
         debug = is_debug(argv) or (status == 1 and (several or own_frame(error) is None))
         if debug and not several:
             raise
@@ -89,8 +91,8 @@ def main(argv: list[str]) -> int:
             traceback.print_exc()
         if not (debug and status == 2):
             line = describe(error, options.config.to_dict() if options else {})
-            found = own_frame(error) and not is_own_message(error)
-            remedy = "; --debug shows the traceback" if found else ""
+            has_traceback = own_frame(error) and not is_own_message(error)
+            remedy = "; --debug shows the traceback" if has_traceback else ""
             if several and status == 1:
                 line, remedy = line[:300], ENDED
             print(f"error: {line}{remedy}", file=sys.stderr)
@@ -101,35 +103,35 @@ def main(argv: list[str]) -> int:
 
 
 def is_debug(argv: list[str]) -> bool:
-    """Whether tracebacks are wanted."""
+    """Returns whether the command line asks for tracebacks."""
     return any(re.fullmatch(r"--?debug(=(true|1|yes))?", a, re.IGNORECASE) for a in argv)
 
 
 def is_one_of_several() -> bool:
-    """Whether this process has joined others."""
+    """Returns whether this process has joined others."""
     joined = sys.modules.get("vdm.devices.processes")
     return joined is not None and joined.has_joined()
 
 
 def leave(status: int) -> int:
-    """The exit status; where there are other processes, this one ends here."""
+    """Returns the exit status; if there are other processes, ends this process instead."""
     return sys.modules["vdm.devices.processes"].leave(status) if is_one_of_several() else status
 
 
 def _terminate(signum: int, frame: Any) -> None:
-    # What is raised in a callback of the garbage collector, and JAX has one, is printed and
-    # forgotten: the run went on to its end (seen in tests/faults/kills.py) until the deadline.
+    # An exception raised in a callback of the garbage collector (JAX has one) is printed and
+    # dropped. Before there was a deadline, such a run continued to its end (tests/faults/kills.py).
     raise Terminated
 
 
 def _end(signum: int) -> None:
     with contextlib.suppress(OSError):
-        os.write(1, f"{_stopped()}\n".encode())  # print may be what was interrupted
+        os.write(1, f"{_stopped()}\n".encode())  # the signal may have interrupted print
     os._exit(128 + signum)
 
 
 def run(options: flags.FlagValues, given: Given) -> int:
-    """Does what the flags say; given: what of the config was given, and where."""
+    """Does what the flags say and returns the exit status. given: the values the user chose."""
     config: ConfigDict = options.config
     if options.print_config:
         print(FORMS[options.print_config](config))
@@ -138,7 +140,7 @@ def run(options: flags.FlagValues, given: Given) -> int:
 
     from vdm.devices import processes
 
-    processes.initialize()  # before anything starts a backend
+    processes.initialize()  # before a backend starts
 
     import jax
     import jax.numpy as jnp
@@ -156,9 +158,9 @@ def run(options: flags.FlagValues, given: Given) -> int:
         say("JAX_ENABLE_X64 is set and ignored: models here are float32")
     sharding.split_host(read(config).train.num_devices)
     opened = open_run(config, options.workdir, options.init_from)
-    is_new = not opened.checkpoints.steps()  # what a run was trained with cannot be left out now
+    is_new = not opened.checkpoints.steps()  # a run that exists cannot change these
     check_given(config, given.fields, given.own_file and is_new)
-    if options.mode in ("train", "eval"):  # others evaluate nothing
+    if options.mode in ("train", "eval"):  # other modes evaluate nothing
         check_ode(opened.options.eval, opened.estimator, opened.model, given.fields)
     try:
         run_mode(options, opened)
@@ -169,7 +171,7 @@ def run(options: flags.FlagValues, given: Given) -> int:
         steps = opened.checkpoints.steps()
         kept = (
             f"the last good checkpoint is {opened.checkpoints.path(steps[-1])}; with a smaller "
-            "learning rate start another --workdir, perhaps by --init_from"
+            "learning rate start another --workdir, perhaps with --init_from"
             if steps
             else "there is no checkpoint yet: try a smaller learning rate"
         )
@@ -182,7 +184,7 @@ def run(options: flags.FlagValues, given: Given) -> int:
 
 
 def run_mode(options: flags.FlagValues, opened: Any) -> None:
-    """What --mode names, done to the opened run."""
+    """Applies --mode to the opened run."""
     from vdm.runs import classifier, compress, evaluate, sample, train
 
     if options.mode == "train":
@@ -200,11 +202,11 @@ def run_mode(options: flags.FlagValues, opened: Any) -> None:
 
 
 if __name__ == "__main__":
-    quiet = quiet_orbax()  # to the end: its threads outlive a save that failed
+    quiet = quiet_orbax()  # until the end: its threads outlive a failed save
     quiet.__enter__()
     status = main(sys.argv)
-    # Asked to stop: a usual end waits for what the devices still compute; one of several processes
-    # has to wait for the others, which its sudden end would abort.
+    # After a signal, a normal exit would wait for what the devices still compute. One of several
+    # processes has to wait, because its sudden end would abort the others.
     if status > 128 and not is_one_of_several():
-        os._exit(status)  # main has emptied the streams, which may be closed
+        os._exit(status)  # main has flushed the streams, which may be closed
     sys.exit(status)

@@ -81,7 +81,7 @@ class Inputs(NamedTuple):
 
     levels: without the ends of the schedule where all examples share them. multiplier: the value of
     the weighting at the means of the levels over the dimensions. labels: NO_LABEL where the label
-    is withheld; None for an unconditional model. augmented: None for a model that ignores it.
+    is dropped; None for an unconditional model. augmented: None for a model that ignores it.
     """
 
     data: Shaped[Array, "batch *dims"]
@@ -129,7 +129,7 @@ def check_batch(batch: Batch, dims: tuple[int, ...]) -> None:
 
 
 def draw(model: VDM, objective: Objective, params: Params, batch: Batch, key: PRNGKey) -> Drawn:
-    """Draws times, noise and which labels to withhold, and evaluates the schedule at the times."""
+    """Draws times, noise and which labels to drop, and evaluates the schedule at the times."""
     data = batch["examples"]
     key_t, key_noise, dropout_key = jax.random.split(key, 3)
     t = timesteps.low_discrepancy(key_t, data.shape[0])
@@ -137,10 +137,10 @@ def draw(model: VDM, objective: Objective, params: Params, batch: Batch, key: PR
     labels = batch["labels"] if model.num_classes else None
     if labels is not None and model.label_dropout:
         # fold_in(key, i) and split(key, 3)[i] are the same key: 3 is another one
-        withheld = jax.random.bernoulli(
+        dropped = jax.random.bernoulli(
             jax.random.fold_in(key, 3), model.label_dropout, labels.shape
         )
-        labels = jnp.where(withheld, NO_LABEL, labels)
+        labels = jnp.where(dropped, NO_LABEL, labels)
 
     keys = jax.random.split(jax.random.fold_in(key, 4), len(data))
 
@@ -218,8 +218,8 @@ def schedule_direction(
     drawn: Drawn,
     network_grad: NetworkGradient,
 ) -> tuple[Params, BatchEstimate]:
-    """Turns the gradient by each example's levels into the direction of the schedule's parameters;
-    also returns what that was taken from, with the bound's own gradient by the levels."""
+    """Turns the gradient with respect to each example's levels into a direction for the schedule's
+    parameters. Also returns the estimate behind it, with the gradient of the unweighted bound."""
     grad_levels = network_grad.grad_levels
     if objective.is_weighted:
         multiplier = drawn.inputs.multiplier

@@ -39,8 +39,8 @@ class BatchEstimate(NamedTuple):
 
 
 Gradient = Callable[[BatchEstimate], NoiseLevels]
-"""Returns the gradient with respect to the noise levels that is pulled back to the schedule's
-parameters."""
+"""A function that returns the gradient with respect to the noise levels, from which that of the
+schedule's parameters follows."""
 
 
 def recombine(ends: NoiseLevels, interior: NoiseLevels) -> NoiseLevels:
