@@ -1,4 +1,4 @@
-# Every target sets up .venv by itself when it has to: `make demo` is all a new clone needs.
+# Every target sets up .venv if it has to: a new clone needs nothing but `make demo`.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,11 +8,11 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-gpu results faults lint clean
 
-help:  ## this list
+help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-# One stamp file per set of packages; it is older than these files when they change. uv installs in
-# a quarter of a minute what takes pip two; where it fails, pip has its turn.
+# One stamp file for each set of packages, which is installed again when these files change. uv
+# installs in a quarter of a minute what takes pip two; pip is used where uv fails.
 $(VENV)/%.installed: PACKAGE = .$(if $(filter core,$*),,[$*])
 $(VENV)/%.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -26,27 +26,27 @@ $(VENV)/%.installed: pyproject.toml constraints.txt
 demo: $(VENV)/core.installed  ## train, evaluate and sample a VDM on handwritten digits (minutes, CPU)
 	$(BIN)/python -m vdm.main --config=configs/digits.py --workdir=runs/digits
 
-test: $(VENV)/test.installed  ## the fast tests, a quarter of an hour on two slow cores
+test: $(VENV)/test.installed  ## run the fast tests, a quarter of an hour on two slow cores
 	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
 
-test-all: $(VENV)/test.installed  ## every test that needs no GPU
+test-all: $(VENV)/test.installed  ## run every test that needs no GPU
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
-test-gpu: $(VENV)/test.installed $(VENV)/cuda.installed  ## the tests that need an NVIDIA GPU
+test-gpu: $(VENV)/test.installed $(VENV)/cuda.installed  ## run the tests that need an NVIDIA GPU
 	VDM_TEST_PLATFORM=cuda $(BIN)/python -m pytest -m gpu
 
-results: $(VENV)/core.installed  ## experiments/README.md from results.json, configs/README.md
+results: $(VENV)/core.installed  ## write experiments/README.md (from results.json) and configs/README.md again
 	$(BIN)/python -m experiments.page
 	$(BIN)/python -m experiments.config_page
 
-faults: $(VENV)/test.installed  ## 200 kills at random, of all that takes long, which must cost no bit
+faults: $(VENV)/test.installed  ## kill runs 200 times at random and check that they still end bit for bit the same
 	$(BIN)/python -m tests.faults.kills --kills=200 --json=tests/faults/kills.json
 
-lint: $(VENV)/dev.installed  ## ruff, pyrefly, import contracts
+lint: $(VENV)/dev.installed  ## run ruff, pyrefly and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
 
-clean:  ## remove the environment and caches, never runs/
+clean:  ## remove the environment and the caches, but never runs/
 	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
