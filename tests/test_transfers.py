@@ -24,7 +24,7 @@ from vdm.training.state import init_state
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The shapes of the arrays that were read from a device, and not from a copy on the host."""
+    """The dtypes and shapes of the arrays that are read from a device, not from a host copy."""
     array_type = type(jnp.zeros(()))
     value, found = array_type._value, []
 
@@ -38,15 +38,20 @@ def reads(monkeypatch):
 
 
 def first_calls(reads, function, *arguments):
-    """The reads of the first call, which lowers and compiles, inside the guard."""
+    """The reads that happen in the first call, which lowers and compiles, inside the guard."""
+    return call_and_reads(reads, function, *arguments)[1]
+
+
+def call_and_reads(reads, function, *arguments):
+    """(what the first call returns, the reads)."""
     jax.block_until_ready(arguments)
     reads.clear()
     with jax.transfer_guard("disallow"):
-        jax.block_until_ready(function(*arguments))
-    return list(reads)
+        result = jax.block_until_ready(function(*arguments))
+    return result, list(reads)
 
 
-def test_the_spy_sees_what_a_function_closes_over(reads):
+def test_the_spy_sees_arrays_that_a_function_closes_over(reads):
     closed_over = root_key(3)
     assert first_calls(reads, jax.jit(lambda x: jax.random.fold_in(closed_over, x)), jnp.int32(1))
 
@@ -54,21 +59,27 @@ def test_the_spy_sees_what_a_function_closes_over(reads):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"train__accumulate": 2, "weighting__name": "min_snr"},
-        {"train__num_devices": 8, "train__fsdp": 4},
-        {"train__prng_impl": "rbg", "schedule__train": "bound"},
-        {"schedule__name": "tabulated", "schedule__train": "adaptive"},
-        {"model__class_conditional": True, "model__label_dropout": 0.1},
+        {},  # schedule.train = "variance"
+        {
+            "train__accumulate": 2, "weighting__name": "min_snr", "train__prng_impl": "rbg",
+            "schedule__train": "bound", "model__class_conditional": True,
+            "model__label_dropout": 0.1,
+        },
+        {
+            "train__num_devices": 8, "train__fsdp": 4, "schedule__name": "tabulated",
+            "schedule__train": "adaptive",
+        },
     ],
-    ids=str,
-)
+    ids=["plain", "microbatches, weighting, rbg and labels", "fsdp and adaptive schedule"],
+)  # fmt: skip
 def test_the_first_step_reads_nothing(reads, make_tiny_config, changes):
     run = build_run(make_tiny_config(**changes), "unused")
     split, state = run.source.load("train"), states.initial_state(run)
     batch = {"examples": split.examples[:32], "labels": split.labels[:32]}
     batch = sharding.put_batch(batch, run.mesh)
-    assert first_calls(reads, run.train_step(), state, batch) == []
+    (_, metrics), found = call_and_reads(reads, run.train_step(), state, batch)
+    assert found == []
+    assert np.isfinite(metrics["bpd"])
 
 
 def test_the_first_step_of_a_classifier_reads_nothing(reads):

@@ -23,9 +23,12 @@ SIGNS = np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)], np.float32)
 POSTERIOR = {"slope": 0.4, "offset": 0.3, "log_std": -0.5}
 
 
+elbo = jax.jit(MODEL.elbo, static_argnums=3)
+
+
 @pytest.fixture(scope="module")
 def params():
-    params = MODEL.init(jax.random.key(0))
+    params = jax.jit(MODEL.init)(jax.random.key(0))
     params["schedule"]["posterior"] = jax.tree.map(jnp.float32, POSTERIOR)
     return params
 
@@ -35,7 +38,7 @@ def terms_at(params, t, weights, num_steps, key):
     x, eps = np.tile(SIGNS, (len(t), 1)).T[..., None]
     eps, keys = jnp.asarray(eps), jnp.broadcast_to(key, len(x))
     draws = Draws(jnp.repeat(jnp.asarray(t, jnp.float32), 4), eps, eps, keys)
-    terms = MODEL.elbo(params, jnp.asarray(STD * x), draws, num_steps).terms.by_name
+    terms = elbo(params, jnp.asarray(STD * x), draws, num_steps).terms.by_name
     return {name: weights @ np.asarray(v).reshape(-1, 4) / 4 for name, v in terms.items()}
 
 

@@ -1,4 +1,7 @@
+"""The model: its bound in every parametrisation, its gradients, its samples, its parameters."""
+
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +39,7 @@ def test_logits_start_at_the_bound_of_uniform_codes():
     model = dataclasses.replace(
         MODEL, network=MLP(17, 0, 17, width=16, num_blocks=1), prediction="codes"
     )
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
 
     @jax.jit
     def bpd(key):
@@ -49,11 +52,17 @@ def test_logits_start_at_the_bound_of_uniform_codes():
     assert abs(np.mean(values) - np.log2(17)) < 4 * stderr
 
 
-def test_gradients_reach_ends_interior_and_network():
-    params = MODEL.init(jax.random.key(3))
-    # conv_out is zero at first and holds back the rest of the network
+@functools.partial(jax.jit, static_argnums=0)
+def gradient_of_bound(model):
+    """(the parameters, the gradient of the bound) with an output layer that is not zero."""
+    params = model.init(jax.random.key(3))
+    # dense_out is zero at first and holds back the rest of the network
     params["network"]["dense_out"]["kernel"] = jnp.full((16, 6), 0.05)
-    grads = jax.grad(lambda p: jnp.mean(MODEL.elbo(p, CODES, DRAWS).terms.total))(params)
+    return params, jax.grad(lambda p: jnp.mean(model.elbo(p, CODES, DRAWS).terms.total))(params)
+
+
+def test_gradients_reach_ends_interior_and_network():
+    _, grads = gradient_of_bound(MODEL)
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
 
 
@@ -62,37 +71,22 @@ def test_a_schedule_for_each_dimension_gives_bounds_samples_and_gradients():
     model = dataclasses.replace(MODEL, schedule=schedule)
     assert model.multivariate
     assert not MODEL.multivariate
-    params = model.init(jax.random.key(3))
-    params["network"]["dense_out"]["kernel"] = jnp.full((16, 6), 0.05)
-    grads = jax.grad(lambda p: jnp.mean(model.elbo(p, CODES, DRAWS).terms.total))(params)
-    # a and b move the path alone, which matters as the network is no ideal denoiser
+    params, grads = gradient_of_bound(model)
+    # a and b move the path alone, which matters as the network is not an ideal denoiser
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
-    keys, denoiser = jax.random.split(jax.random.key(1), 5), model.denoiser(params)
-    codes = model.sample(params, keys, ancestral(), equal_times, len(GRID) - 1, denoiser).data
+    z, omega = jnp.zeros((1, 6)), jnp.zeros((1, 6))
+    moved = omega.at[0, :2].set(jnp.array([-3.0, 3.0]))  # the mean over the dimensions is the same
+
+    @jax.jit
+    def samples_and_estimates(params):
+        keys, denoise = jax.random.split(jax.random.key(1), 5), model.denoiser(params)
+        codes = model.sample(params, keys, ancestral(), equal_times, len(GRID) - 1, denoise).data
+        return codes, denoise(z, omega), denoise(z, moved)
+
+    codes, here, there = samples_and_estimates(params)
     assert codes.shape == (5, 6)
     # the network sees which dimension is noisier
-    z, omega = jnp.zeros((1, 6)), jnp.zeros((1, 6))
-    moved = omega.at[0, :2].set(jnp.array([-3.0, 3.0]))  # of the same mean
-    denoise = model.denoiser(params)
-    assert np.abs(denoise(z, omega) - denoise(z, moved)).max() > 1e-4
-
-
-@pytest.mark.parametrize("prediction", ["x", "v", "score"])
-def test_every_prediction_gives_the_bound_of_the_same_function(prediction):
-    # A network that outputs a fixed array o_i, read as eps; re-written as `prediction` by hand.
-    params = MODEL.init(jax.random.key(4))
-    denoise = MODEL.denoiser(params)
-    omega = jnp.linspace(-7.0, 4.0, 512)
-    z = jax.random.normal(jax.random.key(5), (512, 6))
-    eps_hat = denoise(z, omega)
-    other = convert(eps_hat, "eps", prediction, z, omega)
-
-    class Wrapped:
-        def apply(self, variables, z_t, omega, labels, train, rngs):
-            return other
-
-    model = dataclasses.replace(MODEL, network=Wrapped(), prediction=prediction)
-    np.testing.assert_allclose(model.denoiser(params)(z, omega), eps_hat, atol=2e-4)
+    assert np.abs(here - there).max() > 1e-4
 
 
 class Function:
@@ -103,6 +97,27 @@ class Function:
 
     def apply(self, variables, z, omega, labels, train, rngs):
         return self.function(z, omega)
+
+
+def test_every_prediction_gives_the_bound_of_the_same_function():
+    # A network that outputs a fixed array o_i, read as eps; re-written as `prediction` by hand.
+    omega = jnp.linspace(-7.0, 4.0, 512)
+    z = jax.random.normal(jax.random.key(5), (512, 6))
+
+    @jax.jit
+    def estimates():
+        params = MODEL.init(jax.random.key(4))
+        eps_hat, found = MODEL.denoiser(params)(z, omega), {}
+        for prediction in ("x", "v", "score"):
+            other = convert(eps_hat, "eps", prediction, z, omega)
+            network = Function(lambda z, omega, other=other: other)
+            model = dataclasses.replace(MODEL, network=network, prediction=prediction)
+            found[prediction] = model.denoiser(params)(z, omega)
+        return found, eps_hat
+
+    found, eps_hat = estimates()
+    for prediction, rewritten in found.items():
+        np.testing.assert_allclose(rewritten, eps_hat, atol=2e-4, err_msg=prediction)
 
 
 def bounds_of_rewritten_networks(dtype, num_steps):
@@ -142,7 +157,7 @@ def bounds_of_rewritten_networks(dtype, num_steps):
 
 
 def error_of_rewriting(dtype, num_steps):
-    """The largest relative error in bits/dim over all pairs: of an example, of the batch."""
+    """The largest relative errors in bits/dim over all pairs: for one example, for the batch."""
     found = bounds_of_rewritten_networks(dtype, num_steps)
     truth = np.stack([found[name][i] for i, name in enumerate(PREDICTIONS)])
     assert truth.dtype == dtype
@@ -186,21 +201,22 @@ def test_next_mean_is_that_of_the_trained_step_on_any_grid():
 
 
 def test_parameters_are_float32_and_counted():
-    params = MODEL.init(jax.random.key(0))
+    params = jax.jit(MODEL.init)(jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(params))
     assert count_parameters(params) == sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     np.testing.assert_array_equal(
-        params["schedule"]["centres"], MODEL.init_schedule(jax.random.key(0))["centres"]
+        params["schedule"]["centres"],
+        jax.jit(MODEL.init_schedule)(jax.random.key(0))["centres"],
     )
 
 
 def test_samples_are_codes_and_repeat_with_their_key():
     model = dataclasses.replace(MODEL, schedule=Linear(-8.0, 5.0))
-    params = model.init(jax.random.key(0))
-    keys = jax.random.split(jax.random.key(1), 5)
 
+    @jax.jit
     def draw():
+        params, keys = model.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 5)
         denoiser = model.denoiser(params)
         return model.sample(params, keys, ancestral(), equal_times, len(GRID) - 1, denoiser).data
 
@@ -212,7 +228,7 @@ def test_samples_are_codes_and_repeat_with_their_key():
     assert not np.array_equal(codes[0], codes[1])
 
 
-def test_training_tells_the_network_what_is_augmented_and_evaluation_does_not(make_tiny_config):
+def test_training_tells_the_network_which_examples_are_augmented(make_tiny_config):
     flagged = make_tiny_config(
         model__augmented_flag=True,
         data__augmentation__name="images",
@@ -223,7 +239,7 @@ def test_training_tells_the_network_what_is_augmented_and_evaluation_does_not(ma
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32),
-        model.init(jax.random.key(0)),
+        jax.jit(model.init)(jax.random.key(0)),
     )
     codes = jnp.zeros((4, *source.shape), jnp.uint8)
     gradient = jax.jit(make_gradient(model, Objective()))
@@ -236,6 +252,6 @@ def test_training_tells_the_network_what_is_augmented_and_evaluation_does_not(ma
     assert abs(bpd(True) - bpd(False)) > 1e-4
     with pytest.raises(ValueError, match=r"data\.augmentation\.name"):
         checks.check_augmented_flag(make_tiny_config(model__augmented_flag=True))
-    flagged.data.augmentation.kwargs.share = 1.0  # none would be said not to be augmented
+    flagged.data.augmentation.kwargs.share = 1.0  # no example would be called not augmented
     with pytest.raises(ValueError, match="share = 1"):
         checks.check_augmented_flag(flagged)

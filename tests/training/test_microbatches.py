@@ -1,65 +1,30 @@
-"""Microbatches: the gradient of the whole batch, one part after another."""
+"""Microbatches give the gradient of the whole batch, one part after another."""
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tests.training import vectors
+from tests.training.vectors import KEY, assert_close, params_of
 from vdm.devices import sharding
 from vdm.diffusion import weightings
-from vdm.diffusion.likelihood import Gaussian
-from vdm.models.vdm import VDM
+from vdm.diffusion.elbo import ElboTerms
 from vdm.nn.schedules import Polynomial
 from vdm.training import microbatches
 from vdm.training.gradient import Objective, make_gradient, make_plain_gradient
 from vdm.training.microbatches import Microbatches
 
-
-class Small(nn.Module):
-    """A network that compiles fast."""
-
-    dropout: float = 0.0
-
-    @nn.compact
-    def __call__(self, z, omega, labels=None, train=False):
-        inputs = jnp.concatenate([z, omega.reshape(len(z), -1) / 10], axis=-1)
-        h = nn.tanh(nn.Dense(4)(inputs))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        if labels is not None:
-            h += labels[:, None] / 10
-        return z + nn.Dense(z.shape[-1])(h)
-
-
-MODEL = VDM(Polynomial(-8.0, 5.0, learn_ends=True), Small(), Gaussian(), (6,))
-BATCH = {
-    "examples": jax.random.normal(jax.random.key(3), (32, 6)),
-    "labels": jnp.arange(32) % 5,
-}
-KEY = jax.random.key(5)
-
-
-def params_of(model):
-    """Away from zeros, and from a schedule that is a straight line."""
-    keys = iter(jax.random.split(jax.random.key(2), 100))
-    return jax.tree.map(
-        lambda x: x + 0.2 * jax.random.normal(next(keys), x.shape), model.init(jax.random.key(1))
-    )
+MODEL = vectors.MODEL
+BATCH = vectors.BATCH | {"labels": jnp.arange(32) % 5}
 
 
 def gradient(model, parts, *args):
     compiled = jax.jit(make_gradient(model, Objective(*args), parts))
     return compiled(params_of(model), BATCH, KEY)
-
-
-def assert_close(tree, other, rtol=2e-5):
-    """Leaf by leaf, to rtol of the largest number of the leaf."""
-    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
-        assert np.abs(b).max() > 0
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
 
 
 @pytest.mark.usefixtures("form")
@@ -76,7 +41,7 @@ def test_means_are_of_all_rows_and_rows_come_back_in_order():
 
 @pytest.fixture(params=["unrolled", "loop"])
 def form(request, monkeypatch):
-    """As on the CPU, and as on accelerators."""
+    """The two ways in which microbatches are compiled: on the CPU, and on accelerators."""
     if request.param == "loop":
         monkeypatch.setattr(microbatches.Microbatches, "_platform", "gpu")
 
@@ -137,7 +102,8 @@ class Scale:
         noise = jax.vmap(lambda key: jax.random.normal(key, (6,)))(keys)
         nats = jnp.sum((data - params["a"] * noise) ** 2, axis=1)
         kept = jax.random.bernoulli(dropout_key, 0.5, nats.shape)
-        return nats, jnp.square(params["a"]) * jnp.ones_like(nats), nats * kept
+        prior = jnp.square(params["a"]) * jnp.ones_like(nats)
+        return ElboTerms(nats, prior, nats * kept)
 
     dims = (6,)
 
@@ -145,14 +111,16 @@ class Scale:
 def test_a_model_without_a_schedule():
     params = {"a": jnp.float32(0.7)}
 
-    def of(count):
+    def metrics_of(count):
         plain = jax.jit(make_plain_gradient(Scale(), Microbatches(count)))
         return plain(params, BATCH, KEY)[1]
 
-    one, four = of(1), of(4)
+    one, four = metrics_of(1), metrics_of(4)
     np.testing.assert_allclose(four["bpd_reconstruction"], one["bpd_reconstruction"], rtol=1e-5)
     np.testing.assert_allclose(four["bpd_prior"], one["bpd_prior"], rtol=1e-5)
-    assert four["bpd_denoising"] != one["bpd_denoising"]  # other masks of dropout
+    assert (
+        four["bpd_denoising"] != one["bpd_denoising"]
+    )  # each microbatch has its own masks of dropout
 
 
 def test_every_microbatch_has_masks_of_its_own():
