@@ -53,13 +53,15 @@ def erratum_number(request):
 @pytest.fixture(scope="session")
 def make_tiny_config():
     """A function (**{"group__field": value}) -> digits.py with a network of a few thousand
-    parameters and 30 steps."""
+    parameters, 30 steps and a learning rate that does not depend on their number.
+
+    Runs of equal configs, but for seeds, data and lengths, share their compiled functions."""
     from vdm.api import load_config
 
     def make(**changes):
         config = load_config(ROOT / "configs" / "digits.py")
         config.network.kwargs.width, config.network.kwargs.num_blocks = 8, 0
-        config.schedule.kwargs.hidden_features = 8
+        config.schedule.kwargs.hidden_features, config.optim.kwargs.decay = 8, "none"
         config.train.num_steps, config.train.batch_size, config.train.num_devices = 30, 32, 2
         config.train.log_every = config.train.save_every = 10
         config.train.eval_every, config.train.eval_draws = 20, 1

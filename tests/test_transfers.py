@@ -18,6 +18,7 @@ from vdm.models.classifier import NoisyClassifier
 from vdm.nn.classifiers import Perceptron
 from vdm.runs import states, train
 from vdm.runs.run import build_run, open_run
+from vdm.training import step
 from vdm.training.classifier_step import make_classifier_step
 from vdm.training.state import init_state
 
@@ -25,6 +26,7 @@ from vdm.training.state import init_state
 @pytest.fixture
 def reads(monkeypatch):
     """The dtypes and shapes of the arrays that are read from a device, not from a host copy."""
+    step._compiled_step.cache_clear()  # another test may have called this run's step already
     array_type = type(jnp.zeros(()))
     value, found = array_type._value, []
 
@@ -87,9 +89,9 @@ def test_the_first_step_of_a_classifier_reads_nothing(reads):
     optimizer, mesh = optax.sgd(1e-2), sharding.build_mesh(2)
     state = sharding.put_everywhere(init_state(classifier, optimizer, root_key(0)), mesh)
     ends = jnp.float32(-5.0), jnp.float32(5.0)
-    step = make_classifier_step(classifier, Gaussian(), ends, optimizer, root_key(1), mesh)
+    train_step = make_classifier_step(classifier, Gaussian(), ends, optimizer, root_key(1), mesh)
     batch = {"examples": np.zeros((4, 2), np.float32), "labels": np.zeros(4, np.int32)}
-    assert first_calls(reads, step, state, sharding.put_batch(batch, mesh)) == []
+    assert first_calls(reads, train_step, state, sharding.put_batch(batch, mesh)) == []
 
 
 @pytest.mark.parametrize("bound", ["elbo", "iw-2"])  # diffrax makes and reads constants

@@ -67,9 +67,12 @@ KEPT = {
 def test_killed_samples_and_evaluations_are_completed_to_the_same_bits(
     finished_run, tmp_path, mode
 ):
-    partial, written, changes = KEPT[mode]
+    partial, written, more = KEPT[mode]
     killed, whole = (shutil.copytree(finished_run, tmp_path / name) for name in ("a", "b"))
-    changes = {"train__num_steps": 30, "train__save_every": 10, "train__log_every": 10} | changes
+    changes = more | {
+        "train__num_steps": 30, "train__save_every": 10, "train__log_every": 10,
+        "optim__kwargs__decay": "none",
+    }  # fmt: skip
 
     def arguments(workdir):
         return [*command(workdir, **changes), f"--mode={mode}"]

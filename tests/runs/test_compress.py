@@ -49,7 +49,7 @@ def call(finished_run, capsys):
         flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in overrides.items()]
         for key in (
             "network.kwargs.width", "network.kwargs.num_blocks", "schedule.kwargs.hidden_features",
-            "train.num_devices", "train.batch_size", "train.num_steps",
+            "train.num_devices", "train.batch_size", "train.num_steps", "optim.kwargs.decay",
         ):  # fmt: skip
             value = saved
             for part in key.split("."):
@@ -212,7 +212,7 @@ def test_pictures_whose_greys_are_no_codes_are_told_how_to_become_them(num_codes
     codes = np.random.default_rng(0).integers(0, num_codes, (4, 8, 8), np.uint8)
     codes[0, 0] = num_codes - 1
     greys = np.rint(codes * (255 / (num_codes - 1))).astype(np.uint8)
-    run = SimpleNamespace(vdm=SimpleNamespace(likelihood=SimpleNamespace(num_codes=num_codes)))
+    run = SimpleNamespace(model=SimpleNamespace(likelihood=SimpleNamespace(num_codes=num_codes)))
     compress._check_greys(run, codes, "in")
     with pytest.raises(ValueError, match=f"greys up to 255, .* 0 to {num_codes - 1}") as caught:
         compress._check_greys(run, greys, "in")

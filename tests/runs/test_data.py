@@ -17,7 +17,8 @@ import vdm
 from vdm import main as program
 from vdm.data.sources import build_source
 from vdm.io.checkpoints import Checkpoints
-from vdm.runs import classifier, data, evaluate, sample, train
+from vdm.runs import classifier, evaluate, sample, train
+from vdm.runs import data as records
 from vdm.runs.run import open_run
 
 SHAPE = (8, 8, 1)
@@ -77,7 +78,7 @@ def test_a_training_writes_down_what_its_data_are(finished_run):
     assert kept == {
         "name": "digits", "shape": [8, 8, 1], "num_codes": 17, "num_classes": 10,
         "num_examples": 1500, "fingerprint": split.fingerprint,
-        "labels_fingerprint": data.arrays.fingerprint(split.labels),
+        "labels_fingerprint": records.arrays.fingerprint(split.labels),
     }  # fmt: skip
 
 
@@ -223,7 +224,7 @@ def test_vectors_whose_data_are_gone_are_sampled_and_plotted_without_them(tmp_pa
     compared = json.loads((tmp_path / "run" / "samples.json").read_text())["quality"]
     assert list(compared) == ["sliced_wasserstein"]
     run = open_run(config, tmp_path / "run")
-    gone = data._gone("the points are not there")
+    gone = records._gone("the points are not there")
     run = train.dataclasses.replace(run, source=train.dataclasses.replace(run.source, load=gone))
     (tmp_path / "run" / "samples.png").unlink()
     capsys.readouterr()
@@ -256,7 +257,7 @@ def halted(ended, tmp_path):
 
 
 def fingerprint_of(seed):
-    return data.arrays.fingerprint(codes(seed))
+    return records.arrays.fingerprint(codes(seed))
 
 
 def test_training_data_that_were_replaced_are_refused_and_accepted_on_request(halted, capsys):
@@ -278,12 +279,12 @@ def test_training_data_that_were_replaced_are_refused_and_accepted_on_request(ha
     assert (earlier["fingerprint"], earlier["until_step"]) == (fingerprint_of(0), 2)
     assert Checkpoints(workdir / "checkpoints").steps()[-1] == 4
     run = open_run(config, workdir)  # accepted once, and still on record
-    assert data.settle(workdir, run.source, run.source.load("train"), 4, False) == kept
+    assert records.settle(workdir, run.source, run.source.load("train"), 4, False) == kept
     write_arrays(data, train=0)
     run = open_run(config, workdir)
     with pytest.raises(ValueError, match="since step 4 was trained"):
-        data.settle(workdir, run.source, run.source.load("train"), 4, False)
-    kept = data.settle(workdir, run.source, run.source.load("train"), 4, True)
+        records.settle(workdir, run.source, run.source.load("train"), 4, False)
+    kept = records.settle(workdir, run.source, run.source.load("train"), 4, True)
     assert [facts["until_step"] for facts in kept["earlier"]] == [2, 4]
 
 
@@ -310,7 +311,7 @@ def test_the_same_data_elsewhere_and_other_test_data_are_no_change(halted, tmp_p
     shutil.rmtree(data)
     run = open_run(config, workdir)
     kept = json.loads((workdir / "data.json").read_text())
-    assert data.settle(workdir, run.source, run.source.load("train"), 2, False) == kept
+    assert records.settle(workdir, run.source, run.source.load("train"), 2, False) == kept
 
 
 @pytest.mark.slow

@@ -439,6 +439,17 @@ def test_a_looped_state_is_saved_and_resumed_to_the_bit(make_tiny_config, tmp_pa
     assert open_run(own, tmp_path / "own").loops == {}
 
 
+def test_runs_that_differ_in_seed_and_length_share_the_compiled_step(make_tiny_config, tmp_path):
+    def function(**changes):
+        return open_run(make_tiny_config(**changes), tmp_path / "run").train_step().function
+
+    first, cosine = function(), {"optim__kwargs__decay": "cosine"}
+    assert function(seed=1, train__num_steps=40) is first
+    assert function(optim__kwargs__learning_rate=1e-3) is not first
+    assert function(**cosine) is function(**cosine, seed=1)
+    assert function(**cosine) is not function(**cosine, train__num_steps=40)
+
+
 def test_a_finished_run_is_left_alone(make_tiny_config, finished_run, capsys):
     before = {p: p.stat().st_mtime_ns for p in finished_run.rglob("*") if p.is_file()}
     train.train(open_run(make_tiny_config(), finished_run))

@@ -1,7 +1,8 @@
 """Constructors that give the same object for the same arguments.
 
-What is compiled for a sampler or a grid is kept by it (`vdm.evaluation.samples`), and functions
-that a constructor defines anew at each call are equal to none that it defined before.
+A compiled function is kept for the sampler, grid, weighting or optimiser that it was compiled for
+(`vdm.evaluation.samples`, `vdm.training.step`), and functions that a constructor defines anew at
+each call are equal to none that it defined before.
 """
 
 import functools

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vdm.diffusion.interning import interned
+
 Weighting = Callable[[Array, Array], Array]
 """(omega_t, weight) -> the positive multiplier of an example's denoising estimate."""
 
@@ -31,6 +33,7 @@ def simple(omega_t: Float[Array, "*shape"], weight: Float[Array, "*shape"]) -> A
     return 1 / weight
 
 
+@interned
 def min_snr(gamma: float = 5.0) -> Weighting:
     """The multiplier min(1, gamma / SNR) / weight, SNR = exp(-omega): like `simple`, but the weight
     of ||x - x_hat||^2 is at most gamma (Hang et al. 2023, arXiv:2303.09556, for a network that
@@ -45,6 +48,7 @@ def min_snr(gamma: float = 5.0) -> Weighting:
     return multiplier
 
 
+@interned
 def sigmoid(shift: float = 2.0) -> Weighting:
     """The multiplier sigmoid(omega + shift), VDM++'s sigmoid(-lambda + k): it increases with the
     noise (VDM++ calls that monotonic) and tends to 1, the bound's, for pure noise."""

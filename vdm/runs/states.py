@@ -2,18 +2,23 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import optax
+from jax.sharding import Mesh
 
 from vdm.config.registry import OPTIMIZERS
 from vdm.devices import sharding
+from vdm.devices.keys import root_key
 from vdm.io.atomic import read_json
 from vdm.io.checkpoints import CheckpointError, restore_params
 from vdm.io.console import say
 from vdm.io.interop import is_published, read_published
 from vdm.io.step_folder import saved_step
+from vdm.models.latent_variable import AnyModel
 from vdm.nn.stacks import stack_blocks, unstack_blocks
 from vdm.nn.unet import UNet
 from vdm.runs.run import Run
@@ -25,9 +30,8 @@ Tree = TypeVar("Tree")
 
 def initial_state(run: Run) -> TrainState:
     """Returns the state before the first step, on the devices."""
-    shapes = jax.eval_shape(functools.partial(_init, run), run.init_key)
-    places = sharding.split_state(shapes, run.mesh)
-    return looped(run, jax.jit(functools.partial(_init, run), out_shardings=places)(run.init_key))
+    init, _ = _initialiser(run)
+    return looped(run, init(run.init_key))
 
 
 def stacked_blocks(run: Run) -> dict[str, int]:
@@ -57,12 +61,7 @@ def save_state(run: Run, step: int, state: TrainState) -> None:
 
 def abstract_state(run: Run) -> Any:
     """Returns the shapes, dtypes and shardings of the state, in the form of checkpoints."""
-    shapes = jax.eval_shape(functools.partial(_init, run), run.init_key)
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        sharding.split_state(shapes, run.mesh),
-    )
+    return _initialiser(run)[1]
 
 
 def on_every_device(run: Run, shapes: Any) -> Any:
@@ -73,8 +72,29 @@ def on_every_device(run: Run, shapes: Any) -> Any:
     )
 
 
-def _init(run: Run, key: jax.Array) -> TrainState:
-    return init_state(run.model, run.optimizer, key)
+def _initialiser(run: Run) -> tuple[Callable[[jax.Array], TrainState], Any]:
+    """The compiled function from a key to the state before the first step; shapes, dtypes and
+    shardings of that state."""
+    settings = (run.model, run.optimizer, run.mesh)
+    try:
+        return _compiled_initialiser(*settings)
+    except TypeError:  # a component of one's own may have no hash
+        return _compiled_initialiser.__wrapped__(*settings)
+
+
+@functools.lru_cache(maxsize=8)  # compiled once for the runs of a model
+def _compiled_initialiser(
+    model: AnyModel, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> tuple[Callable[[jax.Array], TrainState], Any]:
+    init = functools.partial(init_state, model, optimizer)
+    shapes = jax.eval_shape(init, root_key(0))
+    places = sharding.split_state(shapes, mesh)
+    abstract = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        places,
+    )
+    return jax.jit(init, out_shardings=places), abstract
 
 
 def chosen(run: Run, state: TrainState) -> Params:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from vdm.arguments import check_number
+from vdm.diffusion.interning import interned
 from vdm.nn.stacks import is_stacked
 from vdm.typing import Params, PyTree
 
@@ -135,9 +136,18 @@ def _constructor(
     # `inspect.signature` sees the fields and their defaults, which the registry reads.
     @functools.wraps(settings, updated=())
     def construct(*args: Settings.args, **kwargs: Settings.kwargs) -> optax.GradientTransformation:
-        return settings(*args, **kwargs).transformation()
+        chosen = settings(*args, **kwargs)
+        if chosen.decay == "none":  # then the length of the run changes nothing
+            chosen = dataclasses.replace(chosen, num_steps=0)
+        return _transformation(chosen)
 
     return construct
+
+
+@interned
+def _transformation(settings: AdamW) -> optax.GradientTransformation:
+    # One object for equal settings, because a compiled train step is kept for its optimiser.
+    return settings.transformation()
 
 
 adamw = _constructor(AdamW)
@@ -157,6 +167,7 @@ def entry(name: str) -> Callable[[Params], PyTree]:
     return mask
 
 
+@interned
 def sgd(
     num_steps: int, learning_rate: float = 1e-2, warmup_steps: int = 0, decay: str = "none"
 ) -> optax.GradientTransformation:

@@ -1,6 +1,7 @@
 """The train step: the gradient of a batch, the update of the parameters and of their average."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,23 @@ def make_train_step(
     microbatches on several devices, and where devices share the arrays of the state; these arrays
     are gathered for the network, and updated where they live.
     """
+    settings = (model, optimizer, objective, averaging, accumulate, mesh)
+    try:
+        function = _compiled_step(*settings)
+    except TypeError:  # a component of one's own may have no hash
+        function = _compiled_step.__wrapped__(*settings)
+    return TrainStep(function, (sharding.put_everywhere(run_key, mesh),))
+
+
+@functools.lru_cache(maxsize=8)  # compiled once for the runs that differ in seed and data alone
+def _compiled_step(
+    model: AnyModel,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    averaging: Averaging,
+    accumulate: int,
+    mesh: Mesh | None,
+) -> Any:
     microbatches = Microbatches(accumulate, mesh)
     if has_noise_levels(model):
         gradient = make_gradient(model, objective, microbatches)
@@ -96,5 +114,4 @@ def make_train_step(
         metrics |= {"grad_norm": optax.tree.norm(grads)}
         return sharding.split(new_state, mesh), sharding.gather(metrics, mesh)
 
-    run_key = sharding.put_everywhere(run_key, mesh)
-    return TrainStep(jax.jit(train_step, donate_argnums=0), (run_key,))
+    return jax.jit(train_step, donate_argnums=0)
