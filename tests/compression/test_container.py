@@ -1,4 +1,4 @@
-"""Files are read as they were written, and damage is noticed before anything is decoded."""
+"""The file format: what is written can be read, and damage is noticed before decoding."""
 
 import dataclasses
 
@@ -63,9 +63,9 @@ def test_two_thousand_corrupted_files_are_all_noticed():
                 del damaged[at:]
             case 2:  # a piece is missing
                 del damaged[at : at + int(rng.integers(1, 50))]
-            case 3:  # a piece too much
+            case 3:  # an extra piece
                 damaged[at:at] = rng.bytes(int(rng.integers(1, 50)))
-            case 4:  # a block of zeros, as a disk that failed leaves it
+            case 4:  # a block of zeros, as a failed disk may leave it
                 damaged[at : at + 64] = bytes(len(damaged[at : at + 64]))
             case 5:  # another file
                 damaged = bytearray(rng.bytes(at))

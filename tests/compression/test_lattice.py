@@ -1,4 +1,4 @@
-"""Gaussians on a grid and the stack: pushed symbols are popped, at the expected cost in bits."""
+"""Gaussians on a grid and the stack: symbols are popped as pushed, and cost the expected bits."""
 
 import math
 
@@ -74,7 +74,8 @@ def test_drawing_by_q_and_pushing_by_p_costs_the_divergence(std, model_std, shif
 
 
 def test_drawn_latents_do_not_repeat_what_was_pushed():
-    # Popped at once, symbols three standard deviations off would come back as such.
+    # If they were popped directly, symbols three standard deviations away would come back
+    # unchanged.
     n = 5000
     stack, gaussians = full_stack(), Gaussians(10.0, 1.0)
     gaussians.push(stack, np.full(n, 30), np.zeros(n))

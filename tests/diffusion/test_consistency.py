@@ -1,7 +1,6 @@
-"""Both forms of the bound: against log densities in the sources' own notation, by quadrature."""
+"""Both forms of the bound, compared by quadrature with log densities in the sources' notation."""
 
 import functools
-import itertools
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import gauss_hermite_grid, log_normal, signs
 from vdm.diffusion import consistency, elbo
 from vdm.diffusion.exact import GaussianData, MixtureData
 from vdm.diffusion.likelihood import Gaussian
@@ -20,17 +20,6 @@ STEP_ALPHA = np.array([0.9, 0.8, 0.6, 0.3])
 ALPHA_BAR = np.cumprod(STEP_ALPHA)
 DATUM = 0.7
 OMEGAS = np.log(1 - ALPHA_BAR) - np.log(ALPHA_BAR)
-
-
-def normal_nodes(dimensions, order=6):
-    """Gauss-Hermite nodes [order^dimensions, dimensions] and their weights."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(order)
-    grid = np.array(list(itertools.product(range(order), repeat=dimensions)))
-    return nodes[grid], (weights / weights.sum())[grid].prod(axis=1)
-
-
-def log_normal(value, mean, variance):
-    return -0.5 * np.log(2 * np.pi * variance) - (value - mean) ** 2 / (2 * variance)
 
 
 def gaussian_kl(mean, variance, mean_p, variance_p):
@@ -88,7 +77,7 @@ def terms_along(x, table, omegas, denoiser, likelihood):
 
 
 def path_terms(x, noise, omegas, denoiser, likelihood) -> Any:
-    """Of the library, along given noise [T + 1, batch, dims], as float64."""
+    """The library's terms along given noise [T + 1, batch, dims], in float64."""
     with jax.enable_x64(True):
         table = jnp.asarray(noise, jnp.float64)
         x, omegas = jnp.asarray(x, jnp.float64), jnp.asarray(omegas, jnp.float64)
@@ -98,7 +87,7 @@ def path_terms(x, noise, omegas, denoiser, likelihood) -> Any:
 
 @pytest.fixture(scope="module")
 def four_level_paths():
-    nodes, weights = normal_nodes(4)
+    nodes, weights = gauss_hermite_grid(4, 6)
     x = np.full((len(nodes), 1), DATUM)
     return (
         path_terms(x, nodes.T[..., None], OMEGAS, affine_eps_hat, AffineDecoder()),
@@ -130,7 +119,7 @@ def test_every_term_equals_its_log_densities_along_every_path(four_level_paths):
     "printed is this; by (1.46) and by (1.62) the bound is −1.3866 nats", -2.8179
 )  # fmt: skip
 def test_both_forms_are_the_bound_and_the_printed_formula_is_not(four_level_paths, erratum_number):
-    # Quadratic in Gaussian noise, so quadrature is exact, for the variances as well.
+    # All terms are quadratic in Gaussian noise, so quadrature is exact, also for their variances.
     terms, _, weights = four_level_paths
     levels = terms.levels
 
@@ -169,13 +158,15 @@ def test_levels_of_the_two_forms_differ_by_a_constant_of_the_schedule(four_level
 
 def test_one_random_level_has_the_mean_of_the_whole_path(four_level_paths):
     terms, _, weights = four_level_paths
-    nodes, level_weights = normal_nodes(3)
+    nodes, level_weights = gauss_hermite_grid(3, 6)
     with jax.enable_x64(True):
-        noise = jnp.asarray(nodes.T[..., None])
-        x, omegas = jnp.full((len(nodes), 1), DATUM), jnp.asarray(OMEGAS)
+        noise, x = nodes.T[..., None], np.full((len(nodes), 1), DATUM)
+        random_level = functools.partial(
+            consistency.random_level_terms, omegas=jnp.asarray(OMEGAS), denoiser=affine_eps_hat
+        )
+        level_terms = jax.jit(random_level)
         for i in range(3):
-            index = jnp.full(len(nodes), i)
-            got = consistency.random_level_terms(x, index, noise, omegas, affine_eps_hat)
+            got = level_terms(x, np.full(len(nodes), i), noise)
             for name in got._fields:
                 want = 3 * getattr(terms.levels, name)[i]
                 for power in (1, 2):
@@ -188,8 +179,8 @@ def test_one_random_level_has_the_mean_of_the_whole_path(four_level_paths):
 
 @pytest.mark.parametrize("num_steps", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_forms_agree_for_a_nonlinear_denoiser_and_in_their_gradient(num_steps):
-    # Unequal steps; the expectation is over x's noise alone, so it holds for this one x.
-    nodes, weights = normal_nodes(num_steps + 1, order=24 if num_steps < 3 else 16)
+    # Unequal steps. The expectation is over the noise alone, so the claim holds for a single x.
+    nodes, weights = gauss_hermite_grid(num_steps + 1, 24 if num_steps < 3 else 16)
     with jax.enable_x64(True):
         data = MixtureData(jnp.array([0.3, 0.7]), jnp.array([[-0.8], [0.6]]), jnp.array([0.7, 0.5]))
         table, x = jnp.asarray(nodes.T[..., None]), jnp.full((len(nodes), 1), 0.4)
@@ -206,11 +197,11 @@ def test_forms_agree_for_a_nonlinear_denoiser_and_in_their_gradient(num_steps):
 
 
 def test_denoising_levels_are_those_of_the_elbo():
-    # For Gaussian data and the ideal denoiser; signs make E over x and eps_{i+1} exact.
+    # For Gaussian data and the ideal denoiser; the sign patterns make E over x and eps_{i+1} exact.
     num_steps, data = 5, GaussianData(0.6)
     omegas = np.linspace(-4.0, 3.0, num_steps + 1) + 0.1 * np.sin(np.arange(num_steps + 1))
-    signs = np.array(list(itertools.product([1.0, -1.0], repeat=num_steps + 2)))
-    terms = path_terms(0.6 * signs[:, :1], signs[:, 1:].T[..., None], omegas, data.eps_hat,
+    patterns = signs(num_steps + 2)
+    terms = path_terms(0.6 * patterns[:, :1], patterns[:, 1:].T[..., None], omegas, data.eps_hat,
                        Gaussian())  # fmt: skip
     with jax.enable_x64(True):
         want = data.denoising_term_of_steps(jnp.asarray(omegas))
@@ -248,11 +239,9 @@ def test_float32_keeps_its_digits_over_a_thousand_steps(omega_0):
 
 def test_last_step_prior_keeps_its_digits():
     for omega_s, omega_t in [(4.987, 5.0), (-8.0, 12.0), (11.0, 12.0)]:
-        with jax.enable_x64(True):
-            kept = jax.nn.sigmoid(-jnp.float64(omega_t)) / jax.nn.sigmoid(-jnp.float64(omega_s))
-            z = np.array([0.2, -1.3])
-            want = 0.5 * np.sum(kept * (z**2 - 1) - np.log1p(-kept))
-        got = consistency.last_step_prior(
+        z, kept = np.array([0.2, -1.3]), (1 + np.exp(omega_s)) / (1 + np.exp(omega_t))
+        want = 0.5 * np.sum(kept * (z**2 - 1) - np.log1p(-kept))
+        got = jax.jit(consistency.last_step_prior)(
             jnp.float32(z)[None], jnp.float32(omega_s), jnp.float32(omega_t)
         )
         np.testing.assert_allclose(got[0], want, rtol=1e-4)
@@ -278,7 +267,7 @@ def test_a_path_does_not_depend_on_its_batch():
 
 
 def test_one_random_level_agrees_with_elbo_of_finite_steps():
-    # With eps and omega_t of that level the denoising term is `estimate_elbo`'s.
+    # With the eps and omega_t of that level, `estimate_elbo` gives the same denoising term.
     rng, num_steps, data = np.random.default_rng(2), 4, GaussianData(0.9)
     index = jnp.array([0, 3, 2])
     noise = jnp.asarray(rng.normal(size=(3, 3, 2)), jnp.float32)
@@ -287,15 +276,18 @@ def test_one_random_level_agrees_with_elbo_of_finite_steps():
     def schedule(t):
         return -4.0 + 7.0 * t
 
-    omegas = schedule(jnp.linspace(0.0, 1.0, num_steps + 1))
-    got = consistency.random_level_terms(x, index, noise, omegas, data.eps_hat).denoising
-    omega_r = jnp.where(index == 0, -jnp.inf, omegas[index - 1])
-    eps = noise[0]
-    for xi, pair in zip(
-        noise[1:], [(omega_r, omegas[index]), (omegas[index], omegas[index + 1])], strict=True
-    ):
-        eps, _ = consistency.forward_noise(eps, xi, *pair)
-    levels = elbo.noise_levels(schedule, (index + 0.5) / num_steps, num_steps)
-    draws = elbo.Draws(levels.omega_t, eps, eps)
-    want = elbo.estimate_elbo(x, draws, levels, data.eps_hat, Gaussian()).terms
-    np.testing.assert_allclose(got, want.denoising_matching, rtol=2e-5)
+    @jax.jit
+    def both(x, index, noise):
+        omegas = schedule(jnp.linspace(0.0, 1.0, num_steps + 1))
+        got = consistency.random_level_terms(x, index, noise, omegas, data.eps_hat).denoising
+        omega_r = jnp.where(index == 0, -jnp.inf, omegas[index - 1])
+        pairs = [(omega_r, omegas[index]), (omegas[index], omegas[index + 1])]
+        eps = noise[0]
+        for xi, pair in zip(noise[1:], pairs, strict=True):
+            eps, _ = consistency.forward_noise(eps, xi, *pair)
+        levels = elbo.noise_levels(schedule, (index + 0.5) / num_steps, num_steps)
+        draws = elbo.Draws(levels.omega_t, eps, eps)
+        want = elbo.estimate_elbo(x, draws, levels, data.eps_hat, Gaussian()).terms
+        return got, want.denoising_matching
+
+    np.testing.assert_allclose(*both(x, index, noise), rtol=2e-5)

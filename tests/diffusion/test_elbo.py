@@ -1,5 +1,6 @@
-"""The bound against closed forms: draws chosen so that expectations are exact, no noise."""
+"""The bound compared with closed forms; the draws are chosen so that expectations are exact."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import gauss_hermite, gauss_legendre, shaken, signs
 from vdm.diffusion import elbo, exact
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.likelihood import Gaussian
@@ -23,14 +25,8 @@ ENDS = {"omega_0": -8.0, "omega_1": 5.0}
 def random_monotone(seed):
     """A monotone network with random parameters, far from its initial near-linear shape."""
     module = schedules.Monotone(**ENDS, learn_ends=False, hidden_features=16)
-    params = module.init(jax.random.key(0), jnp.zeros(()))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    leaves = [
-        leaf + jax.random.normal(k, leaf.shape, leaf.dtype)
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    return lambda t: apply(module, jax.tree.unflatten(tree, leaves), t)
+    params = shaken(jax.jit(module.init)(jax.random.key(0), jnp.zeros(())), 1.0, seed)
+    return lambda t: apply(module, params, t)
 
 
 def closed(module):
@@ -49,14 +45,13 @@ SCHEDULES = {
 def exact_draws(std, nodes):
     """Four sign patterns make second moments exact for a denoiser linear in (x, eps)."""
     t = jnp.repeat(nodes, 4)
-    x = std * jnp.tile(jnp.array([1.0, 1.0, -1.0, -1.0]), nodes.size)[:, None]
-    eps = jnp.tile(jnp.array([1.0, -1.0, 1.0, -1.0]), nodes.size)[:, None]
-    return x, elbo.Draws(t, eps, eps)
+    x, eps = (jnp.asarray(np.tile(column, nodes.size)[:, None]) for column in signs(2).T)
+    return std * x, elbo.Draws(t, eps, eps)
 
 
 def cell_centres(num_steps):
     """One time inside each of T steps, float64 (int + float is float32 even in x64 mode)."""
-    return (jnp.arange(num_steps, dtype=jnp.float64) + 0.5) / num_steps
+    return (np.arange(num_steps, dtype=np.float64) + 0.5) / num_steps
 
 
 def denoising_average(schedule, data, nodes, weights, num_steps):
@@ -67,24 +62,25 @@ def denoising_average(schedule, data, nodes, weights, num_steps):
     return jnp.sum(jnp.repeat(weights, 4) / 4 * terms.denoising_matching)
 
 
+@functools.partial(jax.jit, static_argnames=("name", "num_steps"))
+def average_of(name, std, nodes, weights, num_steps):
+    """The same for a schedule by its name and std as an array: one program for all widths."""
+    data = GaussianData(std[None, None])
+    return denoising_average(SCHEDULES[name], data, nodes, weights, num_steps)
+
+
 @pytest.mark.parametrize("std", [0.1, 1.0, 3.0])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_denoising_matching_equals_closed_form_for_gaussian_data(name, std):
     # eps - eps_hat is linear in (x, eps), so the sign patterns are exact in x and eps;
     # Gauss-Legendre nodes on 64 panels integrate over t (monotone networks are not smooth).
-    nodes, weights = np.polynomial.legendre.leggauss(32)
-    nodes = ((nodes + 1) / 2 + np.arange(64)[:, None]) / 64
-    weights = np.tile(weights / 2 / 64, 64)
-    data = GaussianData(std)
+    nodes, weights = gauss_legendre(32, panels=64)
     with jax.enable_x64(True):
-        got = denoising_average(
-            SCHEDULES[name], data, jnp.asarray(nodes.ravel()), jnp.asarray(weights), 0
-        )
-        want = data.denoising_term(jnp.float64(ENDS["omega_0"]), jnp.float64(ENDS["omega_1"]))
+        got = average_of(name, jnp.float64(std), jnp.asarray(nodes), jnp.asarray(weights), 0)
+        ends = (jnp.float64(ENDS[end]) for end in ("omega_0", "omega_1"))
+        want = GaussianData(std).denoising_term(*ends)
         np.testing.assert_allclose(got, want, rtol=1e-9)
-    got = denoising_average(
-        SCHEDULES[name], data, jnp.asarray(nodes.ravel()), jnp.asarray(weights), 0
-    )
+    got = average_of(name, jnp.float32(std), jnp.asarray(nodes), jnp.asarray(weights), 0)
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
@@ -93,13 +89,16 @@ def test_denoising_matching_equals_closed_form_for_gaussian_data(name, std):
 @pytest.mark.equation("S2 67", "vdm.diffusion.elbo:estimate_elbo")
 def test_finite_steps_equal_their_sum(name, num_steps):
     # The mid-points of the T cells visit every step once.
+    @jax.jit
+    def both(nodes, weights, grid):
+        data, schedule = GaussianData(0.7), SCHEDULES[name]
+        got = denoising_average(schedule, data, nodes, weights, num_steps)
+        return got, data.denoising_term_of_steps(schedule(grid))
+
     with jax.enable_x64(True):
-        data, nodes = GaussianData(0.7), cell_centres(num_steps)
-        got = denoising_average(
-            SCHEDULES[name], data, nodes, jnp.full(num_steps, 1 / num_steps), num_steps
-        )
-        omegas = SCHEDULES[name](jnp.linspace(0.0, 1.0, num_steps + 1))
-        np.testing.assert_allclose(got, data.denoising_term_of_steps(omegas), rtol=1e-9)
+        weights, grid = np.full(num_steps, 1 / num_steps), np.linspace(0.0, 1.0, num_steps + 1)
+        got, want = both(jnp.asarray(cell_centres(num_steps)), weights, grid)
+        np.testing.assert_allclose(got, want, rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -109,9 +108,8 @@ def test_finite_steps_approach_continuous_time_like_one_over_steps():
         limit = data.denoising_term(jnp.float64(-8.0), jnp.float64(5.0))
         gaps = []
         for num_steps in steps:
-            nodes = cell_centres(num_steps)
-            weights = jnp.full(num_steps, 1 / num_steps)
-            average = denoising_average(SCHEDULES["linear"], data, nodes, weights, int(num_steps))
+            nodes, weights = cell_centres(num_steps), np.full(num_steps, 1 / num_steps)
+            average = average_of("linear", jnp.float64(1.0), nodes, weights, int(num_steps))
             gaps.append(float(average - limit))
         slope = np.polyfit(np.log(steps), np.log(gaps), 1)[0]
         assert abs(slope + 1) < 0.05
@@ -123,16 +121,20 @@ def test_finite_steps_approach_continuous_time_like_one_over_steps():
 @pytest.mark.equation("S1 1.16", "vdm.diffusion.elbo:ElboTerms.total")
 def test_bound_meets_the_exact_likelihood_where_its_ends_are_wide():
     # ELBO(infinity) - NLL is about exp(omega_0)/(2 s^2) + ((s^2-1) exp(-omega_1))^2/4.
+    nodes, weights = gauss_legendre(128)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
+    def bound_and_nll(std, omega_0, omega_1, nodes, weights):
+        schedule = closed(schedules.Linear(omega_0, omega_1, learn_ends=False))
+        x, draws = exact_draws(std, nodes)
+        data, levels = GaussianData(std), elbo.noise_levels(schedule, draws.t, 0)
+        terms = elbo.estimate_elbo(x, draws, levels, data.eps_hat, Gaussian()).terms
+        bound = jnp.sum(jnp.repeat(weights, 4) / 4 * terms.total)
+        return bound, jnp.mean(data.negative_log_prob(x))
+
     with jax.enable_x64(True):
         for std, omega_0, omega_1, tolerance in [(1.0, -16.0, 14.0, 1e-7), (0.5, -8.0, 5.0, 1e-5)]:
-            module = schedules.Linear(omega_0, omega_1, learn_ends=False)
-            nodes, weights = np.polynomial.legendre.leggauss(128)
-            x, draws = exact_draws(std, jnp.asarray((nodes + 1) / 2))
-            levels = elbo.noise_levels(closed(module), draws.t, 0)
-            data = GaussianData(std)
-            terms = elbo.estimate_elbo(x, draws, levels, data.eps_hat, Gaussian()).terms
-            bound = jnp.sum(jnp.asarray(np.repeat(weights / 2, 4) / 4) * terms.total)
-            nll = jnp.mean(data.negative_log_prob(x))
+            bound, nll = bound_and_nll(std, omega_0, omega_1, nodes, weights)
             gap = np.exp(omega_0) / (2 * std**2) + ((std**2 - 1) * np.exp(-omega_1)) ** 2 / 4
             assert bound >= nll
             np.testing.assert_allclose(bound - nll, gap, atol=tolerance)
@@ -142,10 +144,9 @@ def test_bound_meets_the_exact_likelihood_where_its_ends_are_wide():
 @pytest.mark.parametrize("x", [0.0, 0.94, -1.0])
 @pytest.mark.equation("S1 1.23", "vdm.diffusion.elbo:prior_matching")
 def test_prior_matching_keeps_its_digits(x, omega_1):
-    with jax.enable_x64(True):
-        var = jax.nn.sigmoid(jnp.float64(omega_1))
-        want = 0.5 * ((1 - var) * x**2 + var - jnp.log(var) - 1)
-    got = elbo.prior_matching(jnp.full((1, 1), x), jnp.float32(omega_1))
+    var = 1 / (1 + np.exp(-omega_1))
+    want = 0.5 * ((1 - var) * x**2 + var - np.log(var) - 1)
+    got = jax.jit(elbo.prior_matching)(jnp.full((1, 1), x), jnp.float32(omega_1))
     # At x = +-1 and 12, 1 - x^2 leaves nothing of the first part: softplus decides.
     np.testing.assert_allclose(got[0], want, rtol=2e-5 if abs(x) < 1 else 1e-6, atol=1e-11)
 
@@ -190,22 +191,19 @@ def test_denoising_alone_would_let_the_ends_meet(erratum_number):
 
 def test_gradient_of_the_schedule_is_that_of_its_ends():
     # d/d omega_0 = -r(omega_0)/2, d/d omega_1 = r(omega_1)/2, and 0 for the interior, for the
-    # denoising term of Gaussian data: what training the ends on the bound stands on.
-    nodes, weights = np.polynomial.legendre.leggauss(32)
-    nodes = jnp.asarray((((nodes + 1) / 2 + np.arange(32)[:, None]) / 32).ravel())
-    weights = jnp.asarray(np.tile(weights / 2 / 32, 32))
+    # denoising term of Gaussian data; training the ends on the bound relies on this.
+    nodes, weights = gauss_legendre(32, panels=32)
     module, data = schedules.Monotone(**ENDS, hidden_features=4), GaussianData(0.6)
     with jax.enable_x64(True):
-        params = module.init(jax.random.key(0), jnp.zeros(()))
-        params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
-        nodes, weights = nodes.astype(jnp.float64), weights.astype(jnp.float64)
+        params = jax.jit(module.init)(jax.random.key(0), jnp.zeros(()))
+        params = jax.tree.map(lambda x: np.float64(x), params)
 
-        def term(params):
+        def term(params, nodes, weights):
             return denoising_average(lambda t: apply(module, params, t), data, nodes, weights, 0)
 
-        grads: Any = jax.grad(term)(params)["params"]
+        grads: Any = jax.jit(jax.grad(term))(params, nodes, weights)["params"]
         ends = grads.pop("ends")
-        # upper moves omega_1 alone, to 2e-6
+        # `upper` changes omega_1 alone, to 2e-6
         r_0, r_1 = data.share(jnp.float64(-8.0)), data.share(jnp.float64(5.0))
         np.testing.assert_allclose(ends["omega_0"], -r_0 / 2, rtol=1e-5)
         np.testing.assert_allclose(ends["upper"], r_1 / 2, rtol=1e-4)
@@ -214,31 +212,30 @@ def test_gradient_of_the_schedule_is_that_of_its_ends():
 
 
 def test_weights_of_continuous_time_are_the_derivative():
-    t = jnp.linspace(0.01, 0.99, 23)
-    for schedule in SCHEDULES.values():
-        levels = elbo.noise_levels(schedule, t, 0)
-        with jax.enable_x64(True):
-            t64 = t.astype(jnp.float64)
-            slope = (schedule(t64 + 1e-6) - schedule(t64 - 1e-6)) / 2e-6
-        np.testing.assert_allclose(levels.weight, slope, rtol=1e-4)
+    t = np.linspace(0.01, 0.99, 23, dtype=np.float32)
+    weights = jax.jit(lambda t: [elbo.noise_levels(s, t, 0).weight for s in SCHEDULES.values()])(t)
+    with jax.enable_x64(True):
+        omegas = jax.jit(lambda t: jnp.stack([s(t) for s in SCHEDULES.values()]))
+        slopes = (omegas(np.float64(t) + 1e-6) - omegas(np.float64(t) - 1e-6)) / 2e-6
+    for weight, slope in zip(weights, np.asarray(slopes), strict=True):
+        np.testing.assert_allclose(weight, slope, rtol=1e-4)
 
 
 def test_finite_data_bound_tends_to_the_entropy():
-    points = jnp.array([[-0.5], [0.5]])
+    # x by weight, eps by Gauss-Hermite, t by Gauss-Legendre: all exact to 1e-6.
+    points, masses = np.array([[-0.5], [0.5]]), np.array([0.25, 0.75])
+    (times, time_weights), (noises, noise_weights) = gauss_legendre(120), gauss_hermite(80)
+    t, eps, i = (a.ravel() for a in np.meshgrid(times, noises, [0, 1], indexing="ij"))
+    weight = np.einsum("t,e,x->tex", time_weights, noise_weights, masses).ravel()
+    schedule = closed(schedules.Linear(-14.0, 14.0, learn_ends=False))
+
+    @jax.jit
+    def bound_and_entropy(x, eps, t, weight, points, masses):
+        levels, data = elbo.noise_levels(schedule, t, 0), exact.FiniteData(points, masses)
+        z = elbo.diffuse(x, eps, levels.omega_t)
+        term = levels.weight * elbo.loss_density(eps, data.eps_hat(z, levels.omega_t))
+        return jnp.sum(weight * term), data.entropy()
+
     with jax.enable_x64(True):
-        # x by weight, eps by Gauss-Hermite, t by Gauss-Legendre: all exact to 1e-6.
-        h_nodes, h_weights = np.polynomial.hermite_e.hermegauss(80)
-        t_nodes, t_weights = np.polynomial.legendre.leggauss(120)
-        t, eps, i = (
-            a.ravel() for a in np.meshgrid((t_nodes + 1) / 2, h_nodes, [0, 1], indexing="ij")
-        )
-        weight = np.einsum(
-            "t,e,x->tex", t_weights / 2, h_weights / h_weights.sum(), np.array([0.25, 0.75])
-        ).ravel()
-        x, eps = jnp.asarray(points)[i], jnp.asarray(eps)[:, None]
-        module = schedules.Linear(-14.0, 14.0, learn_ends=False)
-        levels = elbo.noise_levels(closed(module), jnp.asarray(t), 0)
-        data64 = exact.FiniteData(points.astype(jnp.float64), jnp.array([0.25, 0.75], jnp.float64))
-        z = elbo.diffuse(x.astype(jnp.float64), eps, levels.omega_t)
-        term = levels.weight * elbo.loss_density(eps, data64.eps_hat(z, levels.omega_t))
-        np.testing.assert_allclose(jnp.sum(jnp.asarray(weight) * term), data64.entropy(), rtol=1e-5)
+        bound, entropy = bound_and_entropy(points[i], eps[:, None], t, weight, points, masses)
+        np.testing.assert_allclose(bound, entropy, rtol=1e-5)

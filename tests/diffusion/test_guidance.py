@@ -1,10 +1,11 @@
-"""Guidance where every part of it is known: the components of a mixture are the labels."""
+"""Guidance where all its parts are known: the labels are the components of a mixture."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import sigma
 from vdm.diffusion import guidance, samplers
 from vdm.diffusion.exact import MixtureData
 from vdm.diffusion.langevin import predictor_corrector
@@ -43,12 +44,18 @@ def test_both_kinds_are_one_where_the_classifier_is_exact(strength):
         z = jax.random.normal(jax.random.key(0), (7, 2), jnp.float64)
         omega = jnp.linspace(-4.0, 3.0, 7, dtype=jnp.float64)
         conditional = component(1, jnp.float64).eps_hat
-        free = guidance.classifier_free(conditional, data.eps_hat, strength)
-        by_classifier = guidance.classifier(data.eps_hat, log_prob_of(1, data), strength)
-        np.testing.assert_allclose(free(z, omega), by_classifier(z, omega), rtol=1e-9, atol=1e-12)
-        ends = {0.0: data.eps_hat, 1.0: conditional}
-        if strength in ends:
-            np.testing.assert_allclose(free(z, omega), ends[strength](z, omega), rtol=1e-12)
+
+        @jax.jit
+        def every(z, omega):
+            free = guidance.classifier_free(conditional, data.eps_hat, strength)
+            by_classifier = guidance.classifier(data.eps_hat, log_prob_of(1, data), strength)
+            ends = data.eps_hat(z, omega), conditional(z, omega)
+            return free(z, omega), by_classifier(z, omega), ends
+
+        free, by_classifier, ends = every(z, omega)
+        np.testing.assert_allclose(free, by_classifier, rtol=1e-9, atol=1e-12)
+        if strength in (0.0, 1.0):
+            np.testing.assert_allclose(free, ends[int(strength)], rtol=1e-12)
 
 
 def test_a_classifier_reads_a_noise_level_for_each_dimension():
@@ -61,8 +68,8 @@ def test_a_classifier_reads_a_noise_level_for_each_dimension():
     def nothing(z, omega):
         return jnp.zeros_like(z)
 
-    guided = guidance.classifier(nothing, log_prob, 2.0)(z, omega)
-    np.testing.assert_allclose(guided, -2 * jnp.sqrt(jax.nn.sigmoid(omega)) * omega, rtol=1e-6)
+    guided = jax.jit(guidance.classifier(nothing, log_prob, 2.0))(z, omega)
+    np.testing.assert_allclose(guided, -2 * sigma(np.asarray(omega)) * omega, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +78,12 @@ def test_a_classifier_reads_a_noise_level_for_each_dimension():
     ids=["ancestral", "heun", "dpm_solver", "predictor_corrector"],
 )
 def test_samplers_follow_the_label(sampler):
-    # Of the conditional law itself, reached through Bayes' rule from the whole mixture's.
+    # The samples follow the law of that label, which guidance reaches from the mixture by Bayes'
+    # rule.
     data, keys = mixture(), jax.random.split(jax.random.key(0), 2000)
     guided = guidance.classifier(data.eps_hat, log_prob_of(0, data), 1.0)
-    z_0 = samplers.sample(keys, (2,), jnp.linspace(-8.0, 8.0, 101), guided, sampler)
+    omegas = jnp.linspace(-8.0, 8.0, 101)
+    draw = jax.jit(lambda keys: samplers.sample(keys, (2,), omegas, guided, sampler))
+    z_0 = np.asarray(draw(keys))
     np.testing.assert_allclose(z_0.mean(axis=0), MEANS[0], atol=0.03)  # 4 standard errors: 0.018
     np.testing.assert_allclose(z_0.std(axis=0), 0.2, atol=0.02)

@@ -1,6 +1,6 @@
 """The bound of a hierarchy of latents, against a linear Gaussian model whose p(x) is known."""
 
-import itertools
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from tests.closed_forms import gauss_hermite, gauss_hermite_grid
 from vdm.diffusion import hierarchy
 from vdm.diffusion.hierarchy import Normal
 from vdm.diffusion.likelihood import Discretised, Gaussian
@@ -66,8 +67,13 @@ def x(float64):
 @pytest.mark.equation("S1 1.32", "vdm.diffusion.hierarchy:log_weight")
 def test_log_weight_is_log_p_along_every_path_of_the_exact_posterior(num_levels, noise, x):
     encoders, decoders, log_likelihood, p = linear_model(num_levels)
-    path = hierarchy.encode_path(x, encoders, noise[:num_levels])
-    weight = hierarchy.log_weight(path, decoders, log_likelihood(x, path.latents[0]))
+
+    @jax.jit
+    def weigh(x, noise):
+        path = hierarchy.encode_path(x, encoders, noise)
+        return hierarchy.log_weight(path, decoders, log_likelihood(x, path.latents[0]))
+
+    weight = weigh(x, noise[:num_levels])
     np.testing.assert_allclose(weight, p.logpdf(x[:, 0]), rtol=0, atol=1e-12)
 
 
@@ -79,34 +85,36 @@ def test_log_weight_is_log_p_along_every_path_of_the_exact_posterior(num_levels,
 @pytest.mark.equation("S4 51", "vdm.diffusion.hierarchy:negative_elbo")
 @pytest.mark.equation("S4 54", "vdm.diffusion.hierarchy:encode_path")
 def test_bound_falls_short_of_log_p_by_the_divergence_to_the_posterior(num_levels):
-    # Every level of q is moved by the same shift: the gap is a sum of Gaussian KLs, shift^2 / 2 var
-    # and more, that quadrature over z_1 .. z_T gives exactly (the integrand is quadratic).
-    shift, nodes = 0.4, np.polynomial.hermite_e.hermegauss(4)
-    grid = np.stack(np.meshgrid(*[nodes[0]] * num_levels, indexing="ij"), -1)
-    grid = grid.reshape(-1, num_levels)
-    weights = np.prod(np.stack(np.meshgrid(*[nodes[1]] * num_levels), -1), -1).ravel()
-    weights /= weights.sum()
-    x = jnp.full((len(grid), 1), 0.7)
+    # At every level of q the mean is shifted and the variance scaled by the same amounts, so the
+    # gap is a sum of Gaussian KLs. Quadrature over z_1 .. z_T is exact, as the integrand is
+    # quadratic.
+    shift, (grid, weights) = 0.4, gauss_hermite_grid(num_levels, 4)
     exact, decoders, log_likelihood, p = linear_model(num_levels)
     moved = [lambda z, q=q: Normal(q(z).mean + shift, q(z).log_variance + 0.2) for q in exact]
-    path = hierarchy.encode_path(x, moved, list(jnp.asarray(grid.T[..., None])))
-    reconstruction = log_likelihood(x, path.latents[0])
-    weight = hierarchy.log_weight(path, decoders, reconstruction)
-    terms = hierarchy.negative_elbo(path, decoders, reconstruction)
-    below = [jnp.asarray(x), *path.latents[:-1]]
-    variances = [jnp.exp(q(z).log_variance[0, 0]) for q, z in zip(exact, below, strict=True)]
+
+    @jax.jit
+    def along_paths(x, noise):
+        path = hierarchy.encode_path(x, moved, noise)
+        reconstruction = log_likelihood(x, path.latents[0])
+        below = [x, *path.latents[:-1]]
+        return (
+            hierarchy.log_weight(path, decoders, reconstruction),
+            hierarchy.negative_elbo(path, decoders, reconstruction).total,
+            [jnp.exp(q(z).log_variance[0, 0]) for q, z in zip(exact, below, strict=True)],
+        )
+
+    weight, total, variances = along_paths(np.full((len(grid), 1), 0.7), list(grid.T[..., None]))
     gap = sum(0.5 * (np.exp(0.2) - 1 - 0.2 + shift**2 / v) for v in variances)
     np.testing.assert_allclose(weights @ weight, p.logpdf(0.7) - gap, rtol=1e-12)
-    np.testing.assert_allclose(weights @ -terms.total, p.logpdf(0.7) - gap, rtol=1e-12)
+    np.testing.assert_allclose(weights @ -np.asarray(total), p.logpdf(0.7) - gap, rtol=1e-12)
 
 
 @pytest.mark.parametrize("num_levels", [2, 3])
 def test_gradient_of_the_bound_is_that_of_the_log_weight_in_expectation(num_levels):
-    # By quadrature over all paths, in the parameters of every encoder and decoder; path by path the
-    # two differ, and the encoder's has no noise but that of the levels above.
-    nodes, weights = np.polynomial.hermite_e.hermegauss(4)
-    grid = np.array(list(itertools.product(nodes, repeat=num_levels)))
-    weights = np.prod(list(itertools.product(weights / weights.sum(), repeat=num_levels)), axis=1)
+    # The gradients with respect to the parameters of every encoder and decoder agree in
+    # expectation, by quadrature over all paths. On a single path those of the encoders differ, as
+    # the gradient of the bound omits the score of q.
+    grid, weights = gauss_hermite_grid(num_levels, 4)
     exact, decoders, log_likelihood, _ = linear_model(num_levels)
     x, noise = jnp.full((len(grid), 1), 0.7), list(jnp.asarray(grid.T[..., None]))
 
@@ -127,18 +135,21 @@ def test_gradient_of_the_bound_is_that_of_the_log_weight_in_expectation(num_leve
         return hierarchy.negative_elbo(path, down, log_p_x).total
 
     params = (jnp.full((2, num_levels), 0.3), jnp.full((2, num_levels - 1), -0.2))
-    ours, theirs = (jax.jacrev(bound)(params, choice) for choice in (False, True))
+    ours, theirs = (
+        jax.jit(jax.jacrev(bound), static_argnums=1)(params, choice) for choice in (False, True)
+    )
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(
             np.tensordot(weights, a, 1), np.tensordot(weights, b, 1), rtol=1e-9, atol=1e-12
         )
-    assert float(jnp.abs(ours[0] - theirs[0]).max()) > 0.1
+    assert np.abs(np.asarray(ours[0]) - theirs[0]).max() > 0.1
 
 
 @pytest.mark.parametrize("num_levels", [2, 3])
 def test_where_q_is_p_no_path_moves_the_encoders(num_levels, noise):
-    # The reason of the stop_gradient: with q = p = N(0, I) at every level the score of q would be
-    # noise of mean 0 in the gradient of every path, in which a hierarchy of T = 2 stays for ever.
+    # The reason for the stop_gradient: where q = p = N(0, I) at every level, the score of q would
+    # add noise of mean 0 to the gradient of every path, and training with T = 2 would not leave
+    # this point.
     def bound(params):
         means, log_variances = params
         path = hierarchy.encode_path(
@@ -155,22 +166,26 @@ def test_where_q_is_p_no_path_moves_the_encoders(num_levels, noise):
         )
         return terms.total
 
-    by_params = jax.jacrev(bound)(jnp.zeros((2, num_levels)))
+    slopes = jax.jit(jax.jacrev(bound))
+    by_params = slopes(np.zeros((2, num_levels)))
     np.testing.assert_allclose(by_params, 0.0, atol=1e-12)
-    away = jax.jacrev(bound)(jnp.full((2, num_levels), 0.3))
-    assert float(jnp.abs(away).min(axis=0).max()) > 0.1  # it is no gradient that is always 0
+    away = slopes(np.full((2, num_levels), 0.3))
+    assert np.abs(away).min(axis=0).max() > 0.1  # elsewhere the gradient is not 0
 
 
 @pytest.mark.equation("S1 1.30", "vdm.diffusion.hierarchy:log_weight")
 @pytest.mark.equation("S4 47", "vdm.diffusion.hierarchy:log_weight")
 def test_mean_weight_is_the_evidence_whatever_the_encoder():
     exact, _, log_likelihood, p = linear_model(1)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    x = jnp.full((60, 1), 0.7)
+    nodes, weights = gauss_hermite(60)
     wide = [lambda z: Normal(exact[0](z).mean + 0.3, exact[0](z).log_variance + 0.5)]
-    path = hierarchy.encode_path(x, wide, [jnp.asarray(nodes[:, None])])
-    weight = hierarchy.log_weight(path, [], log_likelihood(x, path.latents[0]))
-    mean = weights @ np.exp(weight) / weights.sum()
+
+    @jax.jit
+    def weigh(x, noise):
+        path = hierarchy.encode_path(x, wide, noise)
+        return hierarchy.log_weight(path, [], log_likelihood(x, path.latents[0]))
+
+    mean = weights @ np.exp(weigh(np.full((60, 1), 0.7), [nodes[:, None]]))
     np.testing.assert_allclose(mean, p.pdf(0.7), rtol=1e-8)
 
 
@@ -190,14 +205,17 @@ def test_one_level_is_the_vae_with_its_closed_form_divergence(noise, x):
     def encoder(x):
         return Normal(0.3 * x + 0.1, jnp.full_like(x, -0.7))
 
-    path = hierarchy.encode_path(x, [encoder], noise[:1])
-    np.testing.assert_allclose(
-        path.latents[0], 0.3 * x + 0.1 + np.exp(-0.35) * noise[0], rtol=1e-14
-    )
-    log_likelihood = linear_model(1)[2](x, path.latents[0])
-    terms = hierarchy.negative_elbo(path, [], log_likelihood)
+    @jax.jit
+    def terms_of(x, noise):
+        path = hierarchy.encode_path(x, [encoder], noise)
+        log_likelihood = linear_model(1)[2](x, path.latents[0])
+        return path.latents[0], log_likelihood, hierarchy.negative_elbo(path, [], log_likelihood)
+
+    latent, log_likelihood, terms = terms_of(x, noise[:1])
+    x, xi = np.asarray(x), np.asarray(noise[0])
+    np.testing.assert_allclose(latent, 0.3 * x + 0.1 + np.exp(-0.35) * xi, rtol=1e-14)
     variance, mean = np.exp(-0.7), 0.3 * x[:, 0] + 0.1
-    np.testing.assert_array_equal(terms.reconstruction, -log_likelihood)
+    np.testing.assert_array_equal(terms.reconstruction, -np.asarray(log_likelihood))
     np.testing.assert_array_equal(terms.denoising_matching, 0)
     np.testing.assert_allclose(
         terms.prior_matching, 0.5 * (variance + mean**2 - 1 + 0.7), rtol=1e-12
@@ -209,13 +227,13 @@ def test_one_level_is_the_vae_with_its_closed_form_divergence(noise, x):
 def test_kl_to_standard_equals_quadrature_and_keeps_its_digits(log_variance):
     mean = np.array([[0.0, 0.02], [0.5, -1.5]])
     q = Normal(jnp.float32(mean), jnp.full((1, 2), log_variance, jnp.float32))
-    # KL as an integral of q log(q/p), by Gauss-Hermite nodes of q: its integrand is quadratic.
-    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
-    weights, std = weights / weights.sum(), np.exp(0.5 * log_variance)
+    # The KL is the integral of q log(q/p); Gauss-Hermite nodes of q are exact, as log(q/p) is
+    # quadratic.
+    (nodes, weights), std = gauss_hermite(3), np.exp(0.5 * log_variance)
     z = mean[..., None] + std * nodes
     ratio = scipy.stats.norm.logpdf(z, mean[..., None], std) - scipy.stats.norm.logpdf(z)
     np.testing.assert_allclose(
-        hierarchy.kl_to_standard(q), (ratio @ weights).sum(-1), rtol=3e-5, atol=1e-9
+        jax.jit(hierarchy.kl_to_standard)(q), (ratio @ weights).sum(-1), rtol=3e-5, atol=1e-9
     )
 
 
@@ -244,9 +262,13 @@ def test_decoded_likelihood_is_a_softmax_over_codes_and_has_its_gradient():
         return hierarchy.log_likelihood(likelihood, codes, Normal(mean, log_variance))
 
     arguments = jnp.asarray(mean), jnp.asarray(log_variance)
-    np.testing.assert_allclose(ours(*arguments), direct(*arguments), rtol=1e-12)
-    got = jax.jacrev(ours, argnums=(0, 1))(*arguments)
-    expected = jax.jacrev(direct, argnums=(0, 1))(*arguments)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_slopes(function, *arguments):
+        return function(*arguments), jax.jacrev(function, argnums=(0, 1))(*arguments)
+
+    (value, got), (want, expected) = (value_and_slopes(f, *arguments) for f in (ours, direct))
+    np.testing.assert_allclose(value, want, rtol=1e-12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), got, expected)
     most_likely = hierarchy.most_likely(likelihood, Normal(*arguments))
     nearest = np.abs(np.asarray(mean)[..., None] - (2 * (np.arange(5) + 0.5) / 5 - 1)).argmin(-1)

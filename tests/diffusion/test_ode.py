@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tests.closed_forms import gauss_legendre, log_normal
 from vdm.diffusion import noise
 from vdm.diffusion.exact import GaussianData, MixtureData
 from vdm.diffusion.ode import Solver, flow_log_density
@@ -20,13 +21,13 @@ def mixture():
 
 
 def flow(denoiser, z, omegas, solver):
-    """jitted, over a batch of z"""
+    """flow_log_density, compiled, for a batch of z."""
     return jax.jit(jax.vmap(lambda z: flow_log_density(KEY, z, omegas, denoiser, solver)))(z)
 
 
 def gaussian_log_density(std, z, omegas):
-    variance = GaussianData(std).flow_variance(omegas[0], omegas[-1])
-    return np.asarray(jax.scipy.stats.norm.logpdf(z, scale=jnp.sqrt(variance)).sum(-1))
+    variance = float(GaussianData(std).flow_variance(omegas[0], omegas[-1]))
+    return log_normal(np.asarray(z, np.float64), 0.0, variance).sum(-1)
 
 
 @pytest.mark.equation("S4 14", "vdm.diffusion.ode:flow_log_density")
@@ -35,10 +36,10 @@ def test_density_of_the_linear_flow_is_its_closed_form():
         omegas, stds = jnp.array([-8.0, 5.0]), jnp.array([0.1, 3.0])
         z = jnp.array([[0.1, -0.5, 0.7], [0.0, 0.02, -0.05]])
 
-        @jax.jit  # both widths in one solver, each path with steps of its own
+        @jax.jit  # one program for both widths; each path has its own steps
         @jax.vmap
         def density(std):
-            def denoiser(z, omega):  # GaussianData's, for an array of widths
+            def denoiser(z, omega):  # GaussianData.eps_hat for a traced width
                 variance = (noise.alpha(omega) * std) ** 2 + noise.sigma(omega) ** 2
                 return (noise.sigma(omega) / variance)[:, None] * z
 
@@ -60,8 +61,8 @@ def test_density_of_the_flow_is_the_mixture_at_omega_0():
 
 
 def test_hutchinson_averages_to_the_exact_divergence():
-    # In two dimensions v'Jv takes two values, tr J +- (J_12 + J_21); with fixed steps the path is
-    # the same for all, so the mean of the two is exact.
+    # In two dimensions v'Jv takes two values, tr J +- (J_12 + J_21). With fixed steps all probes
+    # see the same path, so the mean of the two values is exact.
     with jax.enable_x64(True):
         omegas, z = jnp.linspace(-6.0, 5.0, 13), jnp.array([[0.3, -0.2]])
         exact = flow(mixture().eps_hat, z, omegas, Solver(num_steps=12, divergence="exact"))
@@ -73,8 +74,9 @@ def test_hutchinson_averages_to_the_exact_divergence():
 
 
 def test_tolerance_is_kept_for_z_and_for_the_log_density():
-    # z rests at z_0, so that only the log density moves; a mean over all 1000 dimensions and it
-    # would hide its error behind z's zeros.
+    # z stays at z_0, so that only the log density changes. If the solver measured its error by a
+    # mean over all 1000 dimensions and the log density, the zeros of z would hide that of the
+    # latter.
     dims = 1000
     with jax.enable_x64(True):
         z_0 = jnp.linspace(-1.0, 1.0, dims)
@@ -86,10 +88,10 @@ def test_tolerance_is_kept_for_z_and_for_the_log_density():
         omegas = jnp.array([-8.0, 5.0])
         solver = Solver(rtol=1e-6, atol=1e-6, probes=1)
         got = flow(denoiser, z_0[None], omegas, solver)
-        nodes, weights = np.polynomial.legendre.leggauss(200)
-        nodes, weights = -1.5 + 6.5 * nodes, 6.5 * weights
+        nodes, weights = gauss_legendre(200)
+        nodes, weights = -8.0 + 13.0 * nodes, 13.0 * weights
         growth = np.sum(weights * 5 * np.cos(3 * nodes) / np.sqrt(1 + np.exp(-nodes)))
-        log_prior = -0.5 * float(jnp.sum(z_0**2)) - 0.5 * dims * np.log(2 * np.pi)
+        log_prior = -0.5 * np.sum(np.square(z_0)) - 0.5 * dims * np.log(2 * np.pi)
         np.testing.assert_allclose(got.log_prob[0, 0] - log_prior, dims * growth, atol=5e-6 * dims)
 
 

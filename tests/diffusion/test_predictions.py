@@ -12,13 +12,21 @@ from vdm.diffusion.predictions import PREDICTIONS, convert
 def truth(dtype):
     """z, omega, omega_s, and each meaning's output written from its definition."""
     omega = jnp.linspace(-9.0, 8.0, 7, dtype=dtype)
-    omega_s = omega - 0.3
     x, eps = jax.random.normal(jax.random.key(1), (2, 7, 3, 2), dtype)
+    return outputs_of(x, eps, omega)
+
+
+@jax.jit
+def outputs_of(x, eps, omega):
+    omega_s = omega - 0.3
     z = noise.diffuse(x, eps, omega)
     a, s = (noise.expand(f(omega), z) for f in (noise.alpha, noise.sigma))
     mean, _ = noise.posterior(z, eps, omega_s, omega)
     outputs = {"eps": eps, "x": x, "v": a * eps - s * x, "score": -eps / s, "next_mean": mean}
     return z, omega, omega_s, outputs
+
+
+converted = jax.jit(convert, static_argnums=(1, 2))
 
 
 def test_truth_covers_every_prediction():
@@ -32,7 +40,7 @@ def test_truth_covers_every_prediction():
 def test_every_pair_converts_exactly(source, target):
     with jax.enable_x64(True):
         z, omega, omega_s, outputs = truth(jnp.float64)
-        got = convert(outputs[source], source, target, z, omega, omega_s)
+        got = converted(outputs[source], source, target, z, omega, omega_s)
         np.testing.assert_allclose(got, outputs[target], rtol=1e-9, atol=1e-9)
 
 
@@ -40,7 +48,7 @@ def test_every_pair_converts_exactly(source, target):
 def test_eps_survives_float32_at_any_noise_level(source):
     # x at low noise is the hard one: eps = (z - alpha x) / sigma divides by sigma = 0.011.
     z, omega, _, outputs = truth(jnp.float32)
-    got = convert(outputs[source], source, "eps", z, omega)
+    got = converted(outputs[source], source, "eps", z, omega)
     np.testing.assert_allclose(got, outputs["eps"], atol=1e-4)
 
 

@@ -1,12 +1,11 @@
 """Score matching against the bound, in closed form: sign patterns and quadrature, no sampling."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import gauss_hermite, signs
 from vdm.diffusion import noise
 from vdm.diffusion.elbo import Draws, estimate_elbo, loss_density, noise_levels
 from vdm.diffusion.exact import GaussianData, MixtureData
@@ -20,9 +19,9 @@ from vdm.diffusion.score_matching import (
 
 STD = 0.4
 OMEGA_0, OMEGA_1 = -6.0, 4.0
-# x = +- STD and eps = +- 1 in two dimensions have the second moments of Gaussian data, all that a
-# linear score asks for.
-SIGNS = np.array(list(itertools.product((1.0, -1.0), repeat=4)))
+# x = +- STD and eps = +- 1 in two dimensions have the second moments of Gaussian data, which
+# determine the loss of a linear score.
+SIGNS = signs(4)
 X, EPS = STD * SIGNS[:, :2], SIGNS[:, 2:]
 
 
@@ -33,7 +32,7 @@ def float64():
 
 
 def network(z, omega):
-    """Any denoiser: of no data in particular, not linear, of omega too."""
+    """An arbitrary denoiser, not linear in z, that depends on omega."""
     omega = omega[:, None]
     return jnp.tanh(z @ jnp.array([[0.7, -0.3], [0.4, 1.1]]) - 0.2 * omega) + 0.1 * omega * z
 
@@ -41,9 +40,9 @@ def network(z, omega):
 def test_denoiser_and_score_network_are_one_another():
     z = jax.random.normal(jax.random.key(0), (5, 2))
     omega = jnp.linspace(-6.0, 4.0, 5)
-    again = ncsn_denoiser(ncsn_score(network))
-    np.testing.assert_allclose(again(z, omega), network(z, omega), rtol=1e-12)
-    np.testing.assert_allclose(again(z, omega[2]), network(z, jnp.full(5, omega[2])), rtol=1e-12)
+    again, direct = jax.jit(ncsn_denoiser(ncsn_score(network))), jax.jit(network)
+    np.testing.assert_allclose(again(z, omega), direct(z, omega), rtol=1e-12)
+    np.testing.assert_allclose(again(z, omega[2]), direct(z, jnp.full(5, omega[2])), rtol=1e-12)
 
 
 @pytest.mark.equation("S2 103", "vdm.diffusion.score_matching:ncsn_score")
@@ -51,45 +50,58 @@ def test_ncsn_score_is_the_gradient_of_the_density_without_shrinking():
     # x + r eps is a mixture too, with variances s_k^2 + r^2.
     weights, stds = jnp.array([0.3, 0.7]), jnp.array([0.2, 0.5])
     means = jnp.array([[-0.6, 0.1], [0.4, 0.3]])
-    x_noisy, r = jax.random.normal(jax.random.key(0), (6, 2)), jnp.float64(0.3)
-    noisy = MixtureData(weights, means, jnp.sqrt(stds**2 + r**2))
+    x_noisy, r = np.random.default_rng(0).normal(size=(6, 2)), 0.3
+    noisy = MixtureData(weights, means, jnp.asarray(np.sqrt(np.square(stds) + r**2)))
     none = jnp.float64(-jnp.inf)
     want = jax.jit(jax.grad(lambda x: jnp.sum(noisy.log_prob(x, none))))(x_noisy)
     data = MixtureData(weights, means, stds)
-    np.testing.assert_allclose(ncsn_score(data.eps_hat)(x_noisy, r), want, rtol=1e-9)
-    # and alpha times the score of z_t
-    omega = 2 * jnp.log(r)
-    at_z = noise.alpha(omega) * data.score(noise.alpha(omega) * x_noisy, omega)
-    np.testing.assert_allclose(at_z, want, rtol=1e-9)
+
+    @jax.jit
+    def scores(x_noisy, r):
+        omega = 2 * jnp.log(r)  # and alpha times the score of z_t
+        at_z = noise.alpha(omega) * data.score(noise.alpha(omega) * x_noisy, omega)
+        return ncsn_score(data.eps_hat)(x_noisy, r), at_z
+
+    for got in scores(x_noisy, r):
+        np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+@jax.jit
+def losses_of_network(x, eps, omegas):
+    """NCSN's loss, and the loss density."""
+    score_matching = denoising_score_matching(x, eps, jnp.exp(omegas / 2), ncsn_score(network))
+    return score_matching, loss_density(eps, network(noise.diffuse(x, eps, omegas), omegas))
 
 
 @pytest.mark.parametrize("omega", [-6.0, -1.3, 4.0])
 def test_ncsn_loss_is_the_loss_density_of_the_same_network(omega):
     x, eps = jax.random.normal(jax.random.key(0), (2, 7, 2))
-    omegas = jnp.full(7, omega)
-    want = loss_density(eps, network(noise.diffuse(x, eps, omegas), omegas))
-    got = denoising_score_matching(x, eps, jnp.exp(omegas / 2), ncsn_score(network))
-    np.testing.assert_allclose(got, want, rtol=1e-12)
+    np.testing.assert_allclose(*losses_of_network(x, eps, jnp.full(7, omega)), rtol=1e-12)
 
 
 @pytest.mark.equation("S2 104", "vdm.diffusion.score_matching:denoising_score_matching")
 def test_ncsn_loss_over_a_geometric_ladder_is_the_denoising_term_of_a_linear_schedule():
     num_levels = 300
-    t = (jnp.arange(num_levels) + 0.5) / num_levels
-    x, eps = (jnp.tile(v, (num_levels, 1)) for v in (X, EPS))
-    t = jnp.repeat(t, len(SIGNS))
-
-    def ladder(denoiser):
-        r = jnp.exp(OMEGA_0 / 2) * jnp.exp((OMEGA_1 - OMEGA_0) / 2) ** t  # a geometric sequence
-        return (OMEGA_1 - OMEGA_0) * denoising_score_matching(x, eps, r, ncsn_score(denoiser))
-
-    levels = noise_levels(lambda t: OMEGA_0 + (OMEGA_1 - OMEGA_0) * t, t, num_steps=0)
-    bound = estimate_elbo(x, Draws(t, eps, eps), levels, network, Gaussian())
-    np.testing.assert_allclose(ladder(network), bound.terms.denoising_matching, rtol=1e-12)
-    # In the mean, with the ideal network: the closed form, by the midpoint rule.
+    t = np.repeat((np.arange(num_levels) + 0.5) / num_levels, len(SIGNS))
+    x, eps = (np.tile(v, (num_levels, 1)) for v in (X, EPS))
     data = GaussianData(STD)
+
+    @jax.jit
+    def ladders_and_bound(t, x, eps):
+        r = jnp.exp(OMEGA_0 / 2) * jnp.exp((OMEGA_1 - OMEGA_0) / 2) ** t  # a geometric sequence
+        ladders = [
+            (OMEGA_1 - OMEGA_0) * denoising_score_matching(x, eps, r, ncsn_score(denoiser))
+            for denoiser in (network, data.eps_hat)
+        ]
+        levels = noise_levels(lambda t: OMEGA_0 + (OMEGA_1 - OMEGA_0) * t, t, num_steps=0)
+        bound = estimate_elbo(x, Draws(t, eps, eps), levels, network, Gaussian())
+        return *ladders, bound.terms.denoising_matching
+
+    of_network, of_ideal, bound = ladders_and_bound(t, x, eps)
+    np.testing.assert_allclose(of_network, bound, rtol=1e-12)
+    # In the mean, with the ideal network: the closed form, by the midpoint rule.
     want = 2 * data.denoising_term(jnp.float64(OMEGA_0), jnp.float64(OMEGA_1))
-    np.testing.assert_allclose(jnp.mean(ladder(data.eps_hat)), want, rtol=1e-5)
+    np.testing.assert_allclose(np.mean(of_ideal), want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("r", [0.05, 0.4, 3.0])
@@ -97,7 +109,18 @@ def test_ncsn_loss_over_a_geometric_ladder_is_the_denoising_term_of_a_linear_sch
 @pytest.mark.equation("S2 104", "vdm.diffusion.score_matching:denoising_score_matching")
 def test_explicit_and_denoising_score_matching_differ_by_a_constant(r):
     # Vincent 2011: r^2 explicit + the least loss = denoising, for every network.
-    data, scale = GaussianData(STD), jnp.float64(r)
+    least = float(GaussianData(STD).share(jnp.float64(2 * np.log(r))))  # 1/2 per dimension, of two
+    for key in jax.random.split(jax.random.key(0), 2):
+        params = jax.random.normal(key, (2, 2)), jax.random.normal(key, (1, 2))
+        (explicit, denoising), slopes = losses_and_slopes(params, r)
+        np.testing.assert_allclose(denoising - explicit, least, rtol=1e-9)
+        for one, other in zip(*map(jax.tree.leaves, slopes), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@jax.jit
+def losses_and_slopes(params, scale):
+    """r^2 times the explicit loss and the denoising loss of a linear score, and their slopes."""
 
     def both(params):
         matrix, bias = params
@@ -107,16 +130,9 @@ def test_explicit_and_denoising_score_matching_differ_by_a_constant(r):
         denoising = denoising_score_matching(
             jnp.asarray(X), jnp.asarray(EPS), scale, lambda x, r: x @ matrix + bias
         )
-        return r**2 * jnp.mean(explicit), jnp.mean(denoising)
+        return scale**2 * jnp.mean(explicit), jnp.mean(denoising)
 
-    for key in jax.random.split(jax.random.key(0), 2):
-        params = jax.random.normal(key, (2, 2)), jax.random.normal(key, (1, 2))
-        explicit, denoising = both(params)
-        least = data.share(2 * jnp.log(scale))  # 1/2 per dimension, of two
-        np.testing.assert_allclose(denoising - explicit, least, rtol=1e-9)
-        slopes = (jax.grad(lambda p, i=i: both(p)[i])(params) for i in (0, 1))
-        for one, other in zip(*(jax.tree.leaves(s) for s in slopes), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    return both(params), [jax.grad(lambda p, i=i: both(p)[i])(params) for i in (0, 1)]
 
 
 @pytest.mark.equation("S2 101", "vdm.diffusion.score_matching:explicit_score_matching")
@@ -124,8 +140,7 @@ def test_the_exact_score_minimises_both():
     # One dimension, a mixture: over x by its components' quadrature, over eps by Gauss-Hermite.
     weights, means, stds = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.2, 0.4])
     data = MixtureData(jnp.asarray(weights), jnp.asarray(means)[:, None], jnp.asarray(stds))
-    nodes, masses = np.polynomial.hermite_e.hermegauss(80)
-    masses = masses / masses.sum()
+    nodes, masses = gauss_hermite(80)
     x = means[:, None] + stds[:, None] * nodes
     share = (weights[:, None] * masses)[..., None] * masses
     x, eps = np.broadcast_arrays(x[..., None], nodes)
@@ -147,8 +162,9 @@ def test_the_exact_score_minimises_both():
 
     below, at, above = (np.asarray(losses(change)) for change in (-1.0, 0.0, 1.0))
     omega = 2 * jnp.log(r)
-    least = 0.5 * share @ data.eps_variance(noise.alpha(omega) * x_noisy, omega)
+    z = noise.alpha(omega) * x_noisy
+    least = 0.5 * np.asarray(share) @ np.asarray(jax.jit(data.eps_variance)(z, omega))
     np.testing.assert_allclose(at, [0.0, least], rtol=1e-9)
     np.testing.assert_allclose(above, below, rtol=1e-8)  # no slope
-    curvature = r**2 * (share @ jnp.square(jnp.cos(2 * x_noisy[:, 0])))
+    curvature = 0.5**2 * np.asarray(share) @ np.square(np.cos(2 * np.asarray(x_noisy)[:, 0]))
     np.testing.assert_allclose(above + below - 2 * at, curvature, rtol=1e-8)

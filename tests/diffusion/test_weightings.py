@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import gauss_legendre
 from vdm.diffusion import noise, weightings
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.schedule_algebra import omega_dot
@@ -22,10 +23,15 @@ def bent(t):
 
 def weighted_term(weighting, schedule, density):
     """E[w(omega) omega'(t) d(omega)] over t ~ U(0, 1), by Gauss and Legendre."""
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    t = jnp.asarray((nodes + 1) / 2)
-    omega, weight = schedule(t), omega_dot(schedule, t)
-    return float(np.sum(weights / 2 * weighting(omega, weight) * weight * density(omega)))
+    nodes, weights = gauss_legendre(200)
+
+    @jax.jit
+    def at(t):
+        omega, weight = schedule(t), omega_dot(schedule, t)
+        return omega, weighting(omega, weight) * weight
+
+    omega, weight = map(np.asarray, at(nodes))
+    return float(np.sum(weights * weight * density(omega)))
 
 
 @pytest.mark.parametrize("weighting", ALL)

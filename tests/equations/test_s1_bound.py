@@ -1,4 +1,4 @@
-"""S1 (1.5) to (1.62): the evidence bound, of one latent and of a chain, where all is normal.
+"""S1 (1.5) to (1.62): the evidence bound of one latent and of a chain of normal distributions.
 
 One latent is a chain of one level: encoder q(z|x) = N(alpha x, sigma^2), prior N(0, 1), decoder
 N(z / alpha, sigma^2 / alpha^2). The chain is the one of `experiments.elbo_forms.four_steps`.
@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from experiments.elbo_forms import four_steps
+from tests.closed_forms import gauss_hermite, log_normal
 from vdm.diffusion import bounds, elbo, noise
 from vdm.diffusion.likelihood import Gaussian
 
@@ -20,10 +21,6 @@ OMEGA, X = -0.6, 0.7
 ALPHA, SIGMA = np.sqrt(1 / (1 + np.exp(OMEGA))), np.sqrt(1 / (1 + np.exp(-OMEGA)))
 STEP = np.array([0.9, 0.8, 0.6, 0.3])  # alpha_1 ... alpha_4 of the chain
 BAR = np.cumprod(np.append(1.0, STEP))
-
-
-def log_normal(value, mean, variance):
-    return stats.norm.logpdf(value, mean, np.sqrt(variance))
 
 
 def log_weight(z):
@@ -37,7 +34,7 @@ def log_evidence():
 
 
 def terms_of_one_latent(eps):
-    """The library's, one level and no step, for given noise."""
+    """The library's terms of the bound with one level and no step, for given noise."""
     omega = jnp.full(eps.shape, OMEGA)
     levels = elbo.NoiseLevels(omega[0], omega[0], omega, jnp.zeros(eps.shape))
     draws = elbo.Draws(omega, eps[:, None], eps[:, None])
@@ -48,14 +45,14 @@ def terms_of_one_latent(eps):
 @pytest.mark.equation("S1 1.5", "vdm.diffusion.bounds:importance_bound")
 @pytest.mark.equation("S1 1.6", "vdm.diffusion.bounds:importance_bound")
 def test_mean_weight_is_the_evidence_and_the_mean_log_weight_below_it():
-    # Nodes of equal mass stand for draws of z.
+    # Nodes of equal probability mass take the place of draws of z.
     num = 20_001
     z = ALPHA * X + SIGMA * stats.norm.ppf((np.arange(num) + 0.5) / num)
     log_w = jnp.asarray(log_weight(z))[:, None]
     np.testing.assert_allclose(-bounds.importance_bound(log_w)[0], log_evidence(), rtol=1e-4)
     one_draw = -np.mean(bounds.importance_bound(log_w.T))
-    nodes, weights = np.polynomial.hermite_e.hermegauss(4)
-    by_quadrature = weights @ log_weight(ALPHA * X + SIGMA * nodes) / weights.sum()
+    nodes, weights = gauss_hermite(4)
+    by_quadrature = weights @ log_weight(ALPHA * X + SIGMA * nodes)
     np.testing.assert_allclose(one_draw, by_quadrature, rtol=1e-4)
     assert one_draw < log_evidence() - 0.01
 
@@ -71,7 +68,7 @@ def test_evidence_is_the_integral_over_the_latent_and_a_ratio_at_each():
     np.testing.assert_allclose(
         np.trapezoid(np.exp(log_joint), z), np.exp(log_evidence()), rtol=1e-10
     )
-    variance = 1 / (1 + 1 / SIGMA**2)  # of p(z|x): precisions add
+    variance = 1 / (1 + 1 / SIGMA**2)  # variance of p(z|x): precisions add
     posterior = log_normal(z, variance * ALPHA * X / SIGMA**2, variance)
     np.testing.assert_allclose(log_joint - posterior, log_evidence(), rtol=1e-10)
 
@@ -89,8 +86,7 @@ def test_evidence_is_the_bound_plus_the_kl_to_the_true_posterior(erratum_number)
     # The terms are quadratic in eps: the two draws eps = +-1 give their means exactly.
     terms = jax.jit(terms_of_one_latent)(np.array([1.0, -1.0]))
     bound = -np.mean(terms.total)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(4)
-    weights /= weights.sum()
+    nodes, weights = gauss_hermite(4)
     z = ALPHA * X + SIGMA * nodes
     np.testing.assert_allclose(bound, weights @ log_weight(z), rtol=1e-12)
     # p(z|x): precisions add
@@ -125,8 +121,8 @@ def test_kl_to_the_prior_is_the_closed_form_and_the_integral(omega):
 @pytest.mark.equation("S1 1.25", "vdm.diffusion.noise:diffuse")
 def test_reparameterised_latents_carry_the_gradient_of_an_expectation():
     # E sin z = sin(alpha x) exp(-sigma^2 / 2), and its slope in omega.
-    nodes, weights = np.polynomial.hermite_e.hermegauss(30)
-    eps, weights = jnp.asarray(nodes)[:, None], jnp.asarray(weights / weights.sum())
+    eps, weights = map(jnp.asarray, gauss_hermite(30))
+    eps = eps[:, None]
 
     def sampled(omega):
         return weights @ jnp.sin(noise.diffuse(jnp.full_like(eps, X), eps, omega))[:, 0]
@@ -143,7 +139,7 @@ def test_reparameterised_latents_carry_the_gradient_of_an_expectation():
 
 @pytest.fixture
 def chain_log_weight(monkeypatch):
-    """Noise [4, paths] -> log w [paths] of the library, for the noise that is given."""
+    """A function noise [4, paths] -> log w [paths] of the library along these paths."""
 
     def log_weight(table):
         monkeypatch.setattr(bounds, "fresh_noise", lambda keys, *_: lambda i: table[i][:, None])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.closed_forms import gauss_hermite_grid, log_normal
 from vdm.diffusion import noise
 from vdm.diffusion.exact import MixtureData
 
@@ -28,15 +29,11 @@ def posterior_as_printed(x_t, x_0, t):
 
 
 def posterior(x_t, x_0, t):
-    """The library's, for arrays."""
+    """The library's mean and variance of the posterior, for arrays."""
     eps = (x_t - np.sqrt(BAR[t]) * x_0) / np.sqrt(1 - BAR[t])
     x_t, eps = jnp.atleast_2d(x_t), jnp.atleast_2d(eps)
     mean, variance = noise.posterior(x_t, eps, jnp.asarray(OMEGA[t - 1]), jnp.asarray(OMEGA[t]))
     return np.asarray(mean)[0], float(variance)
-
-
-def log_normal(value, mean, variance):
-    return stats.norm.logpdf(value, mean, np.sqrt(variance))
 
 
 @pytest.mark.parametrize("t", [1, 2, 3, 4])
@@ -65,7 +62,7 @@ def test_density_of_a_chain_is_the_product_of_its_steps(erratum_number):
         scale, variance = noise.transition(jnp.asarray(OMEGA[t - 1]), jnp.asarray(OMEGA[t]))
         factors.append(log_normal(path[t], scale * path[t - 1], variance))
     np.testing.assert_allclose(sum(factors), joint.logpdf(path[1:]), rtol=1e-12)
-    # In the mean: the negative entropy of all against that of the last step alone.
+    # In expectation: the negative entropy of all levels minus that of the last step alone.
     last = -stats.norm(scale=np.sqrt(1 - STEP[3])).entropy()
     np.testing.assert_allclose(-joint.entropy() - last, erratum_number, rtol=1e-3)
 
@@ -93,7 +90,7 @@ def test_levels_of_a_chain_are_not_independent(erratum_number):
 @pytest.mark.equation("S1 1.73", "vdm.diffusion.noise:diffuse")
 @pytest.mark.equation("S1 1.145", "vdm.diffusion.noise:diffuse")
 def test_a_thousand_steps_are_one_with_the_product_of_their_alphas():
-    # DDPM's betas. The mean is carried through every step, and the variance.
+    # DDPM's betas. Mean and variance are carried through every step.
     alphas = 1 - np.linspace(1e-4, 0.02, 1000)
     mean, variance = X_0, 0.0
     for i, a in enumerate(alphas):
@@ -156,9 +153,8 @@ def test_a_lost_minus_moves_the_posterior_mean(erratum_number):
 )  # fmt: skip
 def test_marginal_is_not_the_conditional(erratum_number):
     data = MixtureData(jnp.ones(1), jnp.zeros((1, 1)), jnp.ones(1))
-    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    x_0, eps = (v.ravel() for v in np.meshgrid(nodes, nodes))
-    weights = np.outer(weights, weights).ravel() / weights.sum() ** 2
+    nodes, weights = gauss_hermite_grid(2, 60)
+    x_0, eps = nodes.T
 
     @jax.jit
     def latent_and_log_prob(x_0, eps):

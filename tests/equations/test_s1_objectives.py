@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import gaussian_kl
 from vdm.diffusion import elbo, noise, samplers, weightings
 from vdm.diffusion.exact import GaussianData, MixtureData
 from vdm.diffusion.likelihood import Gaussian
@@ -40,15 +41,8 @@ def eps_of(x_0, t):
     return (X_T - np.sqrt(BAR[t]) * x_0) / np.sqrt(1 - BAR[t])
 
 
-def kl_of_normals(mean, covariance, mean_p, covariance_p):
-    """The KL of two normal distributions in d dimensions, the formula above (1.90)."""
-    inverse, shift = np.linalg.inv(covariance_p), mean_p - mean
-    logs = np.linalg.slogdet(covariance_p)[1] - np.linalg.slogdet(covariance)[1]
-    return 0.5 * (logs - len(mean) + np.trace(inverse @ covariance) + shift @ inverse @ shift)
-
-
 def denoising_term(t, x_0=X_0, x_hat=X_HAT):
-    """The library's: one step's nats for the noise of x_0 and of x_hat."""
+    """The library's term of one step, in nats, for the noise of x_0 and of x_hat."""
     weight = jnp.expm1(jnp.asarray(OMEGA[t] - OMEGA[t - 1]))[None]
     eps, eps_hat = (jnp.asarray(eps_of(x, t))[None] for x in (x_0, x_hat))
     return float(elbo.denoising_matching(eps, eps_hat, weight)[0][0])
@@ -60,7 +54,7 @@ def denoising_term(t, x_0=X_0, x_hat=X_HAT):
 def test_term_is_the_kl_of_two_posteriors_a_distance_of_their_means(t):
     variance, means = posterior_variance(t), [posterior_mean(x, t) for x in (X_0, X_HAT)]
     covariance = variance * np.eye(3)
-    np.testing.assert_allclose(denoising_term(t), kl_of_normals(means[0], covariance, means[1],
+    np.testing.assert_allclose(denoising_term(t), gaussian_kl(means[0], covariance, means[1],
                                covariance), rtol=1e-11)  # fmt: skip
     distance = np.sum((means[1] - means[0]) ** 2) / (2 * variance)
     np.testing.assert_allclose(denoising_term(t), distance, rtol=1e-11)
@@ -72,7 +66,7 @@ def test_prior_matching_is_the_kl_of_two_normals_of_other_covariances():
     variance = 1 / (1 + np.exp(-omega))
     normal = np.sqrt(1 - variance) * X_0, variance * np.eye(3)
     got = elbo.prior_matching(jnp.asarray(X_0)[None], jnp.asarray(omega))
-    np.testing.assert_allclose(got, kl_of_normals(*normal, np.zeros(3), np.eye(3)), rtol=1e-11)
+    np.testing.assert_allclose(got, gaussian_kl(*normal, np.zeros(3), np.eye(3)), rtol=1e-11)
 
 
 @pytest.mark.parametrize("t", LEVELS)
@@ -149,8 +143,8 @@ def test_weights_of_errors_of_eps_and_of_the_score(t):
 @pytest.mark.equation("S1 1.140", "vdm.diffusion.exact:MixtureData.score")
 @pytest.mark.equation("S2 84", "vdm.diffusion.exact:MixtureData.score")
 def test_term_by_the_marginal_score_lacks_a_constant(t):
-    # Three points of data: what is known of x_0 at X_T are three weights. Their mean of the terms
-    # is that of the marginal score and what no network can take away, the spread of eps.
+    # The data are three points, so p(x_0 | X_T) consists of three weights. The mean of the terms
+    # under it is the term of the marginal score plus the variance of eps, which no network removes.
     points, prior = np.array([X_0, [-0.5, 0.4, 0.2], [0.1, -0.9, 0.6]]), np.array([0.5, 0.2, 0.3])
     data = MixtureData(*map(jnp.asarray, (prior, points, np.zeros(3))))
     bar, omega = BAR[t], jnp.asarray(OMEGA[t])
@@ -173,7 +167,7 @@ def test_term_by_the_marginal_score_lacks_a_constant(t):
 @pytest.mark.equation("S2 62", "vdm.diffusion.elbo:estimate_elbo")
 @pytest.mark.equation("S2 67", "vdm.diffusion.elbo:estimate_elbo")
 def test_training_loss_of_a_random_step_and_its_simple_form():
-    # Any network; the levels 2, 3, 4 are the three steps of a grid of omega.
+    # For any network. The levels 2, 3, 4 are the three steps of a grid of omega.
     def schedule(t):
         return jnp.interp(t, jnp.linspace(0.0, 1.0, 4), jnp.asarray(OMEGA[1:]))
 
@@ -221,7 +215,7 @@ def test_noise_of_a_step_has_the_posterior_standard_deviation(erratum_number):
             sampled[name] = gains[i] ** 2 * sampled[name] + variances[i] ** power
     np.testing.assert_allclose(sampled["printed"], erratum_number, rtol=1e-3)
     np.testing.assert_allclose(sampled["right"], 1, rtol=1e-2)
-    # The library's: the same variances at x_1, and the same step.
+    # The library gives the same variances at x_1 and takes the same step.
     data, omegas = GaussianData(1.0), np.log1p(-bars) - np.log(bars)
     at_x_1 = (sampled["right"] - variances[0]) / gains[0] ** 2
     np.testing.assert_allclose(data.variance_of_steps(jnp.asarray(omegas)), at_x_1, rtol=1e-9)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import gauss_hermite_grid
 from vdm.diffusion import noise
 from vdm.diffusion.exact import MixtureData
 from vdm.diffusion.predictions import convert
@@ -58,8 +59,8 @@ def test_tweedie_gives_the_conditional_mean_in_two_dimensions(omega):
 
 def joint_draws():
     """x_0 ~ N(0, 1) and eps by quadrature: z_t at SNR 1, its score, and the weights."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
-    x_0, eps = (v.ravel() for v in np.meshgrid(nodes, nodes))
+    nodes, weights = gauss_hermite_grid(2, 8)
+    x_0, eps = nodes.T
 
     @jax.jit
     def latent_and_score(x_0, eps):
@@ -67,7 +68,7 @@ def joint_draws():
         return z, NORMAL.score(z, jnp.asarray(0.0))
 
     z, score = (np.asarray(v)[:, 0] for v in latent_and_score(x_0[:, None], eps[:, None]))
-    return x_0, eps, z, score, np.outer(weights, weights).ravel() / weights.sum() ** 2
+    return x_0, eps, z, score, weights
 
 
 @pytest.mark.erratum("S2 78-79", "as S1 (1.124) and (1.125)", 0.25)

@@ -9,23 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import log_normal
+from tests.equations.four_levels import ALPHA, BAR, X, level
 from vdm.diffusion import noise
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.schedule_algebra import omega_dot
 
-ALPHA = np.array([0.9, 0.8, 0.6, 0.3])
-BAR = np.cumprod(ALPHA)
-OMEGAS = np.log(1 - BAR) - np.log(BAR)
-X = 0.7
 STEP_2 = ALPHA[1], BAR[1], BAR[0]  # alpha_t, alpha-bar_t, alpha-bar_{t-1} at t = 2
-
-
-def log_normal(value, mean, variance):
-    return -0.5 * np.log(2 * np.pi * variance) - (value - mean) ** 2 / (2 * variance)
-
-
-def level(t):
-    return jnp.float64(OMEGAS[t - 1])
 
 
 @pytest.mark.erratum(

@@ -2,56 +2,21 @@
 shows it, and the corrected statement; on the four-step example of experiments/elbo_forms.
 """
 
-import functools
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import gauss_hermite, log_normal
+from tests.equations.four_levels import ALPHA, BAR, X, level, next_mean, x_hat_of, z_nodes
 from vdm.diffusion import elbo, noise
 from vdm.diffusion.exact import GaussianData
 
-ALPHA = np.array([0.9, 0.8, 0.6, 0.3])
-BAR = np.cumprod(ALPHA)
-OMEGAS = np.log(1 - BAR) - np.log(BAR)
-X = 0.7
 STEP_2 = ALPHA[1], BAR[1], BAR[0]  # alpha_t, alpha-bar_t, alpha-bar_{t-1} at t = 2
-
-
-def log_normal(value, mean, variance):
-    return -0.5 * np.log(2 * np.pi * variance) - (value - mean) ** 2 / (2 * variance)
-
-
-@functools.cache
-def hermite(order=12):
-    nodes, weights = np.polynomial.hermite_e.hermegauss(order)
-    return nodes, weights / weights.sum()
-
-
-def level(t):
-    return jnp.float64(OMEGAS[t - 1])
-
-
-def next_mean(t, z, x):
-    """Of q(z_{t-1}|z_t, x), S4 86."""
-    a, bar, before = ALPHA[t - 1], BAR[t - 1], BAR[t - 2]
-    return (np.sqrt(a) * (1 - before) * z + np.sqrt(before) * (1 - a) * x) / (1 - bar)
-
-
-def x_hat_of(z, t):
-    """The four-step example's prediction of x."""
-    return 0.5 * np.sqrt(BAR[t - 1]) * z + 0.1
 
 
 def weight_of_mean(t):
     """C_t of S4 90."""
     return (1 - BAR[t - 1]) / (2 * (1 - BAR[t - 2]) * (1 - ALPHA[t - 1]))
-
-
-def z_nodes(t):
-    """Nodes of q(z_t|x) and their weights."""
-    nodes, weights = hermite()
-    return np.sqrt(BAR[t - 1]) * X + np.sqrt(1 - BAR[t - 1]) * nodes, weights
 
 
 def matching_of_library(t, eps):
@@ -68,7 +33,7 @@ def matching_of_library(t, eps):
 )
 def test_a_level_in_terms_of_noise(erratum_number):
     _, bar, _ = STEP_2
-    nodes, weights = hermite()
+    nodes, weights = gauss_hermite(12)
     z, _ = z_nodes(2)
     mean = next_mean(2, z, x_hat_of(z, 2))
     wrong = next_mean(2, np.sqrt(bar) * X + (1 - bar) * nodes, X)
@@ -130,7 +95,7 @@ def test_a_level_by_draws_of_the_noise_is_their_mean(erratum_number):
     eps = np.array([1.0, -1.0, 1.0, -1.0])  # exact for a square; D_t as it should be
     terms = matching_of_library(2, eps)
     np.testing.assert_allclose(terms.sum(), erratum_number, rtol=1e-4)
-    nodes, weights = hermite()
+    nodes, weights = gauss_hermite(12)
     expectation = weights @ matching_of_library(2, nodes)
     np.testing.assert_allclose(expectation, 0.5513, rtol=1e-4)
     np.testing.assert_allclose(terms.mean(), expectation, rtol=1e-10)
@@ -170,5 +135,5 @@ def test_a_level_integrates_its_kl_once(erratum_number):
     means = (next_mean(2, z, x) for x in (X, x_hat_of(z, 2)))
     log_q, log_p = (log_normal(grid[:, None], m, float(variance)) for m in means)
     kl = np.sum(np.exp(log_q) * (log_q - log_p), axis=0) * step
-    want = weights @ matching_of_library(2, hermite()[0])
+    want = weights @ matching_of_library(2, gauss_hermite(12)[0])
     np.testing.assert_allclose(weights @ kl, want, rtol=1e-9)

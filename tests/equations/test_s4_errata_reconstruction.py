@@ -3,53 +3,18 @@ number that shows it, and the corrected statement; but for S4 56 on the four-ste
 experiments/elbo_forms.
 """
 
-import functools
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.elbo_forms import four_steps
+from tests.closed_forms import gauss_hermite, log_normal
+from tests.equations.four_levels import ALPHA, BAR, X, level, next_mean, x_hat_of, z_nodes
 from vdm.diffusion import elbo, hierarchy
 from vdm.diffusion.hierarchy import Normal
 from vdm.diffusion.likelihood import Gaussian
 
-ALPHA = np.array([0.9, 0.8, 0.6, 0.3])
-BAR = np.append(np.cumprod(ALPHA), 1.0)  # BAR[t - 1] is alpha-bar_t, BAR[-1] alpha-bar_0
-OMEGAS = np.log(1 - BAR[:4]) - np.log(BAR[:4])
-X = 0.7
 DECODER_VARIANCE = 0.05
-
-
-def log_normal(value, mean, variance):
-    return -0.5 * np.log(2 * np.pi * variance) - (value - mean) ** 2 / (2 * variance)
-
-
-@functools.cache
-def hermite(order=12):
-    nodes, weights = np.polynomial.hermite_e.hermegauss(order)
-    return nodes, weights / weights.sum()
-
-
-def level(t):
-    return jnp.float64(OMEGAS[t - 1])
-
-
-def z_nodes(t):
-    """Nodes of q(z_t|x) and their weights."""
-    nodes, weights = hermite()
-    return np.sqrt(BAR[t - 1]) * X + np.sqrt(1 - BAR[t - 1]) * nodes, weights
-
-
-def next_mean(t, z, x):
-    """m_t of S4 90, at t = 1 as well."""
-    a, bar, before = ALPHA[t - 1], BAR[t - 1], BAR[t - 2]
-    return (np.sqrt(a) * (1 - before) * z + np.sqrt(before) * (1 - a) * x) / (1 - bar)
-
-
-def x_hat_of(z, t):
-    """The four-step example's prediction of x."""
-    return 0.5 * np.sqrt(BAR[t - 1]) * z + 0.1
 
 
 def printed_c_1(std):
@@ -100,7 +65,7 @@ def bound_of(decoder):
 
 
 def test_example_is_that_of_the_library():
-    nodes, weights = hermite()
+    nodes, weights = gauss_hermite(12)
     np.testing.assert_allclose(reconstruction(example), weights @ log_decoder(nodes), rtol=1e-10)
     np.testing.assert_allclose(bound_of(example), -1.3865617261, atol=1e-9)
 
@@ -109,7 +74,7 @@ def test_example_is_that_of_the_library():
 def test_expectation_by_draws_is_their_mean(erratum_number):
     eps, omega = jnp.array([[1.0], [-1.0], [1.0], [-1.0]]), level(1)  # exact for a square
     terms = np.asarray(Gaussian().reconstruction(jnp.full((4, 1), X), eps, omega))
-    nodes, weights = hermite()
+    nodes, weights = gauss_hermite(12)
     every = Gaussian().reconstruction(jnp.full((12, 1), X), jnp.asarray(nodes)[:, None], omega)
     expectation = weights @ np.asarray(every)
     np.testing.assert_allclose(terms.sum() / expectation, erratum_number, rtol=1e-9)
@@ -123,7 +88,7 @@ def test_expectation_by_draws_is_their_mean(erratum_number):
     "nats", 0.6,
 )  # fmt: skip
 def test_reconstruction_by_the_mean_of_the_noise_leaves_out_its_spread(erratum_number):
-    slope, variance, (nodes, weights) = 1.5, 0.3, hermite()
+    slope, variance, (nodes, weights) = 1.5, 0.3, gauss_hermite(12)
 
     def log_p(eps, encoded_variance):  # at z = g(x, eps)
         x = jnp.full((len(eps), 1), X)
@@ -197,7 +162,7 @@ def test_reconstruction_by_draws_of_the_noise(erratum_number):
     z = np.sqrt(BAR[0]) * X + np.sqrt(1 - BAR[0]) * eps
     printed = PRINTED_C_1 * np.sum((x_hat_of(z, 1) - X) ** 2)
     np.testing.assert_allclose(printed, erratum_number, rtol=1e-4)
-    nodes, weights = hermite()
+    nodes, weights = gauss_hermite(12)
     want = weights @ log_decoder(nodes)
     np.testing.assert_allclose(want, -0.4583, rtol=1e-4)
     np.testing.assert_allclose(np.mean(log_decoder(eps)), want, rtol=1e-10)

@@ -8,34 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import log_normal
+from tests.equations.four_levels import ALPHA, BAR, X, level, next_mean, next_variance
 from vdm.diffusion import noise
 from vdm.diffusion.consistency import forward_noise
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.predictions import convert
-
-ALPHA = np.array([0.9, 0.8, 0.6, 0.3])
-BAR = np.cumprod(ALPHA)
-OMEGAS = np.log(1 - BAR) - np.log(BAR)
-X = 0.7
-
-
-def log_normal(value, mean, variance):
-    return -0.5 * np.log(2 * np.pi * variance) - (value - mean) ** 2 / (2 * variance)
-
-
-def next_mean(t, z, x):
-    """m_t of S4 84, 86 and 90."""
-    a, bar, before = ALPHA[t - 1], BAR[t - 1], BAR[t - 2]
-    return (np.sqrt(a) * (1 - before) * z + np.sqrt(before) * (1 - a) * x) / (1 - bar)
-
-
-def next_variance(t):
-    """Of q(z_{t-1}|z_t, x), S4 84 and 86."""
-    return (1 - BAR[t - 2]) * (1 - ALPHA[t - 1]) / (1 - BAR[t - 1])
-
-
-def level(t):
-    return jnp.float64(OMEGAS[t - 1])
 
 
 @pytest.mark.equation("S4 71", "vdm.diffusion.noise:transition")

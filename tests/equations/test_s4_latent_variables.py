@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import gaussian_kl, log_normal
 from vdm.diffusion import noise, samplers
 from vdm.diffusion.consistency import path_terms
 from vdm.diffusion.exact import GaussianData, MixtureData
@@ -21,21 +22,10 @@ OMEGAS = np.log(1 - BAR) - np.log(BAR)
 X, DATA = 0.7, GaussianData(0.6)
 
 
-def log_normal(value, mean, variance):
-    return -0.5 * np.log(2 * np.pi * variance) - (value - mean) ** 2 / (2 * variance)
-
-
 def log_joint_normal(value, mean, covariance):
     shift = np.asarray(value) - mean
     log_det = np.linalg.slogdet(2 * np.pi * covariance)[1]
     return -0.5 * (log_det + shift @ np.linalg.solve(covariance, shift))
-
-
-def gaussian_kl(mean_p, cov_p, mean_q, cov_q):
-    """S4 18."""
-    inverse, shift = np.linalg.inv(cov_q), mean_q - mean_p
-    log_ratio = np.linalg.slogdet(cov_q)[1] - np.linalg.slogdet(cov_p)[1]
-    return 0.5 * (np.trace(inverse @ cov_p) - len(shift) + shift @ inverse @ shift + log_ratio)
 
 
 def given(covariance, of, known):
@@ -46,7 +36,7 @@ def given(covariance, of, known):
 
 @pytest.fixture(scope="module")
 def sampled_covariance():
-    """Of z_0 .. z_3, as the sampler makes them of the unit vectors of its four noises."""
+    """The covariance of z_0 .. z_3 that the sampler makes from unit vectors of its four noises."""
     with jax.enable_x64(True):
         eye = jnp.eye(4)  # noise of z_0, z_1, z_2 (steps 1, 2, 3) and z_3 itself
         chain = samplers.run_chain(
@@ -59,7 +49,7 @@ def sampled_covariance():
 
 @pytest.fixture(scope="module")
 def model_covariance(sampled_covariance):
-    """Of x, z_0 .. z_3 in the model, p(x|z_0) = N(z_0 / alpha_0, exp(omega_0))."""
+    """The covariance of x, z_0 .. z_3 in the model, p(x|z_0) = N(z_0 / alpha_0, exp(omega_0))."""
     decoded = np.concatenate([[[1 / np.sqrt(BAR[0]), 0, 0, 0]], np.eye(4)])
     covariance = decoded @ sampled_covariance @ decoded.T
     covariance[0, 0] += np.exp(OMEGAS[0])
@@ -151,7 +141,7 @@ def test_a_sampled_step_is_a_gaussian_that_depends_on_the_latent_before_it_alone
 @pytest.mark.equation("S4 63", "vdm.diffusion.samplers:run_chain")
 def test_joint_is_the_product_of_conditionals_given_all_higher_levels(model_covariance):
     path, product = np.array([X, 0.9, -0.4, 0.2, 1.1]), 0.0
-    for i in range(5):  # x, z_0 .. z_3; nothing is above z_3
+    for i in range(5):  # x, z_0 .. z_3; no level is above z_3
         higher = list(range(i + 1, 5))
         gain, variance = given(model_covariance, [i], higher)
         product += log_joint_normal(path[[i]], gain @ path[higher], variance)

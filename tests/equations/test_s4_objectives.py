@@ -12,30 +12,21 @@ import numpy as np
 import pytest
 
 from experiments.elbo_forms import four_steps
+from tests.closed_forms import gauss_hermite, log_normal
+from tests.equations.four_levels import (
+    ALPHA,
+    BAR,
+    OMEGAS,
+    X,
+    level,
+    next_mean,
+    next_variance,
+    x_hat_of,
+)
 from vdm.diffusion import elbo, noise
 from vdm.diffusion.exact import GaussianData
 from vdm.diffusion.likelihood import Gaussian
 from vdm.diffusion.predictions import convert
-
-ALPHA = np.array([0.9, 0.8, 0.6, 0.3])
-BAR = np.cumprod(ALPHA)
-OMEGAS = np.log(1 - BAR) - np.log(BAR)
-X = 0.7
-
-
-def log_normal(value, mean, variance):
-    return -0.5 * np.log(2 * np.pi * variance) - (value - mean) ** 2 / (2 * variance)
-
-
-def next_mean(t, z, x):
-    """m_t of S4 84, 86 and 90."""
-    a, bar, before = ALPHA[t - 1], BAR[t - 1], BAR[t - 2]
-    return (np.sqrt(a) * (1 - before) * z + np.sqrt(before) * (1 - a) * x) / (1 - bar)
-
-
-def next_variance(t):
-    """Of q(z_{t-1}|z_t, x), S4 84 and 86."""
-    return (1 - BAR[t - 2]) * (1 - ALPHA[t - 1]) / (1 - BAR[t - 1])
 
 
 def weights_of(t):
@@ -44,21 +35,6 @@ def weights_of(t):
     of_mean = (1 - bar) / (2 * (1 - before) * (1 - a))
     of_x = before * (1 - a) / (2 * (1 - before) * (1 - bar))
     return of_mean, of_x, (1 - a) / (2 * a * (1 - before))
-
-
-def x_hat_of(z, t):
-    """The example's prediction of x."""
-    return 0.5 * np.sqrt(BAR[t - 1]) * z + 0.1
-
-
-@functools.cache
-def hermite(order=12):
-    nodes, weights = np.polynomial.hermite_e.hermegauss(order)
-    return nodes, weights / weights.sum()
-
-
-def level(t):
-    return jnp.float64(OMEGAS[t - 1])
 
 
 def column(values):
@@ -84,7 +60,7 @@ def four_step_terms():
 @pytest.mark.equation("S4 89", "vdm.diffusion.consistency:path_terms")
 def test_reconstruction_needs_the_first_latent_alone():
     reconstruction, _, _, weights = four_step_terms()
-    nodes, node_weights = hermite()
+    nodes, node_weights = gauss_hermite(12)
     z_1 = np.sqrt(BAR[0]) * X + np.sqrt(1 - BAR[0]) * nodes
     want = -node_weights @ log_normal(X, x_hat_of(z_1, 1), 0.05)
     np.testing.assert_allclose(weights @ reconstruction, want, rtol=1e-10)
@@ -92,7 +68,7 @@ def test_reconstruction_needs_the_first_latent_alone():
 
 def bound_of(level_term):
     """L(theta) of S4 88, with E KL_t given by level_term(t, z_t)."""
-    nodes, weights = hermite()
+    nodes, weights = gauss_hermite(12)
     z = np.sqrt(BAR)[:, None] * X + np.sqrt(1 - BAR)[:, None] * nodes
     bound = weights @ log_normal(X, x_hat_of(z[0], 1), 0.05)
     bound -= sum(weights @ level_term(t, z[t - 1]) for t in (2, 3, 4))
@@ -150,7 +126,7 @@ def test_kl_of_a_step_is_a_weighted_distance_of_means_of_x_or_of_eps(t):
 @pytest.mark.equation("S4 97", "vdm.diffusion.noise:diffuse")
 def test_a_level_averages_over_noise_as_over_its_latent():
     grid = np.linspace(-6, 6, 2001)
-    nodes, weights = hermite()
+    nodes, weights = gauss_hermite(12)
     for t in (2, 3, 4):
         z = np.asarray(noise.diffuse(jnp.full((12, 1), X), column(nodes), level(t)))[:, 0]
         over_noise = weights @ (weights_of(t)[1] * (x_hat_of(z, t) - X) ** 2)
@@ -163,7 +139,7 @@ def test_a_level_averages_over_noise_as_over_its_latent():
 @pytest.mark.equation("S4 70", "vdm.diffusion.consistency:path_terms")
 def test_bound_by_the_forward_expansion_of_whole_paths():
     # Over the same 6^4 paths, all latents at once: log p(x, z) - log q(z|x).
-    nodes, weights = hermite(6)
+    nodes, weights = gauss_hermite(6)
     grid = np.array(list(itertools.product(range(6), repeat=4)))
     z = [np.full(len(grid), X)]
     log_q, log_p = 0.0, 0.0
@@ -186,7 +162,7 @@ def test_bound_by_the_forward_expansion_of_whole_paths():
 def test_a_level_averaged_over_its_noise_with_a_network_that_predicts_it(t):
     # (98) and (99) with the root of 1 - alpha-bar, and x in (99) from z and eps_hat; (100) with
     # the weight that follows.
-    nodes, weights = hermite()
+    nodes, weights = gauss_hermite(12)
     bar = BAR[t - 1]
     z = np.sqrt(bar) * X + np.sqrt(1 - bar) * nodes
     eps_hat = (z - np.sqrt(bar) * x_hat_of(z, t)) / np.sqrt(1 - bar)
@@ -205,7 +181,7 @@ def test_a_level_averaged_over_its_noise_with_a_network_that_predicts_it(t):
 @pytest.mark.equation("S4 101", "vdm.diffusion.likelihood:Gaussian.reconstruction")
 def test_reconstruction_is_a_distance_averaged_over_noise():
     # of x from z_1 / alpha_1, which is S4's mu_1 here, with the sign and the constant of a density
-    nodes, weights = hermite()
+    nodes, weights = gauss_hermite(12)
     omega, variance = level(1), np.exp(OMEGAS[0])
     mean = X + np.sqrt(variance) * nodes
     want = weights @ (-((mean - X) ** 2) / (2 * variance)) - 0.5 * np.log(2 * np.pi * variance)
@@ -217,7 +193,7 @@ def test_reconstruction_is_a_distance_averaged_over_noise():
 @pytest.mark.equation("S4 114", "vdm.diffusion.exact:GaussianData.negative_log_prob")
 @pytest.mark.equation("S4 103", "vdm.diffusion.exact:GaussianData.negative_log_prob")
 def test_mean_log_likelihood_is_highest_at_the_moments_of_the_data():
-    # q of two points at +-0.6, their integral a mean over two samples
+    # q has two points at +-0.6, so the integral is a mean over two samples
     samples = jnp.array([[0.6], [-0.6]])
     stds = (0.59, 0.6, 0.61)
     values = [-float(jnp.mean(GaussianData(s).negative_log_prob(samples))) for s in stds]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import gauss_hermite, gauss_legendre, gaussian_kl, log_normal
 from vdm.diffusion import elbo, noise
 from vdm.diffusion.consistency import last_step_prior, level_terms
 from vdm.diffusion.exact import GaussianData, MixtureData
@@ -15,17 +16,6 @@ from vdm.diffusion.timesteps import low_discrepancy
 X, OMEGA_S, OMEGA_T = 0.7, -2.0, -0.5
 GRID = np.linspace(-7.0, 7.0, 1401)
 STEP = GRID[1] - GRID[0]
-
-
-def log_normal(value, mean, variance):
-    return -0.5 * np.log(2 * np.pi * variance) - (value - mean) ** 2 / (2 * variance)
-
-
-def gaussian_kl(mean_p, cov_p, mean_q, cov_q):
-    """S4 18 as it stands, for vectors and covariance matrices."""
-    inverse, shift = np.linalg.inv(cov_q), mean_q - mean_p
-    log_ratio = np.linalg.slogdet(cov_q)[1] - np.linalg.slogdet(cov_p)[1]
-    return 0.5 * (np.trace(inverse @ cov_p) - len(shift) + shift @ inverse @ shift + log_ratio)
 
 
 def mixture():
@@ -99,7 +89,7 @@ def test_kl_to_a_mixture_is_at_most_the_mean_kl_to_its_components():
     log_p = log_normal(GRID, 0.2, 0.7)
     for same in (False, True):
         data = mixture()
-        if same:  # no condition, so nothing between the two
+        if same:  # without a condition the two are equal
             data = MixtureData(data.weights, jnp.full((3, 1), 0.4), jnp.full(3, 0.3))
         log_q = np.asarray(jax.jit(data.log_prob)(jnp.asarray(GRID)[:, None], omega))
         kl = np.sum(np.exp(log_p) * (log_p - log_q)) * STEP
@@ -117,10 +107,10 @@ def test_kl_to_a_mixture_is_at_most_the_mean_kl_to_its_components():
 @pytest.mark.equation("S4 7", "vdm.diffusion.likelihood:Gaussian.reconstruction")
 def test_reconstruction_averages_over_z_0_as_over_its_noise():
     omega = jnp.float64(OMEGA_S)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(4)
+    nodes, weights = gauss_hermite(4)
     x = jnp.full((4, 1), X)
     terms = Gaussian().reconstruction(x, jnp.asarray(nodes)[:, None], omega)
-    over_noise = weights / weights.sum() @ np.asarray(terms)
+    over_noise = weights @ np.asarray(terms)
     z_0 = jnp.asarray(GRID)[:, None]
     q = np.exp(log_normal(GRID, float(noise.alpha(omega)) * X, float(noise.sigma(omega)) ** 2))
     log_prob = np.asarray(Gaussian().log_prob(jnp.full_like(z_0, X), z_0, omega))
@@ -139,21 +129,21 @@ def ratio_at(t):
 
 
 def integral():
-    """Of f from -6 to 3."""
+    """The integral of f from -6 to 3."""
     return GaussianData(0.5).denoising_term(jnp.float64(-6.0), jnp.float64(3.0))
 
 
 @pytest.mark.equation("S4 23", "vdm.diffusion.schedule_algebra:density")
 def test_an_integral_is_the_mean_of_its_integrand_over_the_density():
     # over omega = bent(t), t ~ U(0, 1)
-    nodes, weights = np.polynomial.legendre.leggauss(60)
-    ratio = ratio_at(jnp.asarray((nodes + 1) / 2))
-    np.testing.assert_allclose(weights / 2 @ np.asarray(ratio), integral(), rtol=1e-8)
+    nodes, weights = gauss_legendre(60)
+    ratio = ratio_at(jnp.asarray(nodes))
+    np.testing.assert_allclose(weights @ np.asarray(ratio), integral(), rtol=1e-8)
 
 
 @pytest.mark.equation("S4 24", "vdm.diffusion.timesteps:low_discrepancy")
 def test_an_integral_is_estimated_by_the_mean_of_ratios_at_drawn_times():
-    # with one in each 4096th of [0, 1), so that little is left to chance
+    # with one time in each 4096th of [0, 1), which leaves little variance
     t = low_discrepancy(jax.random.key(0), 4096).astype(jnp.float64)
     np.testing.assert_allclose(jnp.mean(ratio_at(t)), integral(), rtol=1e-3)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import gauss_hermite, gauss_legendre
 from tests.families.data_schedule import TERM, DataSchedule
 from tests.families.encoder_in_time import Linear
 from vdm.diffusion.elbo import Draws
@@ -70,10 +71,10 @@ def test_terms_are_those_of_the_drawn_schedule(params, seed):
 
 
 def test_bound_of_continuous_time_does_not_depend_on_the_path(params):
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    terms = terms_at(params, (nodes + 1) / 2, weights / 2, 0, jax.random.key(5))
-    omega = OMEGA_0 + (OMEGA_1 - OMEGA_0) * (nodes + 1) / 2
-    exact = (OMEGA_1 - OMEGA_0) / 4 * weights @ squared_error(omega)
+    times, weights = gauss_legendre(200)
+    terms = terms_at(params, times, weights, 0, jax.random.key(5))
+    omega = OMEGA_0 + (OMEGA_1 - OMEGA_0) * times
+    exact = (OMEGA_1 - OMEGA_0) / 2 * weights @ squared_error(omega)
     np.testing.assert_allclose(terms["denoising_matching"].sum(), exact, rtol=1e-4)
 
 
@@ -97,9 +98,8 @@ def test_samples_are_of_the_prior_over_schedules(params):
             params, keys, ancestral(), equal_times, num_steps, MODEL.denoiser(params)
         )
     )(keys)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     variance = 0.0
-    for c, weight in zip(nodes, weights / weights.sum(), strict=True):
+    for c, weight in zip(*gauss_hermite(40), strict=True):
         omega = OMEGA_0 + (OMEGA_1 - OMEGA_0) * np.linspace(0, 1, 4) ** np.exp(np.tanh(c))
         share, of_z = 1 / (1 + np.exp(-omega)), 1.0
         for i in (3, 2, 1):  # z_s = (alpha_s / alpha_t) (z_t - sigma_t c eps_hat) + ...

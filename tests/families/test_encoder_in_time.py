@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import gauss_legendre
 from tests.families.encoder_in_time import EncoderInTime, Linear
 from vdm.config.build import build_estimator
 from vdm.config.options import read
@@ -76,15 +77,15 @@ def test_without_an_encoder_it_is_the_vdm():
 
 
 def test_bound_of_continuous_time_is_the_integral(params):
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-    terms = mean_terms(params, (nodes + 1) / 2, weights / 2, 0)
+    times, weights = gauss_legendre(64)
+    terms = mean_terms(params, times, weights, 0)
 
     def density(omega):  # 1/2 exp(-omega) Var(y | z)
         a, s, encoded, target = parts(omega)
         return 0.5 * np.exp(-omega) * (target * STD * s) ** 2 / ((a * encoded * STD) ** 2 + s**2)
 
-    omega = OMEGA_0 + (OMEGA_1 - OMEGA_0) * (nodes + 1) / 2
-    exact = (OMEGA_1 - OMEGA_0) / 2 * weights @ density(omega)
+    omega = OMEGA_0 + (OMEGA_1 - OMEGA_0) * times
+    exact = (OMEGA_1 - OMEGA_0) * weights @ density(omega)
     np.testing.assert_allclose(terms["denoising_matching"], exact, rtol=1e-5)
     a, s, encoded, _ = parts(OMEGA_1)
     second = (a * encoded * STD) ** 2 + s**2

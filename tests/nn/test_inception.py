@@ -1,4 +1,4 @@
-"""Inception-v3 of FID: its parts against NumPy, its list of arrays, what is refused.
+"""FID's Inception-v3: its parts compared with NumPy, its list of arrays, and what is refused.
 
 The whole network is compared with PyTorch's in tests/evaluation/test_features.py.
 """
@@ -99,7 +99,7 @@ def test_arrays_are_those_of_the_port():
 
 
 def arrays_of_the_port():
-    """Zeros, all of them one number in memory."""
+    """Zeros that share one number in memory."""
     return {name: np.broadcast_to(np.float32(0), shape) for name, shape in pytorch_shapes().items()}
 
 

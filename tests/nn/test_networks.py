@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.closed_forms import shaken
 from vdm.nn.blocks import Conditioning, num_groups
 from vdm.nn.embeddings import fourier_features, fourier_frequencies, omega_embedding
 from vdm.nn.mlp import MLP
@@ -12,26 +13,29 @@ from vdm.nn.unet import UNet
 from vdm.typing import NO_LABEL
 
 
-def shaken(params, scale=0.3):
-    """Parameters away from their zero initialisation, so that every path carries signal."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    return jax.tree.unflatten(
-        tree,
-        [x + scale * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)],
-    )
+def inputs(shape):
+    return jax.random.normal(jax.random.key(0), shape), jnp.linspace(-8.0, 5.0, shape[0])
 
 
 def build(network, shape, labels=None):
-    z = jax.random.normal(jax.random.key(0), shape)
-    omega = jnp.linspace(-8.0, 5.0, shape[0])
-    params = jax.jit(network.init)(jax.random.key(1), z, omega, labels)
-    return params, z, omega
+    """Initial parameters, z and omega."""
+    z, omega = inputs(shape)
+    return jax.jit(network.init)(jax.random.key(1), z, omega, labels), z, omega
+
+
+def build_away(network, shape, labels=None):
+    """The same with parameters away from the zeros at which they start, so that every path carries
+    signal."""
+    z, omega = inputs(shape)
+    shapes = jax.eval_shape(network.init, jax.random.key(1), z, omega, labels)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return shaken(zeros, 0.4), z, omega
 
 
 @functools.partial(jax.jit, static_argnames=("network", "train"))
-def apply(network, params, z, omega, labels=None, train=False, rngs=None):
-    return network.apply(params, z, omega, labels, train=train, rngs=rngs)
+def apply(network, params, z, omega, labels=None, augmented=None, train=False, rngs=None):
+    flags = {} if augmented is None else {"augmented": augmented}
+    return network.apply(params, z, omega, labels, train=train, rngs=rngs, **flags)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +50,7 @@ def test_unet_takes_any_image_and_starts_as_the_identity(shape, attention):
     network = UNet(num_codes=256, width=16, num_blocks=1, attention=attention)
     params, z, omega = build(network, shape)
     np.testing.assert_array_equal(apply(network, params, z, omega), z)
-    moved = apply(network, shaken(params), z, omega)
+    moved = apply(network, shaken(params, 0.3), z, omega)
     assert np.abs(moved - z).max() > 1e-3
 
 
@@ -55,10 +59,10 @@ def test_unet_takes_any_image_and_starts_as_the_identity(shape, attention):
     [(4, False), (32, False), (32, True), pytest.param(36, False, marks=pytest.mark.slow)],
 )
 def test_unet_sees_omega(width, film):
-    # Blind to omega to 2e-7 with one channel per group: the published network at width 32.
+    # With one channel per group, as in the published network at width 32, the output would not
+    # depend on omega (to 2e-7).
     network = UNet(num_codes=17, width=width, num_blocks=0, film=film, attention="none")
-    params, z, omega = build(network, (2, 4, 4, 1))
-    params = shaken(params)
+    params, z, omega = build_away(network, (2, 4, 4, 1))
     change = apply(network, params, z, omega) - apply(network, params, z, omega + 3.0)
     assert np.sqrt(np.mean(np.square(change))) > 1e-2
 
@@ -79,19 +83,17 @@ def test_groups_have_four_channels_or_more(channels):
 def test_labels_matter_and_are_required(network):
     shape = (2, 4, 4, 1) if isinstance(network, UNet) else (2, 3)
     labels = jnp.array([3, 3])
-    params, z, omega = build(network, shape, labels)
-    params = shaken(params)
+    params, z, omega = build_away(network, shape, labels)
     one, other = (apply(network, params, z, omega, jnp.array([3, k])) for k in (3, 4))
     np.testing.assert_array_equal(one[0], other[0])
     assert np.abs(one[1] - other[1]).max() > 1e-3
     with pytest.raises(ValueError, match="needs labels"):
-        apply(network, params, z, omega)
+        jax.eval_shape(network.apply, params, z, omega)
 
 
 def test_dropout_is_off_without_train_and_random_with_it():
     network = UNet(num_codes=17, width=16, num_blocks=0, dropout=0.5)
-    params, z, omega = build(network, (2, 4, 4, 1))
-    params = shaken(params)
+    params, z, omega = build_away(network, (2, 4, 4, 1))
 
     def train(seed):
         rngs = {"dropout": jax.random.key(seed)}
@@ -139,15 +141,14 @@ def test_omega_embedding_reads_fixed_constants():
 
 def test_networks_name_the_other_when_the_shape_is_wrong():
     with pytest.raises(ValueError, match="'mlp'"):
-        build(UNet(num_codes=17, width=16, num_blocks=1), (2, 3))
+        build_away(UNet(num_codes=17, width=16, num_blocks=1), (2, 3))
     with pytest.raises(ValueError, match="'unet'"):
-        build(MLP(), (2, 4, 4, 1))
+        build_away(MLP(), (2, 4, 4, 1))
 
 
 def test_a_label_as_scalar_may_be_any_number_and_is_zero_when_absent():
     network = UNet(num_codes=17, width=16, num_blocks=0, label_as_scalar=True)
-    params, z, omega = build(network, (2, 4, 4, 1))
-    params = shaken(params)
+    params, z, omega = build_away(network, (2, 4, 4, 1))
     half, two = (apply(network, params, z, omega, jnp.array([0.0, x])) for x in (0.5, 2.0))
     np.testing.assert_array_equal(half[0], two[0])
     assert np.abs(half[1] - two[1]).max() > 1e-3
@@ -156,7 +157,7 @@ def test_a_label_as_scalar_may_be_any_number_and_is_zero_when_absent():
     )
     conditional = UNet(num_codes=17, num_classes=3, width=16, num_blocks=0, label_as_scalar=True)
     with pytest.raises(ValueError, match="needs labels"):
-        apply(conditional, params, z, omega)
+        jax.eval_shape(conditional.apply, params, z, omega)
 
 
 def test_groups_that_do_not_divide_the_width_are_refused():
@@ -166,7 +167,7 @@ def test_groups_that_do_not_divide_the_width_are_refused():
 
 
 def test_no_label_has_no_embedding():
-    # Embeddings of the labels move what is said of them, and nothing that is said without one.
+    # The embeddings of labels change the conditioning of labelled examples and of no others.
     conditioning = Conditioning(8, num_classes=3)
     omega = jnp.array([0.5, 0.5])
 
@@ -190,14 +191,13 @@ def test_no_label_has_no_embedding():
     ],
 )
 def test_networks_are_told_which_examples_are_augmented(network, shape):
-    params, z, omega = build(network, shape)
-    params = shaken(params)
+    params, z, omega = build_away(network, shape)
 
     def out(flag):
-        return network.apply(params, z, omega, augmented=flag)
+        return apply(network, params, z, omega, augmented=flag)
 
     one, none = out(jnp.array([True, False])), out(None)
-    np.testing.assert_array_equal(out(jnp.zeros(2, bool)), none)  # of data nothing is said
+    np.testing.assert_array_equal(out(jnp.zeros(2, bool)), none)  # as for data without augmentation
     assert np.abs(one - none)[0].max() > 1e-3
     np.testing.assert_array_equal(one[1], none[1])
 
@@ -206,9 +206,9 @@ def test_the_flag_as_scalar_is_the_published_conditioning():
     cond = Conditioning(8, label_as_scalar=True, augmented=True)
     plain = Conditioning(8, label_as_scalar=True)
     omega = jnp.linspace(-8.0, 5.0, 3)
-    params = cond.init(jax.random.key(0), omega, None)
+    params = jax.jit(cond.init)(jax.random.key(0), omega, None)
     flag = jnp.array([True, False, True])
     labels = flag.astype(jnp.float32)
     np.testing.assert_array_equal(
-        cond.apply(params, omega, None, flag), plain.apply(params, omega, labels)
+        jax.jit(cond.apply)(params, omega, None, flag), jax.jit(plain.apply)(params, omega, labels)
     )

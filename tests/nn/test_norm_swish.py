@@ -70,11 +70,11 @@ def test_statistics_of_bfloat16_are_float32():
 
 
 def test_dropout_keeps_a_share_and_the_mean():
-    x = jnp.ones((400, 251))  # an odd number of channels: half of a word is left over
+    x = jnp.ones((400, 251))  # an odd number of channels, so half of a random word is not used
     y = dropout(x, 0.1, jax.random.key(0))
     np.testing.assert_allclose(jnp.unique(y), [0.0, 65536 / 58982], rtol=1e-6)
     assert abs(float(jnp.mean(y)) - 1) < 5 * np.sqrt(0.1 / 0.9 / x.size)
-    # Neighbours share a word of random bits, not their fate.
+    # Neighbours share a word of random bits and must still be dropped independently.
     first, second = np.asarray(y[:, 0:250:2] > 0), np.asarray(y[:, 1:250:2] > 0)
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 5 / np.sqrt(first.size)
 
@@ -87,7 +87,7 @@ def test_the_masks_of_dropout_stay_the_same(rate, mask):
 
 def test_dropout_at_the_ends_of_its_range_keeps_the_mean():
     x = jnp.arange(1.0, 401.0).reshape(20, 20)
-    for rate in (0.0, 1e-6, 2**-18):  # less than half of a 65,536th: all is kept
+    for rate in (0.0, 1e-6, 2**-18):  # a rate below half of 1/65536 keeps everything
         y, pull_back = jax.vjp(lambda x, rate=rate: dropout(x, rate, jax.random.key(0)), x)
         np.testing.assert_array_equal(y, x)
         np.testing.assert_array_equal(pull_back(x)[0], x)
@@ -134,7 +134,7 @@ def test_the_gradient_of_dropout_has_the_mask_of_its_value(shape):
 
 
 def test_a_loop_over_blocks_keeps_no_masks():
-    """Stacked masks of all blocks do not fit into the scoped memory of some TPUs."""
+    """The stacked masks of all blocks would not fit into the scoped memory of some TPUs."""
     x = jnp.ones((2, 8, 8, 16))
 
     def loss(x):

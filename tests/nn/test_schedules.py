@@ -1,3 +1,4 @@
+import functools
 from typing import Any
 
 import jax
@@ -7,13 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.closed_forms import shaken
 from vdm.diffusion.schedule_algebra import omega_dot
 from vdm.diffusion.timesteps import step_interval
 from vdm.nn import published_schedules, schedules
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def apply(module, params, t) -> Any:
     return module.apply(params, t)
+
+
+@functools.cache
+def initial(module) -> Any:
+    return jax.jit(module.init)(jax.random.key(0), jnp.zeros(()))
 
 
 LEARNED = {
@@ -34,9 +42,9 @@ ALL += [(schedules.DDPMLinear(), (-9.210240, 10.117673))]
 
 @pytest.mark.parametrize(("module", "ends"), ALL, ids=lambda a: type(a).__name__)
 def test_ends_are_exact_and_omega_increases(module, ends):
-    params = module.init(jax.random.key(0), jnp.zeros(()))
+    params = initial(module)
     omega = apply(module, params, jnp.linspace(0.0, 1.0, 1001))
-    np.testing.assert_allclose(omega[jnp.array([0, -1])], ends, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(omega)[[0, -1]], ends, rtol=1e-5)
     assert (np.diff(omega) > 0).all()
 
 
@@ -47,34 +55,31 @@ def test_ends_are_exact_and_omega_increases(module, ends):
 )
 def test_monotone_for_random_parameters(seed, scale, name):
     module = LEARNED[name]
-    params = module.init(jax.random.key(0), jnp.zeros(()))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    params = jax.tree.unflatten(
-        tree, [x + scale * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    )
+    params = initial(module)
+    params = shaken(params, scale, seed)
     omega = np.asarray(apply(module, params, jnp.linspace(0.0, 1.0, 257)))
     assert np.isfinite(omega).all()
-    # Equal up to rounding of omega's own size: steep parameters flatten parts of [0, 1].
+    # Increasing up to the rounding of the largest omega: steep parameters flatten parts of [0, 1].
     assert (np.diff(omega) >= -2e-6 * np.abs(omega).max()).all()
     assert omega[-1] > omega[0] or scale == 20.0
 
 
 def test_monotone_ends_are_its_parameters_whatever_its_interior():
     module = LEARNED["monotone"]
-    params = module.init(jax.random.key(0), jnp.zeros(()))
-    shaken = jax.tree.map(lambda x: x + jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape),
-                          params)  # fmt: skip
-    shaken["params"]["ends"] = params["params"]["ends"]
-    ends = apply(module, shaken, jnp.array([0.0, 1.0]))
+    params = initial(module)
+    moved = jax.tree.map(
+        lambda x: x + np.cos(np.arange(x.size, dtype=x.dtype)).reshape(x.shape), params
+    )
+    moved["params"]["ends"] = params["params"]["ends"]
+    ends = apply(module, moved, jnp.array([0.0, 1.0]))
     want = apply(module, params, jnp.array([0.0, 1.0]))
-    np.testing.assert_allclose(ends, want, rtol=1e-6)  # the parts of m sum in another order
+    np.testing.assert_allclose(ends, want, rtol=1e-6)  # the sum over units has another order
 
 
 def test_ends_move_independently():
     module = LEARNED["monotone"]
-    params = module.init(jax.random.key(0), jnp.zeros(()))
-    jacobian = jax.jacobian(lambda p: apply(module, p, jnp.array([0.0, 1.0])))(params)
+    params = initial(module)
+    jacobian = jax.jit(jax.jacobian(lambda p: apply(module, p, jnp.array([0.0, 1.0]))))(params)
     ends = jacobian["params"]["ends"]
     np.testing.assert_allclose(ends["omega_0"], [1.0, 0.0], atol=1e-4)
     np.testing.assert_allclose(ends["upper"], [0.0, 1.0], atol=1e-4)
@@ -104,7 +109,7 @@ def test_ddpm_linear_has_ddpms_levels_at_the_times_of_its_grid():
     assert np.abs(want).min() < 1e-3  # so that a rounding of t would show at 1e-7
     at, i = jax.jit(lambda t: module.apply({}, t)), jnp.arange(1000, dtype=jnp.float32)
     for t in (
-        i / 999,  # XLA multiplies by 1/999: one rounding more
+        i / 999,  # XLA multiplies by 1/999, which rounds once more
         jnp.asarray(np.arange(1000) / 999, jnp.float32),
         jnp.linspace(0.0, 1.0, 1000),
         jnp.append(step_interval(i[:-1] / 999 + 5e-4, 999)[0], 1.0),
@@ -116,7 +121,7 @@ def test_ddpm_linear_has_ddpms_levels_at_the_times_of_its_grid():
 def test_ddpm_linear_is_straight_between_its_levels():
     module, want = schedules.DDPMLinear(), ddpm_levels()
     t = np.linspace(0.0, 1.0, 20_001)
-    omega = np.asarray(module.apply({}, jnp.asarray(t, jnp.float32)))
+    omega = np.asarray(apply(module, {}, jnp.asarray(t, jnp.float32)))
     np.testing.assert_allclose(omega, np.interp(t, np.arange(1000) / 999, want), atol=6e-6)
     assert (np.diff(omega) > 0).all()
 
@@ -124,7 +129,7 @@ def test_ddpm_linear_is_straight_between_its_levels():
 def test_ddpm_linear_has_the_slope_of_its_own_differences():
     module, slopes = schedules.DDPMLinear(), 999 * np.diff(ddpm_levels())
     slope = jax.jit(lambda t: omega_dot(lambda t: module.apply({}, t), t))
-    # On a level it is the slope above, on the last one that below.
+    # On a level it is the slope of the segment above, on the last level of the one below.
     for place in (np.arange(999), np.arange(999) + 0.3, np.arange(999) + 0.7, 1 + np.arange(999)):
         got = slope(jnp.asarray(place / 999, jnp.float32))
         want = slopes[np.minimum(place.astype(int), 998)]
@@ -133,7 +138,7 @@ def test_ddpm_linear_has_the_slope_of_its_own_differences():
 
 
 def test_ddpm_linear_is_not_beta_linear_at_small_times():
-    # DDPM's sum of betas is about 1e-4 + 0.1 t + 9.95 t^2; VDM's closed form leaves 0.1 t out.
+    # DDPM's sum of betas is about 1e-4 + 0.1 t + 9.95 t^2; VDM's closed form omits 0.1 t.
     t, levels = np.arange(1000) / 999, schedules.DDPMLinear().levels()
     difference = levels - np.log(np.expm1(1e-4 + 10 * t**2))
     np.testing.assert_allclose(difference[[0, 3, -1]], [5.0005e-5, 1.005164, 0.117619], atol=1e-6)
@@ -171,9 +176,9 @@ def test_impossible_ends_are_refused(build, message):
 def test_learned_interior_starts_visible():
     # Its hidden part carries about half of the initial slope.
     module = LEARNED["monotone"]
-    params = module.init(jax.random.key(0), jnp.zeros(()))
+    params = initial(module)
     full = apply(module, params, jnp.array([0.0, 0.25, 0.5, 0.75, 1.0]))
-    gradient = jax.grad(lambda p: apply(module, p, jnp.float32(0.25)))(params)
+    gradient = jax.jit(jax.grad(lambda p: apply(module, p, jnp.float32(0.25))))(params)
     assert np.abs(gradient["params"]["centres"]).max() > 1e-2
     np.testing.assert_allclose(full, [-8, -4.75, -1.5, 1.75, 5], atol=1.0)
 
@@ -207,10 +212,11 @@ def test_published_schedules_start_on_the_line_between_their_ends():
         (published_schedules.VDMNet(-9.0, 4.0), 1e-3),
         (published_schedules.VDMScalar(-9.0, 4.0), 0),
     ):
-        params = module.init(jax.random.key(0), jnp.zeros(()))
+        params = initial(module)
         t = jnp.array([0.0, 0.5, 1.0])
         np.testing.assert_allclose(apply(module, params, t), [-9, -2.5, 4], atol=hidden + 1e-6)
-        for leaf in jax.tree.leaves(params):
+        shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(()))
+        for leaf in jax.tree.leaves(shapes):
             assert leaf.dtype == jnp.float32
             assert not leaf.weak_type
     with pytest.raises(ValueError, match="must be below"):

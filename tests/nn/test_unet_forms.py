@@ -1,4 +1,4 @@
-"""The forms of the U-Net: loops, rematerialised blocks, bfloat16. One network in all of them."""
+"""The U-Net with loops, rematerialised blocks and bfloat16: the same network in every form."""
 
 import functools
 
@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.closed_forms import shaken
 from vdm.diffusion.elbo import draw
 from vdm.diffusion.likelihood import Discretised
 from vdm.models.vdm import VDM
@@ -29,15 +30,16 @@ def network(num_blocks=2, dropout=0.5, **form):
 
 @functools.cache
 def params_of(num_blocks, attention="middle"):
-    """Away from zeros, so that every path carries signal."""
+    """Parameters away from their initial zeros, so that every path carries signal."""
     shapes = jax.eval_shape(
         network(num_blocks, attention=attention, scan="off").init, jax.random.key(1), Z, OMEGA
     )
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    return jax.tree.unflatten(
-        tree, [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    )
+    return shaken(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), 0.3)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(net, params):
+    return net.apply(params, Z, OMEGA)
 
 
 @functools.cache
@@ -54,7 +56,7 @@ def output_and_gradients(num_blocks=2, attention="middle", train=False, **form):
 
 
 def assert_close(tree, other, rtol=1e-5):
-    """Leaf by leaf, to rtol of the largest number of the leaf."""
+    """Compares leaf by leaf, with rtol relative to the largest number of the leaf."""
     for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max() + 1e-7)
 
@@ -79,7 +81,7 @@ def test_every_form_is_the_same_function(attention, form):
     "form", [{"scan": "on", "remat": "blocks"}, {"scan": "off", "remat": "dots"}]
 )
 def test_every_form_is_the_same_function_in_training(form, monkeypatch):
-    # Two parts of the attention, each with its own backward pass, in a loop and computed again.
+    # The attention has two parts with a backward pass written by hand, in a loop and recomputed.
     monkeypatch.setattr(parts_of_attention, "QUERIES_BY_HAND", 8)
     want = output_and_gradients(2, "all", scan="off")
     assert_close(output_and_gradients(2, "all", train=True, dropout=0.0, **form), want)
@@ -90,7 +92,7 @@ def test_loops_have_the_outputs_and_parameters_of_blocks_in_a_row():
     # Three blocks: skips in a wrong order, or off by one, change the output.
     row, loop = network(3, scan="off"), network(3, scan="on", remat="blocks")
     params = params_of(3)
-    assert_close(loop.apply(params, Z, OMEGA), row.apply(params, Z, OMEGA))
+    assert_close(apply(loop, params), apply(row, params))
     shapes, others = (jax.eval_shape(net.init, jax.random.key(1), Z, OMEGA) for net in (row, loop))
     assert shapes == others
     assert {"down_0", "down_2", "up_0", "up_3"} <= set(shapes["params"])
@@ -111,17 +113,16 @@ def test_stacked_parameters_are_those_of_the_blocks_in_any_form(scan):
     assert {k for k in stacked["params"] if k.startswith(("down", "up"))} == {
         "down_*", "down_*_attention", "up_*", "up_*_attention", "up_3", "up_3_attention"
     }  # fmt: skip
-    want = network(3, attention="all", scan="off").apply(apart, Z, OMEGA)
-    assert_close(net.apply(stacked, Z, OMEGA), want)
+    assert_close(apply(net, stacked), apply(network(3, attention="all", scan="off"), apart))
 
 
 def test_a_state_is_stacked_wherever_it_has_the_network_and_back():
-    # Twelve blocks: their order is that of the numbers, not of the names.
+    # Twelve blocks, so that the order of their numbers is not that of their names.
     blocks = {
         f"down_{i}": {"kernel": jnp.full((2, 3), i), "bias": jnp.full(3, i)} for i in range(12)
     }
     params = {"network": blocks | {"middle_0": jnp.ones(2), "down_12": jnp.zeros(3)}}
-    # What a mask leaves out has no arrays, and other networks have blocks of their own.
+    # A mask replaces arrays by nodes without leaves; blocks of other networks stay as they are.
     masked = jax.tree.map(lambda _: optax.MaskedNode(), params)
     others = {"encoder": {"down_0": jnp.ones(2), "down_1": jnp.ones((2, 2))}}
     opt_state = (optax.MaskedNode(), {"mu": params, "nu": masked}, others)
@@ -137,19 +138,17 @@ def test_a_state_is_stacked_wherever_it_has_the_network_and_back():
 
 
 def test_dropout_of_a_loop_is_random_and_differs_between_blocks():
-    seen = []
-
     def block(of, h, more, key):
-        seen.append(key)
         return h + of * jax.random.normal(key)
 
     keys = jax.random.split(jax.random.key(0), 3)
     params = [jnp.float32(x) for x in (1.0, 2.0, 3.0)]
-    want, passed = stacks.run_stack(block, params, jnp.float32(0.0), None, keys)
-    got, in_loop = stacks.run_stack(block, jnp.stack(params), jnp.float32(0.0), None, keys)
-    np.testing.assert_allclose(in_loop, jnp.stack(passed), rtol=1e-6)
+    run = jax.jit(functools.partial(stacks.run_stack, block))
+    want, passed = run(params, jnp.float32(0.0), None, keys)
+    got, in_loop = run(jnp.stack(params), jnp.float32(0.0), None, keys)
+    np.testing.assert_allclose(in_loop, np.stack(passed), rtol=1e-6)
     np.testing.assert_allclose(got, want, rtol=1e-6)
-    assert len(set(np.diff([0, *passed]).tolist())) == 3
+    assert len(set(np.diff([0, *map(float, passed)]).tolist())) == 3
 
 
 def test_blocks_up_take_the_skips_from_the_last_with_their_own_parameters_and_keys():
@@ -158,8 +157,9 @@ def test_blocks_up_take_the_skips_from_the_last_with_their_own_parameters_and_ke
 
     keys = jax.random.split(jax.random.key(0), 3)
     params, skips = [jnp.float32(x) for x in (1.0, 2.0, 3.0)], jnp.array([5.0, 7.0, 11.0])
-    row, _ = stacks.run_stack(block, params, jnp.float32(1.0), list(skips), keys)
-    loop, _ = stacks.run_stack(block, jnp.stack(params), jnp.float32(1.0), skips, keys)
+    run = jax.jit(functools.partial(stacks.run_stack, block))
+    row, _ = run(params, jnp.float32(1.0), list(skips), keys)
+    loop, _ = run(jnp.stack(params), jnp.float32(1.0), skips, keys)
     u = [float(jax.random.uniform(key)) for key in keys]
     want = 3 * (2 * (1 + 11 + u[0]) + 7 + u[1]) + 5 + u[2]
     np.testing.assert_allclose([row, loop], want, rtol=1e-6)
@@ -192,7 +192,8 @@ def test_what_is_computed_again(remat, convolutions, tanhs):
         return jax.grad(lambda of, h: jnp.sum(block(of, h, None, None)))
 
     plain, again = text(grad(block)), text(grad(stacks.rematerialised(block, remat)))
-    # The last convolution's output is not needed; the first one's is, and both tanh's.
+    # The backward pass needs the outputs of the first convolution and of both tanh, not of the last
+    # convolution.
     for what, count in (("conv_general_dilated[", convolutions), ("= tanh", 2 * tanhs)):
         assert again.count(what) - plain.count(what) == count
 
@@ -204,8 +205,7 @@ FORMAT = ("NHWC", "HWIO", "NHWC")
 def test_bfloat16_is_near_and_comes_out_in_float32():
     params = params_of(1)
     exact, half = (
-        jax.jit(network(1, scan="off", dtype=dtype).apply)(params, Z, OMEGA)
-        for dtype in ("float32", "bfloat16")
+        apply(network(1, scan="off", dtype=dtype), params) for dtype in ("float32", "bfloat16")
     )
     assert half.dtype == jnp.float32
     error = np.linalg.norm(half - exact) / np.linalg.norm(exact - Z)
@@ -233,8 +233,8 @@ def test_bfloat16_is_in_the_blocks_and_nowhere_else():
 
 
 def test_the_last_norm_is_given_float32_so_that_its_gradient_is_rounded_once(monkeypatch):
-    # In bfloat16 its input would go to float32 twice, for the statistics and for what they are
-    # subtracted from, and the two gradients of that would be rounded each, then their sum.
+    # A bfloat16 input would be cast to float32 twice, for the statistics and for the array that
+    # they normalise. The gradients of both casts would be rounded, and then their sum as well.
     seen, group_norm = [], unet.group_norm
 
     def spy(x, *args):
@@ -255,7 +255,7 @@ def test_the_last_norm_is_given_float32_so_that_its_gradient_is_rounded_once(mon
         def __call__(self, x):
             return group_norm(x, "norm")
 
-    params = Norm().init(jax.random.key(0), x)
+    params = jax.jit(Norm().init)(jax.random.key(0), x)
 
     @jax.jit
     @jax.grad
@@ -268,7 +268,7 @@ def test_the_last_norm_is_given_float32_so_that_its_gradient_is_rounded_once(mon
         np.linalg.norm(gradient(x, to).astype(jnp.float32) - exact) / np.linalg.norm(exact)
         for to in (float32, same)
     ]
-    assert errors[0] < 0.0018  # of one rounding to 8 bits: 2^-9 at most, 0.0016 here
+    assert errors[0] < 0.0018  # one rounding to 8 bits: at most 2^-9, here 0.0016
     assert errors[1] > 1.3 * errors[0]
 
 
