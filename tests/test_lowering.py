@@ -1,7 +1,7 @@
-"""The programs of every preset, lowered for GPUs and TPUs on the CPU: shapes alone, nothing is run.
+"""Every preset's programs are lowered for GPUs and TPUs on the CPU, from shapes; none is run.
 
-Lowering finds what an accelerator has no rule for. `jax.default_backend` is made to say "gpu", so
-that what is traced is what an accelerator would be given.
+Lowering fails where an accelerator does not support an operation. `jax.default_backend` returns
+"gpu" here, so that the traced program is the one that an accelerator would compile.
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ def lower(function, *arguments):
 
 @pytest.fixture
 def on_accelerator(monkeypatch):
-    """A function from a preset to its run; no more blocks than make a loop, which are all alike."""
+    """A function from a preset to its run, with only as many equal blocks as make a loop."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
     def build(preset):

@@ -4,6 +4,9 @@ On an accelerator that is an error inside the transfer guard; on the CPU, where 
 guard is silent, so the reads are counted.
 """
 
+import dataclasses
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +17,15 @@ from vdm.devices import sharding
 from vdm.devices.keys import root_key
 from vdm.diffusion.likelihood import Gaussian
 from vdm.evaluation.bits_per_dim import make_evaluate_batch
+from vdm.io.checkpoints import Checkpoints
 from vdm.models.classifier import NoisyClassifier
 from vdm.nn.classifiers import Perceptron
-from vdm.runs import states, train
-from vdm.runs.run import build_run, open_run
+from vdm.runs import states
+from vdm.runs.run import build_run
 from vdm.training import step
 from vdm.training.classifier_step import make_classifier_step
-from vdm.training.state import init_state
+from vdm.training.loop import Plan, take_steps
+from vdm.training.state import TrainState, init_state
 
 
 @pytest.fixture
@@ -87,7 +92,8 @@ def test_the_first_step_reads_nothing(reads, make_tiny_config, changes):
 def test_the_first_step_of_a_classifier_reads_nothing(reads):
     classifier = NoisyClassifier(Perceptron(num_classes=3, width=8), (2,), 3)
     optimizer, mesh = optax.sgd(1e-2), sharding.build_mesh(2)
-    state = sharding.put_everywhere(init_state(classifier, optimizer, root_key(0)), mesh)
+    initial = jax.jit(lambda: init_state(classifier, optimizer, root_key(0)))()
+    state = sharding.put_everywhere(initial, mesh)
     ends = jnp.float32(-5.0), jnp.float32(5.0)
     train_step = make_classifier_step(classifier, Gaussian(), ends, optimizer, root_key(1), mesh)
     batch = {"examples": np.zeros((4, 2), np.float32), "labels": np.zeros(4, np.int32)}
@@ -110,17 +116,34 @@ def test_the_first_batch_of_an_evaluation_reads_nothing(reads, make_tiny_config,
     assert first_calls(reads, evaluate_batch, params, batch, key, draw) == []
 
 
-def test_the_first_step_of_a_training_may_read_what_a_component_closes_over(
-    make_tiny_config, tmp_path, monkeypatch
-):
-    """The lowering of a step reads that array, so its first call is outside of the guard."""
+def test_the_first_step_of_a_training_may_read_what_a_component_closes_over(reads, monkeypatch):
+    """The step is lowered in its first call, which reads that array, so this call is unguarded."""
     guards, guard = [], jax.transfer_guard
 
     def noted(level):
-        guards.append(level)
+        guards.append((level, len(reads)))
         return guard(level)
 
+    closed_over = jax.block_until_ready(jax.random.normal(root_key(0), (3,)))
+
+    @jax.jit
+    def take_step(state, batch):
+        state = dataclasses.replace(state, step=state.step + 1)
+        return state, {"bpd": jnp.sum(closed_over) + jnp.sum(batch["examples"])}
+
+    plan = Plan(
+        name="train", step=take_step, num_steps=3, batch_size=4, save_every=3,
+        log=lambda step, scalars: "", save=lambda step, state: None,
+        checkpoints=Checkpoints("nowhere"), watchdog_secs=0,
+    )  # fmt: skip
+    mesh, params = sharding.build_mesh(1), {"a": jnp.ones(1)}
+    batch = sharding.put_batch({"examples": np.ones(4, np.float32)}, mesh)
+    state = TrainState(step=jnp.int32(0), params=params, ema_params=params, opt_state=())
+    state = sharding.put_everywhere(state, mesh)
     monkeypatch.setattr(jax, "transfer_guard", noted)
-    config = make_tiny_config(train__num_steps=3, train__eval_every=0)
-    train.train(open_run(config, tmp_path / "run"))
-    assert guards == ["allow", "disallow", "disallow"]
+    state = take_steps(plan, state, itertools.repeat(batch))
+    assert int(state.step) == 3
+    levels, (first, second, third) = zip(*guards, strict=True)
+    assert levels == ("allow", "disallow", "disallow")
+    assert (np.dtype("float32"), (3,)) in reads[first:second]
+    assert second == third

@@ -30,7 +30,7 @@ BY_HAND = {"VDM_COORDINATOR": "a:1", "VDM_NUM_PROCESSES": "3", "VDM_PROCESS_ID":
         (SLURM | {"VDM_COORDINATOR": "a:1"}, Cluster("a:1", 2, 1)),
         (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
         ({k: v for k, v in SLURM.items() if k[:3] == "SLU" and "STEP" not in k}, None),  # sbatch
-        # Four processes on two nodes: each has an accelerator of its own, unless it sees but one.
+        # Four processes on two nodes: each has an accelerator of its own, unless it sees only one.
         (SLURM | {"SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, Cluster("gpu07:27373", 4, 1, 1)),
         (
             SLURM | {"SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "CUDA_VISIBLE_DEVICES": "5"},
@@ -80,7 +80,7 @@ def test_node_lists_are_expanded(nodelist, names):
     assert expand_nodes(nodelist) == names
 
 
-def test_each_step_of_each_job_has_a_port_that_the_system_gives_to_nobody():
+def test_each_step_of_each_job_has_a_port_that_the_system_never_assigns():
     ids = [
         ("12345", "0"),
         ("12345", "1"),

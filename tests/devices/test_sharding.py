@@ -94,14 +94,14 @@ def after_a_step(num_devices, fsdp, accumulate=1, optimizer=None):
     optimizer = optimizer or optim.sgd(10, learning_rate=0.1)
 
     def init(key):
-        # away from the zeros of the last layer, so that all gradients are there
+        # away from the zeros of the last layer, so that no gradient vanishes
         params = jax.tree.map(lambda x: x + 0.02, MODEL.init(key))
         return init_state(MODEL, optimizer, key, params)
 
     shapes = jax.eval_shape(init, jax.random.key(1))
     places = sharding.split_state(shapes, mesh)
     state = jax.jit(init, out_shardings=places)(jax.random.key(1))
-    # Copies: of an array that NumPy looks at the step could not take the memory.
+    # Copies, because the step cannot take over the memory of an array that NumPy views.
     start = jax.tree.map(np.array, state)
     step = make_train_step(
         MODEL, optimizer, jax.random.key(5), Objective(0, "variance"), Averaging(0.9, True),
@@ -158,7 +158,7 @@ def test_the_optimiser_and_the_ema_lie_where_their_parameters_do():
 
 
 @pytest.mark.slow
-def test_a_checkpoint_goes_on_with_other_devices_and_other_shares(make_tiny_config, tmp_path):
+def test_a_checkpoint_resumes_on_other_devices_and_in_other_shares(make_tiny_config, tmp_path):
     def config(**changes):
         # The schedule's layer is large enough to be split.
         return make_tiny_config(

@@ -1,3 +1,5 @@
+"""Bits/dim of a split: independent of batches and devices, unbiased, with honest errors."""
+
 import dataclasses
 
 import jax
@@ -213,6 +215,6 @@ def test_samples_do_not_depend_on_batch_size():
     np.testing.assert_allclose(draw(8, 8), reference, atol=1e-5)
 
 
-def test_nonsense_is_refused():
+def test_a_number_of_draws_below_one_is_refused():
     with pytest.raises(ValueError, match="must be positive"):
         run(draws=0)

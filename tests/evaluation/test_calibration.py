@@ -15,7 +15,7 @@ from vdm.evaluation.estimators import Elbo, ImportanceWeighted, Place
 from vdm.evaluation.statistics import student_quantile
 
 REPETITIONS = 1600  # a share of 95% is then known to 0.5%
-IMAGES = 40
+IMAGES = 20
 MOST_DRAWS = 8
 
 

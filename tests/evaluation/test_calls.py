@@ -1,4 +1,4 @@
-"""How large a call is, and that waiting for it leaves room for signals."""
+"""How many examples one call takes, and that waiting for it can be interrupted."""
 
 from types import SimpleNamespace
 
@@ -37,7 +37,7 @@ def test_passes_of_the_estimators():
 
 
 class Slow:
-    """An array that is ready at the third question."""
+    """An array that is ready the third time it is asked."""
 
     def __init__(self):
         self.asked = 0
@@ -47,7 +47,7 @@ class Slow:
         return self.asked > 2
 
 
-def test_waiting_ends_with_the_work_or_because_it_is_told_to():
+def test_waiting_ends_with_the_work_or_when_told_to_stop():
     slow = Slow()
     wait({"a": slow, "b": Slow()})
     assert slow.asked == 3
@@ -55,4 +55,4 @@ def test_waiting_ends_with_the_work_or_because_it_is_told_to():
         wait(Slow(), stop=lambda: True)
     ready = Slow()
     ready.asked = 3
-    wait(ready, stop=lambda: True)  # what is there is taken
+    wait(ready, stop=lambda: True)  # a result that is ready is kept

@@ -1,3 +1,5 @@
+"""Where along the path the bound and its variance come from, and the best schedule."""
+
 import numpy as np
 import pytest
 
@@ -40,7 +42,7 @@ def test_best_schedule_and_its_variance_are_those_of_gaussian_data(power):
     assert found.variance > 1.5 * found.optimal_variance
 
 
-def test_draws_of_the_best_schedule_are_told_to_be_the_best():
+def test_the_best_schedule_is_recognised_from_its_own_draws():
     # 64 dimensions, default bins: Var = (integral of 32 r)^2 2 / 64, the same within every t.
     rng = np.random.default_rng(1)
     u, dims = uniform(300_000), 64
@@ -90,7 +92,7 @@ def test_the_error_of_a_bin_of_one_draw_is_unknown_not_zero():
     np.testing.assert_array_equal(found.density, [0.0, 51.5])
 
 
-def test_bins_of_a_few_repeated_levels_are_none_of_them_empty():
+def test_no_bin_is_empty_when_a_few_levels_repeat():
     x = np.repeat([1.0, 2.0, 3.0], [100, 5, 3])
     edges, index = bins_of(x, 20)
     assert np.all(np.bincount(index) > 0)

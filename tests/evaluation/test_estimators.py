@@ -87,13 +87,13 @@ def test_a_resumed_evaluation_has_the_same_bits(estimator):
 
 
 class BrokenNetwork:
-    """NaN for the noise of every example."""
+    """Estimates the noise of every example as NaN."""
 
     def apply(self, variables, z, omega, labels, train, rngs):
         return z * np.nan
 
 
-def test_a_bound_that_is_no_number_is_an_error():
+def test_a_bound_that_is_not_finite_is_an_error():
     model = VDM(MODEL.schedule, BrokenNetwork(), MODEL.likelihood, MODEL.dims)
     for estimator, remedy in [
         (Elbo(), "try an earlier checkpoint"),
@@ -104,7 +104,7 @@ def test_a_bound_that_is_no_number_is_an_error():
 
 
 class LabelNetwork:
-    """As noise of every example its label."""
+    """Estimates the noise of every example as its label."""
 
     def apply(self, variables, z, omega, labels, train, rngs):
         return jnp.broadcast_to(labels[:, None].astype(z.dtype), z.shape)

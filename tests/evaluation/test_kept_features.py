@@ -1,4 +1,4 @@
-"""Features of the data, computed once."""
+"""Features of the data are computed once and kept in a file."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from vdm.evaluation.kept_features import data_features, features_in_batches
 
 
 class Pixels:
-    """Features that are the pixels, and a count of the images that were asked for."""
+    """Features that are the pixels; counts the images it is given."""
 
     def __init__(self, name="pixels", scale=1.0):
         self.name, self.scale, self.images = name, scale, 0
@@ -66,7 +66,7 @@ def test_a_damaged_file_is_made_again(tmp_path, capsys, harm):
     elif harm == "changed":
         middle = content.index(found.astype("<f8").tobytes()[:16])
         path.write_bytes(content[:middle] + b"\x01" + content[middle + 1 :])
-    elif harm == "compression":  # one that there is not
+    elif harm == "compression":  # an unknown method
         entry = content.index(b"PK\x01\x02")
         path.write_bytes(content[: entry + 10] + b"\x20" + content[entry + 11 :])
     elif harm == "empty":
@@ -77,14 +77,14 @@ def test_a_damaged_file_is_made_again(tmp_path, capsys, harm):
         with np.load(path) as file:
             key = file["key"]
         np.savez(path, key=key, features=found[:3])
-    for _ in range(2):  # and it is kept again
+    for _ in range(2):  # the second time from the new file
         again = data_features(tmp_path, "sha256:a", pixels, CODES, 17)
         np.testing.assert_array_equal(again, found)
     assert pixels.images == 22
     assert "is damaged: computing the features of the data again" in capsys.readouterr().out
 
 
-def test_a_folder_that_cannot_be_written_costs_no_more_than_the_file(tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_costs_only_the_file(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     found = data_features(tmp_path / "file", "sha256:a", Pixels(), CODES, 17)
     np.testing.assert_array_equal(found, CODES.reshape(11, 2) * (1 / 17))

@@ -124,7 +124,7 @@ def test_distant_sets_have_neither_precision_nor_recall():
     assert precision_recall(normal(20, 3), normal(15, 3, 1) + 100.0) == (0.0, 0.0)
 
 
-def test_part_of_a_set_is_precise_and_recalls_its_surroundings(monkeypatch):
+def test_part_of_a_set_has_full_precision_and_recalls_its_surroundings(monkeypatch):
     monkeypatch.setattr(quality, "BLOCK", 30)
     # On the integers 0 ... 19, samples 0 ... 4: with k = 3 the balls of 0 and 4 reach 3 to the
     # outside, so 5, 6 and 7 are covered: 8 of 20. With k = 1 only 5 is: 6 of 20.
@@ -204,7 +204,7 @@ def test_distances_are_symmetric_and_blind_to_order(distance):
         (np.array([[np.inf]] * 9), np.zeros((9, 1)), "9 of 9 feature vectors are not finite"),
     ],
 )
-def test_what_is_no_pair_of_feature_sets_is_refused(distance, a, b, expected):
+def test_arrays_that_are_not_two_feature_sets_are_refused(distance, a, b, expected):
     with pytest.raises(ValueError, match=expected):
         distance(a, b)
 
@@ -241,14 +241,14 @@ def test_compare_has_the_samples_first_and_the_data_second():
     }
 
 
-def test_compare_leaves_precision_and_recall_out_and_tells_how_far_it_is():
+def test_compare_can_leave_out_precision_and_recall_and_reports_its_progress():
     samples, real = normal(30, 2), normal(40, 2, 1)
-    told, told_without = [], []
-    whole = quality.compare(samples, real, on_rows=lambda *place: told.append(place))
-    without = quality.compare(samples, real, False, lambda *place: told_without.append(place))
+    places, places_without = [], []
+    whole = quality.compare(samples, real, on_rows=lambda *place: places.append(place))
+    without = quality.compare(samples, real, False, lambda *place: places_without.append(place))
     assert without == {key: whole[key] for key in ("frechet", "kernel", "kernel_stderr")}
-    assert (told[0], told[-1]) == ((0, 200), (200, 200))
-    assert (told_without[0], told_without[-1]) == ((0, 100), (100, 100))
+    assert (places[0], places[-1]) == ((0, 200), (200, 200))
+    assert (places_without[0], places_without[-1]) == ((0, 100), (100, 100))
 
 
 def by_differences(real, generated, k):

@@ -1,4 +1,4 @@
-"""What is drawn: labels, guidance, rows between two latents, frames."""
+"""Samples: their labels, guidance, rows between two latents, and frames on the way."""
 
 from dataclasses import fields
 
@@ -22,7 +22,7 @@ from vdm.typing import NO_LABEL
 
 
 class Shift(nn.Module):
-    """eps_hat of x = label (of 0 without one), known exactly."""
+    """The exact eps_hat if x is the label, or 0 without a label."""
 
     @nn.compact
     def __call__(self, z, omega, labels=None, train=False):
@@ -76,7 +76,7 @@ def test_classifier_free_guidance_goes_beyond_the_label():
     assert draw(3, vdm, sampler=heun()).network_evaluations == 40
 
 
-def test_guidance_needs_what_it_needs():
+def test_guidance_refuses_models_that_lack_what_it_needs():
     with pytest.raises(ValueError, match=r"model\.label_dropout = 0\.1"):
         ClassifierFree(2.0).check(model(num_classes=3))
     with pytest.raises(ValueError, match="has no labels"):
@@ -131,7 +131,7 @@ def test_frames_end_with_the_samples_on_any_grid():
     assert draw(5).frames.shape == (0, 5, 2)
 
 
-def test_samples_that_are_no_numbers_are_refused():
+def test_samples_that_are_not_finite_are_refused():
     class Broken(nn.Module):
         @nn.compact
         def __call__(self, z, omega, labels=None, train=False):

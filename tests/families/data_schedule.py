@@ -3,7 +3,7 @@
     c ~ q(c | x) = N(slope mean(x) + offset, exp(log_std)^2),  p(c) = N(0, 1)
     omega(t; c) = omega(t^exp(tanh(c)))
 
-with the ends of the schedule for every c. The denoiser is told c, and KL(q(c | x) || p(c)) is the
+with the ends of the schedule for every c. The denoiser is given c, and KL(q(c | x) || p(c)) is the
 fourth term of the bound.
 """
 
@@ -31,9 +31,9 @@ class DataSchedule(VDM):
         return (TERM,)
 
     def init(self, key):
-        """{"network": {"denoiser": .., "told": ()}, "schedule": .. with "posterior"}."""
+        """{"network": {"denoiser": .., "context_gain": ()}, "schedule": .. with "posterior"}."""
         params = super().init(key)
-        network = {"denoiser": params["network"], "told": jnp.zeros((), jnp.float32)}
+        network = {"denoiser": params["network"], "context_gain": jnp.zeros((), jnp.float32)}
         return params | {"network": network}
 
     def init_schedule(self, key):
@@ -74,19 +74,19 @@ class DataSchedule(VDM):
         return super().denoiser(own, labels, dropout_key, augmented)
 
     @staticmethod
-    def told(params, denoiser, c):
-        """The denoiser that is told c."""
+    def given_context(params, denoiser, c):
+        """The denoiser that also reads c."""
 
         def eps_hat(z, omega):
-            return denoiser(z, omega) + params["network"]["told"] * expand(c, z)
+            return denoiser(z, omega) + params["network"]["context_gain"] * expand(c, z)
 
         return eps_hat
 
     def elbo_at(self, params, data, draws, levels, labels=None, dropout_key=None, augmented=None):
         """The bound with c given to the denoiser."""
         denoiser = self.denoiser(params, labels, dropout_key, augmented)
-        told = self.told(params, denoiser, levels.context)
-        return estimate_elbo(data, draws, levels, told, self.likelihood)
+        given = self.given_context(params, denoiser, levels.context)
+        return estimate_elbo(data, draws, levels, given, self.likelihood)
 
     def sample(self, params, keys, sampler, grid, num_steps, denoiser, z_1=None, num_frames=0):
         """With a c ~ p(c) for each example, which has a grid of its own."""
@@ -96,8 +96,8 @@ class DataSchedule(VDM):
             c = jax.random.normal(jax.random.fold_in(key, 2**32 - 1), (1,))
             omegas = grid(lambda t: self.omega(params, t, c[0]), num_steps)
             noise = fresh_noise(key[None], self.latent_dims)
-            told = self.told(params, denoiser, c)
-            chain = run_chain(z_1[None], noise, omegas, told, sampler, num_frames, self.kernel)
+            given = self.given_context(params, denoiser, c)
+            chain = run_chain(z_1[None], noise, omegas, given, sampler, num_frames, self.kernel)
             return chain, omegas[0]
 
         chain, omega_0 = jax.vmap(one)(keys, starts)

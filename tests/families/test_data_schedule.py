@@ -1,4 +1,4 @@
-"""A family whose noise levels depend on the data: each quantity is its own, or is refused."""
+"""A family whose noise levels depend on the data: its quantities are its own, or are refused."""
 
 import jax
 import jax.numpy as jnp

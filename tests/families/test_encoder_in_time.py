@@ -1,4 +1,4 @@
-"""A family that overrides the encoder and the bound: each quantity is its own, or is refused."""
+"""A family with its own encoder and bound: its quantities are its own, or are refused."""
 
 import dataclasses
 

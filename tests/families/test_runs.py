@@ -1,4 +1,4 @@
-"""The families as a user has them: by their dotted path in a config, from training to the codec."""
+"""Families as a user has them: a dotted path in a config, from training to compression."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_a_family_is_trained_evaluated_and_sampled_by_its_config(
         assert "train/bpd_auxiliary" in lines[0]
         moved = trained.params["schedule"]["posterior"]
         assert all(abs(float(value)) > 1e-5 for value in moved.values())
-        assert abs(float(trained.params["network"]["told"])) > 0
+        assert abs(float(trained.params["network"]["context_gain"])) > 0
     else:
         assert float(trained.params["network"]["strength"]) != 0
         assert (tmp_path / "loss_density.png").exists()
@@ -73,7 +73,7 @@ def test_a_family_that_has_lost_its_bound_is_refused_before_anything_is_written(
 
 
 class OnlyEncodes(VDM):
-    """Its data depend on the noise level, and its bound does not know it."""
+    """Its data depend on the noise level, which its bound ignores."""
 
     def encode(self, params, data, omega):
         return super().encode(params, data, omega) * (1 + omega)

@@ -1,4 +1,4 @@
-"""What is said between two log lines."""
+"""The scalars of a log line, from the metrics of the steps since the last one."""
 
 import numpy as np
 import pytest
