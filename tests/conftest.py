@@ -4,6 +4,7 @@ VDM_TEST_PLATFORM=cuda, as `make test-gpu` sets it, is for the tests marked gpu 
 """
 
 import os
+import sys
 
 # Without it an accelerator that happens to be there would take the place of the eight devices,
 # whatever JAX_PLATFORMS a person has set for runs.
@@ -86,3 +87,10 @@ def finished_run(make_tiny_config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     train.train(open_run(make_tiny_config(), workdir))
     return workdir
+
+
+@pytest.fixture
+def at_home(monkeypatch):
+    """The working directory is the checkout's, and sys.argv, which parsing replaces, comes back."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", sys.argv)

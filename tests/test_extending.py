@@ -3,7 +3,6 @@
 import ast
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 import vdm
+from vdm import main as program
 from vdm.config.registry import TABLES, lookup
 from vdm.io.metrics_log import read_metrics
 from vdm.runs import evaluate, train
@@ -44,6 +44,7 @@ CHECKS = [
 SMALL = {
     "schedule.kwargs.hidden_features": 8, "network.kwargs.width": 8,
     "network.kwargs.num_blocks": 0, "train.num_devices": 2, "train.batch_size": 32,
+    "optim.kwargs.decay": "none",
     "train.num_steps": 6, "train.log_every": 3, "train.save_every": 6, "eval.draws": 2,
     "sample.num_steps": 2, "sample.num_images": 4,
 }  # fmt: skip
@@ -134,7 +135,9 @@ def test_check_of_the_guide(name, function, folder):
     getattr(importlib.import_module(Path(name).stem), function)()
 
 
-def test_a_schedule_of_ones_own_takes_thirty_lines_and_the_command_line(folder):
+def test_a_schedule_of_ones_own_takes_thirty_lines_and_the_command_line(
+    folder, monkeypatch, capsys
+):
     lines = [FILES[name].splitlines() for name in ("my_schedules.py", "my_config.py")]
     assert sum(bool(line.strip()) for part in lines for line in part) <= 30
     (command,) = [code for code in COMMANDS if "my_config.py" in code]
@@ -142,13 +145,9 @@ def test_a_schedule_of_ones_own_takes_thirty_lines_and_the_command_line(folder):
     small = {k: v for k, v in SMALL.items() if k != "schedule.kwargs.hidden_features"}
     flags = [f"--config.{field}={value}" for field, value in small.items()]  # it takes no such
     flags += ["--config.train.num_steps=30", "--config.optim.kwargs.warmup_steps=1"]
-    # Where vdm is not installed its folder is on the path too.
-    path = os.pathsep.join([".", str(ROOT)])
-    done = subprocess.run(
-        [sys.executable, *command.split()[2:], *flags],
-        cwd=folder, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    # In this process, where the folder is the working directory and on the path.
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert program.main(["vdm.main", *command.split()[4:], *flags]) == 0, capsys.readouterr().err
     workdir = folder / "runs" / "powers"
     report = json.loads((workdir / "eval.json").read_text())
     assert np.isfinite(report["bpd"])

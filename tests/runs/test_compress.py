@@ -1,16 +1,12 @@
-"""--mode=compress and --mode=decompress: the same files come out, and mistakes harm nothing."""
+"""--mode=compress and --mode=decompress give the same files back."""
 
 import dataclasses
 import gzip
 import os
-import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -18,61 +14,19 @@ from PIL import Image
 
 import vdm
 from tests.data import png
-from vdm import main as program
 from vdm.compression import container
-from vdm.compression.lattice import DamagedError
 from vdm.config.compatibility import earlier_model_fields
-from vdm.data.sources import digits
 from vdm.io.atomic import read_json
 from vdm.runs import compress, states
 from vdm.runs.run import open_run
 
+pytestmark = pytest.mark.usefixtures("at_home")
+
+
 ROOT = Path(__file__).parents[2]
+
+
 FASHION = ROOT.parent / "shared" / "data" / "fashion_mnist" / "t10k-images-idx3-ubyte.gz"
-
-
-@pytest.fixture(autouse=True)
-def _at_home(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    jax.devices()
-
-
-@pytest.fixture
-def call(finished_run, capsys):
-    """(mode, input, output, fields) -> (status, stdout, stderr) on the finished run."""
-    import json
-
-    def in_process(mode, source, target, **fields):
-        saved = json.loads((finished_run / "config.json").read_text())
-        overrides = {"compress__num_steps": 3, "compress__lanes": 16} | fields
-        flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in overrides.items()]
-        for key in (
-            "network.kwargs.width", "network.kwargs.num_blocks", "schedule.kwargs.hidden_features",
-            "train.num_devices", "train.batch_size", "train.num_steps", "optim.kwargs.decay",
-        ):  # fmt: skip
-            value = saved
-            for part in key.split("."):
-                value = value[part]
-            flags.append(f"--config.{key}={value}")
-        status = program.main(
-            ["vdm.main", "--config=configs/digits.py", f"--workdir={finished_run}",
-             f"--mode={mode}", f"--input={source}", f"--output={target}", *flags]
-        )  # fmt: skip
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return in_process
-
-
-@pytest.fixture(scope="module")
-def images():
-    return digits("", 0).load("test").examples
-
-
-@pytest.fixture(scope="module")
-def model(finished_run):
-    return vdm.load(finished_run)
 
 
 def test_the_digits_come_back_bit_for_bit(call, images, tmp_path):
@@ -87,7 +41,9 @@ def test_the_digits_come_back_bit_for_bit(call, images, tmp_path):
     assert (tmp_path / "back.npy").read_bytes() == (tmp_path / "images.npy").read_bytes()
 
 
-@pytest.mark.parametrize("devices", [8, 2, 1])
+@pytest.mark.parametrize(
+    "devices", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_another_process_gives_them_back(finished_run, model, images, tmp_path, devices):
     content = model.compress(images[:20], num_steps=2)  # by eight devices
     (tmp_path / "images.vdm").write_bytes(content)
@@ -192,49 +148,6 @@ def test_a_folder_is_compressed_whole_and_counted(call, images, tmp_path):
         np.testing.assert_array_equal(samples, png.read(tmp_path / "in" / name)[0])
 
 
-def test_pictures_that_would_not_come_back_are_refused_before_anything_is_written(call, tmp_path):
-    (tmp_path / "in").mkdir()
-    for samples, depth, colour, says in (
-        (np.full((8, 8, 3), 255), 16, 2, "more than 8 bits"),
-        (np.full((8, 8, 2), 255), 16, 4, "more than 8 bits"),
-        (np.full((8, 8, 2), 12), 8, 4, "with transparency"),
-    ):
-        png.write(tmp_path / "in/a.png", samples, depth, colour)
-        status, _, err = call("compress", tmp_path / "in", tmp_path / "no.vdm")
-        assert (status, err.count("\n")) == (2, 1)
-        assert f"error: {tmp_path / 'in/a.png'}" in err
-        assert says in err
-    assert not (tmp_path / "no.vdm").exists()
-
-
-@pytest.mark.parametrize("num_codes", [2, 4, 17])
-def test_pictures_whose_greys_are_no_codes_are_told_how_to_become_them(num_codes):
-    codes = np.random.default_rng(0).integers(0, num_codes, (4, 8, 8), np.uint8)
-    codes[0, 0] = num_codes - 1
-    greys = np.rint(codes * (255 / (num_codes - 1))).astype(np.uint8)
-    run = SimpleNamespace(model=SimpleNamespace(likelihood=SimpleNamespace(num_codes=num_codes)))
-    compress._check_greys(run, codes, "in")
-    with pytest.raises(ValueError, match=f"greys up to 255, .* 0 to {num_codes - 1}") as caught:
-        compress._check_greys(run, greys, "in")
-    remedy = re.search(r"numpy\.rint.*numpy\.uint8\)", str(caught.value))
-    assert (remedy is None) == (num_codes > 16)
-    if remedy:
-        np.testing.assert_array_equal(eval(remedy[0], {"numpy": np, "x": greys}), codes)
-
-
-def test_arrays_that_are_no_codes_or_labels_are_told_what_this_model_takes(call, images, tmp_path):
-    np.save(tmp_path / "in.npy", images[:2] / 16)
-    status, _, err = call("compress", tmp_path / "in.npy", tmp_path / "no.vdm")
-    assert (status, err.count("\n")) == (2, 1)
-    assert "with x = numpy.load(...): for images in [0, 1], numpy.rint(16 * x).astype(" in err
-    np.save(tmp_path / "in.npy", images[:2])
-    np.save(tmp_path / "labels.npy", np.array([0.0, 1.0]))
-    labels = {"compress__labels": tmp_path / "labels.npy"}
-    status, _, err = call("compress", tmp_path / "in.npy", tmp_path / "no.vdm", **labels)
-    assert (status, err.count("\n")) == (2, 1)
-    assert "labels are integers, one for each image; with x = numpy.load(...): x.astype(" in err
-
-
 def test_a_file_larger_than_its_codes_gets_a_note(call, images, tmp_path):
     np.save(tmp_path / "one.npy", images[:1])
     _, out, _ = call("compress", tmp_path / "one.npy", tmp_path / "one.vdm")
@@ -264,101 +177,6 @@ def test_a_second_file_gives_the_initial_bits_and_comes_back(call, images, tmp_p
     np.testing.assert_array_equal(np.load(tmp_path / "back.npy"), images[:10])
 
 
-def test_mistakes_are_one_line_and_leave_nothing(call, images, tmp_path):
-    np.save(tmp_path / "images.npy", images[:4])
-    assert call("compress", tmp_path / "images.npy", tmp_path / "good.vdm")[0] == 0
-    good = (tmp_path / "good.vdm").read_bytes()
-    flipped = bytearray(good)
-    flipped[-9] ^= 4
-    (tmp_path / "flipped.vdm").write_bytes(flipped)
-    (tmp_path / "cut.vdm").write_bytes(good[:-40])
-    header, words = container.read(good)
-    (tmp_path / "seed.vdm").write_bytes(container.write(
-        dataclasses.replace(header, seed=2**70, cells=2**30), words
-    ))  # fmt: skip
-    (tmp_path / "version.vdm").write_bytes(good[:4] + b"\x07" + good[5:])
-    np.save(tmp_path / "real.npy", images[:4] / 16)
-    np.save(tmp_path / "large.npy", images[:4] + 5)
-    np.save(tmp_path / "shape.npy", images[:4, :5])
-    (tmp_path / "text.npy").write_text("no array")
-    (tmp_path / "empty").mkdir()
-    with zipfile.ZipFile(tmp_path / "zip.npy", "w") as archive:
-        archive.writestr("a.txt", "no array")
-    (tmp_path / "twice").mkdir()
-    for name in ("a.bmp", "a.bmp.png"):
-        Image.fromarray(images[0, ..., 0].astype(np.uint8)).save(tmp_path / "twice" / name)
-    output, before = tmp_path / "output", sorted(tmp_path.iterdir())
-    for mode, source, says in [
-        ("decompress", "flipped.vdm", "its checksum is wrong"),
-        ("decompress", "cut.vdm", "its checksum is wrong"),
-        ("decompress", "seed.vdm", "header makes no sense"),
-        ("decompress", "version.vdm", "its format has version 7"),
-        ("decompress", "images.npy", "not a file of compressed images"),
-        ("decompress", "missing.vdm", "is not there"),
-        ("compress", "real.npy", "integers"),
-        ("compress", "large.npy", "expected 0 to 16"),
-        ("compress", "shape.npy", "expected [N, 8, 8, 1]"),
-        ("compress", "text.npy", "is not an .npy"),
-        ("compress", "empty", "has no pictures"),
-        ("compress", "zip.npy", "holds several arrays"),
-        ("compress", "twice", "two PNGs would be named a.bmp.png"),
-        ("compress", "good.vdm", "an .npy of codes, or a folder"),
-    ]:
-        status, _, err = call(mode, tmp_path / source, output)
-        assert (status, err.count("\n")) == (2, 1), (source, err)
-        assert says in err
-    status, _, err = call("decompress", tmp_path / "good.vdm", output, eval__params="raw")
-    assert status == 2
-    assert "other parameters (ema parameters of step 30; these are the raw" in err
-    assert call("decompress", tmp_path / "good.vdm", tmp_path / "x.png")[0] == 2
-    assert sorted(tmp_path.iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--mode=compress"], "needs --input=PATH"),
-        (["--mode=compress", "--input=README.md"], "needs --output=PATH"),
-        (["--mode=compress", "--input=README.md", "--output=README.md"], "are the same"),
-        (["--mode=eval", "--input=README.md"], "--input is for"),
-        (["--mode=compress", "--input=tests", "--output=y", "--config.compress.order=up"], "known"),
-    ],
-)  # fmt: skip
-def test_flags_that_make_no_sense_are_refused(flags, says, capsys, tmp_path):
-    arguments = ["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}", *flags]
-    assert program.main(["vdm.main", *arguments]) == 2
-    assert says in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-def test_bits_that_changed_under_a_valid_checksum_give_no_images(model, images):
-    content = model.compress(images[:3], num_steps=1)
-    header, words = container.read(content)
-    trained = compress.Trained(model.run, model.params, model.step)
-    rng = np.random.default_rng(0)
-    for _ in range(60):
-        changed = words.copy()
-        changed[rng.integers(len(words))] ^= np.uint32(1 << rng.integers(32))
-        with pytest.raises(DamagedError):
-            compress.unpack(trained, container.write(header, changed))
-    for change in ({"shape": (4, 8, 8, 1)}, {"shape": (3, 8, 9, 1)}, {"num_steps": 2},
-                   {"checksum": b"12345678"}, {"dtype": "i8", "num_given": 40},
-                   {"num_steps": 0}, {"cells": 0}, {"lanes": 0}):  # fmt: skip
-        with pytest.raises(DamagedError):
-            compress.unpack(trained, container.write(dataclasses.replace(header, **change), words))
-
-
-def test_another_machine_is_named(model, images):
-    header, words = container.read(model.compress(images[:2], num_steps=1))
-    trained = compress.Trained(model.run, model.params, model.step)
-    elsewhere = dataclasses.replace(header, environment="4 x NVIDIA H100; jax 0.9")
-    with pytest.raises(DamagedError, match=r"on 4 x NVIDIA H100, and this is [28] x cpu"):
-        compress.unpack(trained, container.write(elsewhere, words))
-    otherwise = dataclasses.replace(header, probe=b"0000")
-    with pytest.raises(DamagedError, match="computes the model differently"):
-        compress.unpack(trained, container.write(otherwise, words))
-
-
 def test_a_conditional_model_asks_for_labels(make_tiny_config, images):
     model = vdm.build(make_tiny_config(model__class_conditional=True))
     with pytest.raises(ValueError, match="give labels"):
@@ -369,14 +187,6 @@ def test_a_conditional_model_asks_for_labels(make_tiny_config, images):
     content = model.compress(images[:2], labels, num_steps=1)
     trained = compress.Trained(model.run, model.params, model.step)
     np.testing.assert_array_equal(compress.unpack(trained, content).labels, labels)
-
-
-def test_labels_that_would_be_lost_are_refused(make_tiny_config, images):
-    model = vdm.build(make_tiny_config())
-    with pytest.raises(ValueError, match="the labels would be lost"):
-        model.compress(images[:2], np.array([3, 9]), num_steps=1)
-    with pytest.raises(ValueError, match="no classes to draw from"):
-        model.sample(2, labels=[3, 9], num_steps=1)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What an evaluation and a set of samples leave in a workdir: on the way, and in the end."""
+"""Samples of a run: what a killed command resumes from, and what they are compared with."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from vdm.evaluation import quality
 from vdm.evaluation.features import train_mlp_features
 from vdm.io.atomic import save_npz
 from vdm.io.journal import Journal
-from vdm.runs import evaluate, sample
+from vdm.runs import sample
 from vdm.runs.run import build_run, open_run
 
 
@@ -198,28 +198,6 @@ def test_features_that_cannot_take_the_data_stop_a_run_before_it_begins(make_tin
     refused(r"not an \.npz of numbers")
     features_of_digits(path)
     refused(r"sample\.num_images = 3: sample\.features compares 4", sample__num_images=3)
-
-
-@pytest.mark.parametrize(
-    ("degrees", "text"),
-    [
-        (1, "+- 0.0324 (Monte Carlo, 1 degree of freedom): elbo"),
-        (9, "+- 0.0324 (Monte Carlo, 9 degrees of freedom): elbo"),
-        (10, "+- 0.0324 (Monte Carlo): elbo"),
-        (594, "+- 0.0324 (Monte Carlo): elbo"),
-    ],
-)
-def test_an_error_of_few_draws_is_told_with_its_degrees_of_freedom(degrees, text):
-    report = {
-        "bpd": 1.7, "stderr_images": 0.01, "stderr_monte_carlo": 0.0324, "stderr_degrees": degrees,
-        "bound": "elbo", "num_steps": 0, "split": "test", "params": "ema", "step": 7,
-        "num_examples": 297, "draws_per_example": 2,
-    }  # fmt: skip
-    assert text in evaluate.describe_evaluation(report)
-    unknown = report | {"stderr_monte_carlo": None, "stderr_degrees": None}
-    assert "+- unknown (Monte Carlo): elbo" in evaluate.describe_evaluation(unknown)
-    del report["stderr_degrees"]  # of a workdir of before
-    assert "+- 0.0324 (Monte Carlo): elbo" in evaluate.describe_evaluation(report)
 
 
 def test_a_run_is_loaded_without_the_features_that_its_samples_were_compared_by(
