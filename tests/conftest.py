@@ -1,18 +1,18 @@
-"""Eight simulated CPU devices for every test; must run before any JAX backend starts.
+"""Gives every test eight simulated CPU devices; must run before any JAX backend starts.
 
-VDM_TEST_PLATFORM=cuda, as `make test-gpu` sets it, is for the tests marked gpu alone.
+`make test-gpu` sets VDM_TEST_PLATFORM=cuda, for the tests marked gpu.
 """
 
 import os
 import sys
 
-# Without it an accelerator that happens to be there would take the place of the eight devices,
-# whatever JAX_PLATFORMS a person has set for runs.
+# Otherwise an accelerator in the machine would replace the eight devices. This also overrides
+# the JAX_PLATFORMS that a person has set for runs.
 PLATFORM = os.environ.get("VDM_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = "cpu" if PLATFORM == "cpu" else f"{PLATFORM},cpu"
 
-# Tests compile much and compute little, and so do the programs that they start: LLVM's least
-# optimisation takes half the time, and one cache serves all processes and runs.
+# Tests, and the programs that they start, compile much and compute little: LLVM's lowest
+# optimisation level halves the time, and all processes and runs share one compilation cache.
 if PLATFORM == "cpu":
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(".jax_cache"))
@@ -23,8 +23,8 @@ import jax  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 try:
-    jax.devices()  # at once: the first config built would make them as many as it wants
-except (RuntimeError, AssertionError):  # no such platform: its tests say so where they skip
+    jax.devices()  # now, because the first config that is built would choose their number
+except (RuntimeError, AssertionError):  # no such platform: its tests are skipped and say why
     jax.config.update("jax_platforms", "cpu")
     jax.devices()
 
@@ -41,13 +41,13 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items):
-    """The longest ones first: at the end one worker would wait for the other."""
+    """Runs the longest tests first; at the end one worker would wait for the other."""
     items.sort(key=lambda item: "test_multiprocess" not in item.nodeid)
 
 
 @pytest.fixture
 def erratum_number(request):
-    """The number in the test's `erratum` marker, which the test must find again."""
+    """The number in the test's `erratum` marker, which the test must reproduce."""
     return request.node.get_closest_marker("erratum").args[2]
 
 
@@ -80,7 +80,7 @@ def make_tiny_config():
 
 @pytest.fixture(scope="session")
 def finished_run(make_tiny_config, tmp_path_factory):
-    """The workdir of an undisturbed run of that config; not to be changed."""
+    """The workdir of an uninterrupted run of `make_tiny_config()`; tests must not change it."""
     from vdm.runs import train
     from vdm.runs.run import open_run
 
@@ -91,6 +91,6 @@ def finished_run(make_tiny_config, tmp_path_factory):
 
 @pytest.fixture
 def at_home(monkeypatch):
-    """The working directory is the checkout's, and sys.argv, which parsing replaces, comes back."""
+    """Works in the checkout's folder, and restores sys.argv, which parsing replaces."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", sys.argv)

@@ -111,7 +111,7 @@ def test_a_model_is_printed_in_a_line(trained):
 
 @pytest.fixture
 def compilations():
-    """The number of compilations since it was last emptied: its length. Programs that come from
+    """A list with an entry for each compilation since it was last cleared. Programs that come from
     the cache on disk count too."""
     found = []
 

@@ -46,7 +46,7 @@ def test_negative_steps_are_refused(trained):
 
 
 def test_a_folder_that_is_no_workdir_is_named(tmp_path):
-    with pytest.raises(ValueError, match="is no workdir"):
+    with pytest.raises(ValueError, match="is not a workdir"):
         vdm.load(tmp_path)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         vdm.nothing  # noqa: B018

@@ -32,7 +32,7 @@ def test_a_host_process_in_float64_gets_the_same_numbers(finished_run):
 
 
 def python(code, **environment):
-    """What a new process says, which must end well."""
+    """The output of a program in a new process, which must succeed."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Workdirs with an evaluation of made-up nats [draws, images]."""
+    """Makes workdirs with an evaluation of invented nats [draws, images]."""
 
     def make(name, nats, **changes):
         run = tmp_path / name
@@ -46,7 +46,7 @@ def test_differences_are_paired_over_images_and_noise(make_run):
         bits.mean(0).std(ddof=1) / np.sqrt(50)
     )
     assert second["difference_stderr_monte_carlo"] == pytest.approx(bits.mean(1).std(ddof=1) / 2)
-    # far below what the two numbers' own errors would give
+    # far less than the errors of the two numbers themselves
     assert second["difference_stderr_images"] < 0.01 * (NATS.mean(0).std() / 64 / np.log(2))
 
 
@@ -77,7 +77,7 @@ def test_degrees_of_freedom_of_the_errors(make_run, tmp_path, capsys):
     "kind", [{"bound": "iw-4"}, {"bound": "ode-decoder"}, {"num_levels": 2, "num_steps": None}]
 )
 def test_noise_that_is_independent_tells_its_error_from_every_image(make_run, kind):
-    # as of a workdir of before there was stderr_degrees, with an error over the means of draws
+    # as in a workdir from before stderr_degrees existed, whose error is over the means of draws
     few = NATS[:2]
     runs = [Result(make_run("a", few, **kind)), Result(make_run("b", few + CHANGE[:2], **kind))]
     first, second = compare(runs)

@@ -106,7 +106,7 @@ def test_another_json_is_one_line(content, tmp_path, capsys):
     (tmp_path / "eval.json").write_text(content)
     status, _, err = call([f"--config={tmp_path / 'eval.json'}", "--print_config"], capsys)
     assert (status, err.count("\n")) == (2, 1)
-    assert "holds no config" in err or "is damaged" in err
+    assert "does not hold a config" in err or "is damaged" in err
 
 
 def test_kwargs_of_a_component_of_ones_own_are_given_on_the_command_line(capsys):

@@ -1,4 +1,4 @@
-"""The guide vdm/README.md: its code blocks are written into an empty folder and run from there."""
+"""The code blocks of the guide vdm/README.md work when they are copied into an empty folder."""
 
 import ast
 import importlib
@@ -57,7 +57,8 @@ def forget_modules():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The user's folder, where everything runs; other tests have modules of the same names."""
+    """The user's folder, in which everything runs. Modules of the same names that other tests have
+    imported are forgotten."""
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)
     monkeypatch.chdir(tmp_path)
@@ -177,7 +178,7 @@ def test_variance_training_bends_the_schedule_for_less_variance(folder):
     assert learned["denoising_variance"] < 0.95 * before["denoising_variance"]
 
 
-# The others have tests of their own, the table in test_my_data.py.
+# The others are tested elsewhere; the guide has test_my_data.py for the table.
 ON_DIGITS = sorted({*CONFIGS} - {"my_config.py", "my_data_config.py", "my_metrics_config.py"})
 
 
@@ -202,7 +203,7 @@ def test_the_codec_reads_the_likelihood_of_the_guide(folder):
 
 @pytest.fixture
 def wandb_calls(monkeypatch):
-    """What is asked of Weights & Biases, for which there is a stub."""
+    """The calls that a stub of Weights & Biases has received."""
     calls = []
 
     class StubRun:

@@ -74,7 +74,7 @@ def test_print_config_shows_overrides(capsys):
         (["--config.schedule.name=monotne"], "did you mean 'monotone'"),
         (["--config=configs/digitz.py"], "'configs/digitz.py' does not exist"),
         (["--worksdir=x"], "workdir"),
-        (["stray"], "'stray' is no flag"),
+        (["stray"], "'stray' is not a flag"),
         (["--mode=evaluate"], "--mode=evaluate"),
         (["--workdir="], "--workdir is missing"),
         (["--config.train.batch_size=33"], "is not divisible by the 2 devices"),

@@ -1,4 +1,4 @@
-"""Two processes of two simulated devices each: one run, whatever happens to either."""
+"""Two processes with two simulated devices each are one run, also when one of them dies."""
 
 import contextlib
 import json
@@ -60,7 +60,7 @@ def start_both(*arguments):
 
 
 def free_port():
-    """A port below those that the system gives to others between this and its use."""
+    """A free port below the range from which the system could give it to another program first."""
     for port in range(10_000 + os.getpid() % 20_000, 32_768):
         with contextlib.suppress(OSError), socket.socket() as free:
             free.bind(("127.0.0.1", port))
@@ -79,7 +79,7 @@ def end(processes, within=1200):
 
 
 def wait_for_checkpoint(processes, workdir, step):
-    """Until there is one of `step` or later."""
+    """Waits for a checkpoint of `step` or later."""
     while not any(int(s) >= step for s in names(workdir)):
         assert all(process.poll() is None for process in processes), end(processes)
         time.sleep(0.01)
@@ -109,7 +109,7 @@ def test_two_processes_are_one_run_through_kills_and_signals(tmp_path):
     (status, out, err), (status_1, out_1, err_1) = end(start(undisturbed))
     assert (status, status_1) == (0, 0), err + err_1
     assert "4 x cpu" in out
-    # The first speaks; threads of Gloo do in both, and break each other's lines.
+    # Only the first process prints; in both, threads of Gloo print and break into lines.
     ours = {line for line in out.splitlines() if "Gloo" not in line and line.strip()}
     assert len(ours) > 5
     assert not any(line in out_1 for line in ours if len(line) > 20)
@@ -185,7 +185,7 @@ SAVE = """
         print(error, file=sys.stderr, flush=True)
         Path(folder, f"said{jax.process_index()}").touch()
         if processes.is_first() and where in ("before", "after"):
-            while not Path(folder, "said1").exists():  # its end would end the other in the midst
+            while not Path(folder, "said1").exists():  # its end would end the other too early
                 time.sleep(0.01)
         processes.leave(2)
 """

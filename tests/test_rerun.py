@@ -1,20 +1,21 @@
-"""One row of one results.json, drawn at random, is computed again: a stale number is found.
+"""Computes one row of one results.json again, drawn at random, to find stale numbers.
 
-VDM_RERUN=snr_ablation/fixed-Fourier-bound-seed1 trains that job instead of one at random.
+VDM_RERUN=snr_ablation/fixed-Fourier-bound-seed1 trains that job instead of a random one.
 
-A row marked "stale" waits for its experiment to be run again, and is left alone. Of the others a
-re-run has the same seed, the same images and the same noise in its evaluation. On a machine of the
-row's class it may be away from the row by LIMIT standard errors and by ROUNDING:
+Rows marked "stale" wait until their experiment is run again, and are not drawn; rows with a short
+training are drawn more often. The re-run uses the seed and the images of the row, and the same
+noise in its evaluation. On a machine of the row's class it may differ from the row by LIMIT
+standard errors and by ROUNDING:
 
-- with the row's `bpd_of_draws` the error is the Monte-Carlo error of the paired difference;
-- a row without them is of code that drew other masks of dropout, from the same seed. Neither the
-  paired error nor the same training can be had: its Monte-Carlo error and the re-run's are taken
-  for independent, and the spread over seeds for that of the masks, which make 0.1, 0.2, 0.4 and 1.5
-  of it in the four trainings that were looked at. As that difference is a random one, two errors
-  would fail one re-run in twenty: FAR of them fail one in a thousand, and allow 2.7 to 6.4% of
-  bits/dim.
+- If the row has `bpd_of_draws`, the error is the Monte-Carlo error of the paired difference.
+- A row without them was made by code that drew other dropout masks from the same seed, so that
+  neither the paired error nor the same training is available. Its Monte-Carlo error and that of the
+  re-run are treated as independent, and the effect of the masks as the spread over seeds, of which
+  it was 0.1, 0.2, 0.4 and 1.5 in four trainings. This difference is random, and a limit of two
+  errors would fail one re-run in twenty. FAR errors fail one in a thousand and allow 2.7 to 6.4% of
+  the bits/dim.
 
-On another class of machine it is compared as a training of another seed would be, FAR likewise.
+On another class of machine the re-run is treated as a training with another seed, with FAR too.
 """
 
 import functools
@@ -35,11 +36,11 @@ from vdm.io.environment import machine
 
 ROOT = Path(__file__).parent.parent
 LIMIT = 2.0
-"""Standard errors that a re-run may be away from its row."""
+"""Standard errors by which a re-run may differ from its row."""
 FAR = 3.3
-"""The same where the re-run is another training: 0.1% of normal variables are further out."""
+"""The same if the re-run is another training; 0.1% of normal variables lie further out."""
 ROUNDING = 0.001
-"""Bits/dim between two trainings of one seed that differ in rounding. Measured: 7e-9 after 200
+"""Bits/dim between two trainings with one seed that differ in rounding. Measured: 7e-9 after 200
 steps on one device and on two, 0.0004 after the 2,000 of configs/digits.py on two kinds of CPU."""
 MOST_SECS = 240
 """Longest training, with its evaluations, that is repeated: seconds on two quiet cores."""
@@ -84,18 +85,18 @@ def standard_error(
 def largest_difference(
     row: dict, rows: list[dict], job: str, draws: np.ndarray, strata: int, here: str
 ) -> float:
-    """Bits/dim that the re-run may be away from the row."""
+    """Bits/dim by which the re-run may differ from the row."""
     same = row["machine"] == here and "bpd_of_draws" in row
     return ROUNDING + (LIMIT if same else FAR) * standard_error(row, rows, job, draws, strata, here)
 
 
 def committed_bpd(row: dict, job: str) -> float:
-    """Of that training."""
+    """The bits/dim of that training."""
     return row["bpd_of_seeds"][row["jobs"].index(job)]
 
 
 def as_drawn(row: dict, job: str) -> np.ndarray:
-    """The draws of the row's training, or twenty that have its mean and error."""
+    """The draws of the row's training, or twenty invented ones with its mean and error."""
     if "bpd_of_draws" in row:
         return np.array(row["bpd_of_draws"][row["jobs"].index(job)])
     noise = np.random.default_rng(0).standard_normal(20)
@@ -142,14 +143,16 @@ def test_a_row_that_holds_its_draws_is_compared_draw_by_draw():
 def test_a_row_drawn_at_random_comes_out_again(tmp_path):
     chosen = os.environ.get("VDM_RERUN")
     if chosen is None:
-        draw = random.SystemRandom().choice
-        experiment = draw(sorted(read_rows()))
-        chosen = f"{experiment}/{draw(draw(read_rows()[experiment])['jobs'])}"
+        # In inverse proportion to the seconds: every row can be drawn, and the mean time is short.
+        rows = [(name, row) for name, of in read_rows().items() for row in of]
+        shares = [len(row["jobs"]) / row["seconds"] for _, row in rows]
+        ((experiment, row),) = random.SystemRandom().choices(rows, shares)
+        chosen = f"{experiment}/{random.SystemRandom().choice(row['jobs'])}"
     experiment, _, job = chosen.partition("/")
     rows = read_rows().get(experiment, [])
     found = [row for row in rows if job in row["jobs"]]
     assert found, f"VDM_RERUN={chosen} is no job of a row that is short and not stale"
-    # As users run it: conftest.py's flags for XLA leave optimisations out.
+    # As users run it: the XLA flags of conftest.py turn optimisations off.
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     result = subprocess.run(
         [sys.executable, "-m", f"experiments.{experiment}.run", f"--only={job}",

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run_code(code, *arguments, stdin=None):
-    """The finished process of a program that imports vdm.main."""
+    """Runs a program that imports vdm.main, and returns its finished process."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         cwd=ROOT, stdin=stdin, capture_output=True, text=True, timeout=300,
@@ -40,7 +40,7 @@ def run_code(code, *arguments, stdin=None):
 
 @pytest.fixture
 def second_of_two(monkeypatch):
-    """As if this process had joined another one and were not the first; its end is a SystemExit."""
+    """Makes this process look like the second of two; its end raises SystemExit."""
     monkeypatch.setattr(processes, "has_joined", lambda: True)
     monkeypatch.setattr(processes, "is_first", lambda: False)
     monkeypatch.setattr(processes, "leave", sys.exit)

@@ -1,4 +1,4 @@
-"""Slips in a component of the user's own are one line before anything is written."""
+"""A mistake in a user's own component is one line, before anything is written."""
 
 import re
 import sys
@@ -73,7 +73,7 @@ def short():
 
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    """group, name -> the run of digits.py with that component of the module above."""
+    """Builds the run of digits.py with the component of that name from the module above."""
     (tmp_path / "my_slips.py").write_text(SLIPS)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "my_slips", raising=False)

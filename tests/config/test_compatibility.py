@@ -1,4 +1,4 @@
-"""A config is the same before it is saved and after it is read, whatever is asked of it."""
+"""A config that was saved and read again equals the original, in every comparison."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The defaults, what is printed of them, and what a config of an earlier version gets from them."""
+"""The defaults, how they are printed, and how they complete a config of an earlier version."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""What was given and would have no effect is refused; defaults of other components are ignored."""
+"""A value that the user gives and that would have no effect is refused; the defaults of components
+that are not chosen are ignored."""
 
 import json
 import shutil

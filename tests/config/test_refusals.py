@@ -68,7 +68,7 @@ def test_what_a_schedule_cannot_learn_is_refused_before_training():
         ({"eval.bound": "iw-0"}, "such as iw-64"),
         ({"eval.bound": "iw-K"}, "such as iw-64"),
         ({"eval.bound": "iw-8"}, "set eval.num_steps to their number"),
-        ({"eval.bound": "ode-decoder", "eval.num_steps": 10}, "is of continuous time"),
+        ({"eval.bound": "ode-decoder", "eval.num_steps": 10}, "is for continuous time"),
         ({"eval.ode.divergence": "hutchison"}, "did you mean 'hutchinson'"),
         ({"eval.ode.tolerance": 0.0}, "eval.ode.tolerance = 0.0"),
         ({"train.batch_size": 0}, "at least 1"),
@@ -78,7 +78,7 @@ def test_what_a_schedule_cannot_learn_is_refused_before_training():
         ({"data.holdout": -1}, "at least 0"),
         ({"data.augmentation.name": "image"}, "did you mean 'images'"),
         ({"data.augmentation.name": "json:dumps"}, "also needs data.augmentation.kwargs.obj"),
-        ({"data.augmentation.kwargs": {"flip": 1}}, "flip is no parameter of 'none'"),
+        ({"data.augmentation.kwargs": {"flip": 1}}, "flip is not a parameter of 'none'"),
         (
             {"data.augmentation.name": "images", "data.augmentation.kwargs.permutations": True},
             "images of one channel have none to permute",
@@ -89,7 +89,7 @@ def test_what_a_schedule_cannot_learn_is_refused_before_training():
         ({"weighting.name": "math:tau"}, "not callable"),
         ({"weighting.name": "json:JSONDecoder", "weighting.kwargs": {}}, "gives no function"),
         ({"weighting.name": "min_snr", "weighting.kwargs.gamma": 0.0}, "gamma = 0.0 must be"),
-        ({"weighting.kwargs": {"gama": 1.0}}, "gama is no parameter of 'bound'"),
+        ({"weighting.kwargs": {"gama": 1.0}}, "gama is not a parameter of 'bound'"),
         ({"schedule": {"name": "linear"}}, "the config has no schedule.kwargs"),
         ({"model.prediction": "next_mean"}, "model.num_steps = 0 there is none: set it to T"),
         (
@@ -106,7 +106,7 @@ def test_what_a_schedule_cannot_learn_is_refused_before_training():
         ({"sample.features": "nowhere.npz"}, "there is no such file"),
         ({"sample.name": "ancestal"}, "did you mean 'ancestral'"),
         ({"sample.grid.name": "karas"}, "did you mean 'karras'"),
-        ({"sample.grid.kwargs": {"roh": 7.0}}, "roh is no parameter"),
+        ({"sample.grid.kwargs": {"roh": 7.0}}, "roh is not a parameter"),
         ({"sample.guidance.name": "clasifier"}, "did you mean 'classifier'"),
         ({"sample.guidance.name": "classifier_free"}, "model.label_dropout = 0.1"),
         ({"classifier.name": "convnets"}, "did you mean 'convnet'"),
@@ -149,7 +149,7 @@ def test_what_is_no_number_is_refused(field, value):
 def test_a_parameter_that_no_component_has_is_refused():
     config = load("digits")
     config.schedule.kwargs = {"omega_o": -8.0}
-    with pytest.raises(ValueError, match=r"omega_o is no parameter .* did you mean 'omega_"):
+    with pytest.raises(ValueError, match=r"omega_o is not a parameter .* did you mean 'omega_"):
         configs.build_model(config, configs.build_source(config.data))
 
 

@@ -1,4 +1,5 @@
-"""Sweeps: every job once, in any number of shares, resumed and not repeated; rows that add up."""
+"""Sweeps run every job once, divided into any number of shares, resume what was interrupted, and
+summarise the seeds of a job in a row."""
 
 import argparse
 import importlib
@@ -36,7 +37,7 @@ def tiny(make_tiny_config):
 
 @pytest.fixture(scope="module")
 def swept(tiny, tmp_path_factory):
-    """Two jobs, done in two shares."""
+    """The folder and the jobs of a finished sweep of two jobs in two shares."""
     outdir, jobs = tmp_path_factory.mktemp("sweep"), tiny()
     assert not finish(jobs, flags(outdir, share=(1, 2)))
     assert sorted(p.name for p in (outdir / "runs").iterdir()) == ["a-seed1"]
@@ -144,7 +145,7 @@ def test_a_share_is_an_index_below_a_count(text, monkeypatch, capsys):
 
 
 class OneDraw:
-    """A result as of one draw of each image, which does not tell its noise."""
+    """A result with one draw for each image, whose noise is unknown."""
 
     def __init__(self, result):
         self.report, self.noise = result.report, Error(math.nan, 0)

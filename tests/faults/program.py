@@ -1,4 +1,4 @@
-"""The program in processes of its own, as a user starts it, with a tiny network on the digits."""
+"""Starts the program in its own process, as a user would, with a tiny network on the digits."""
 
 import contextlib
 import ctypes
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.faults.kills import command
+from tests.faults.training_kills import command
 from vdm.io.metrics_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ NO_END = {"train__num_steps": 100_000, "train__eval_every": 0}
 
 
 def start(arguments: list[str], *folders: Path, **environment: str) -> subprocess.Popen[str]:
-    """`python -m vdm.main`; `folders` are where modules of the user's lie."""
+    """Starts `python -m vdm.main`; `folders` hold the user's own modules."""
     path = os.pathsep.join(map(str, [ROOT, *folders]))
     return subprocess.Popen(
         [sys.executable, "-m", "vdm.main", *arguments],
@@ -35,21 +35,21 @@ def run(arguments: list[str], *folders: Path) -> tuple[int, str, str]:
 
 
 def _obey_file_modes() -> None:
-    # Root writes to read-only files, by these two capabilities.
+    # These two capabilities let root write to read-only files.
     with contextlib.suppress(OSError, AttributeError):
         for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
             ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
 
 
 def wait_for_step(workdir: Path, process: subprocess.Popen[str], step: int) -> None:
-    """Until the log of a running program has reached `step`, however slow the machine is."""
+    """Waits until the log of a running program has reached `step`."""
     while not any(line["step"] >= step for line in read_metrics(workdir)):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 
 
 def evaluation(workdir: Path) -> dict[str, Any]:
-    """eval.json without what depends on the time."""
+    """eval.json without the entries that depend on the time."""
     found = json.loads((workdir / "eval.json").read_text())
     return {key: value for key, value in found.items() if not key.endswith("_secs")}
 

@@ -1,9 +1,10 @@
-"""A checkpoint with a file that is damaged in any way is passed over, and costs no bit.
+"""A checkpoint with a damaged file is skipped, and the run still ends with the same bits.
 
 Tested elsewhere: every bit of a checkpoint (tests/io/test_checkpoints.py,
 test_no_flipped_bit_goes_unnoticed), a kill between any two steps of a save
 (test_a_kill_between_any_two_steps_of_a_save_costs_at_most_that_save), an evaluation of a damaged
-checkpoint (tests/test_loops.py, test_a_damaged_checkpoint_is_named_and_the_one_before_used).
+checkpoint (tests/runs/test_resume.py,
+test_a_damaged_checkpoint_is_named_and_the_one_before_used).
 """
 
 import os

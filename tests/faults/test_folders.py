@@ -2,7 +2,7 @@
 
 Tested elsewhere: a full disk under a save (tests/io/test_checkpoints.py,
 test_disk_full_is_one_line_and_harms_nothing and
-test_disk_full_after_orbax_is_done_harms_nothing) and under the log (tests/io/test_metrics.py,
+test_disk_full_after_orbax_is_done_harms_nothing) and under the log (tests/io/test_metrics_log.py,
 test_a_disk_that_takes_half_a_line_is_full), a log that is gone
 (test_a_file_that_is_gone_is_not_written_to_in_silence), data that are not there
 (tests/data/test_sources.py).
@@ -26,7 +26,7 @@ def steps(workdir):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 16 MB."""
+    """A mounted file system of 16 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder)]
@@ -71,7 +71,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_room_lets_it_go_on(small_disk):
 
 def test_a_workdir_removed_under_a_run_ends_it_and_is_not_half_rebuilt(tmp_path):
     workdir = tmp_path / "run"
-    # Without saves, in the midst of which orbax would make it again.
+    # Without saves, because orbax would create the folder again during one.
     process = start(command(workdir, **NO_END | {"train__save_every": 10**6}))
     wait_for_step(workdir, process, 10)
     workdir.rename(tmp_path / "gone")

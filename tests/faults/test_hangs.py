@@ -1,14 +1,14 @@
-"""A run that hangs says where, and goes on when it can.
+"""When a run hangs, the watchdog prints where, and the run continues when it can.
 
 Tested elsewhere: what the watchdog writes and when (tests/io/test_watchdog.py), the phases of the
-loop (tests/test_loops.py, test_fit_names_the_phase_in_which_it_hangs).
+loop (tests/runs/test_train.py, test_fit_names_the_phase_in_which_it_hangs).
 """
 
 import re
 
 import pytest
 
-from tests.faults.program import command, run
+from tests.faults.program import command
 
 USERS = """
 import time
@@ -19,7 +19,7 @@ from vdm.data import sources
 from vdm.diffusion.likelihood import Discretised
 
 class Slow(np.ndarray):
-    '''Examples whose gathering number 30 takes its time.'''
+    '''Examples whose 30th batch takes 5 seconds to gather.'''
     calls = 0
 
     def __getitem__(self, index):
@@ -40,7 +40,7 @@ def slow_digits(data_dir, holdout):
     return dataclasses.replace(source, load=load)
 
 class Hang(Discretised):
-    '''A call of the host from the devices, of which one takes its time.'''
+    '''The devices call the host at every step; the 30th call takes 5 seconds.'''
     calls = []
 
     def encode(self, data):
@@ -67,10 +67,10 @@ class Hang(Discretised):
         ),
     ],
 )
-def test_a_hang_is_reported_and_outlasted(tmp_path, changes, phase, function):
-    (tmp_path / "users.py").write_text(USERS)
+def test_a_hang_is_reported_and_outlasted(call_with_module, tmp_path, changes, phase, function):
     changes = {"train__num_steps": 40, "train__eval_every": 0} | changes
-    status, out, err = run(command(tmp_path / "run", train__watchdog_secs=2, **changes), tmp_path)
+    arguments = command(tmp_path / "run", train__watchdog_secs=2, **changes)
+    status, out, err = call_with_module(USERS, arguments)
     assert status == 0, err
     assert re.search(rf"^watchdog: \d+ s without progress: {phase};", err, re.MULTILINE)
     assert re.search(rf'File ".*users.py", line \d+ in {function}', err)

@@ -1,6 +1,6 @@
 """A few kills of `make faults`, which makes two hundred.
 
-Tested elsewhere: three kills of the real command line (tests/test_main.py,
+Tested elsewhere: three kills of the real command line (tests/test_signals.py,
 test_three_kills_leave_the_same_parameters_to_the_last_bit), the signals of a person
 (test_a_signal_saves_says_where_and_the_run_goes_on), kills of saves alone
 (tests/io/test_checkpoints.py, test_sigkill_at_any_moment_loses_no_acknowledged_checkpoint).

@@ -1,4 +1,4 @@
-"""URLs given for a folder or a file are refused before anything is created."""
+"""A URL in place of a folder or a file is refused before anything is created."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ URLS = ["gs://bucket/run", "s3://bucket/run", "https://host/run", "file:///tmp/r
 
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch, tmp_path):
-    """A folder that must stay empty."""
+    """Works in a folder that must stay empty."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
     yield

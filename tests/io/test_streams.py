@@ -1,4 +1,4 @@
-"""Output that cannot be written does not end a program or change its exit status."""
+"""Output that cannot be written stops no program and changes no exit status."""
 
 import io
 import os
@@ -20,7 +20,7 @@ MISTAKE = [*PRINT_CONFIG, "--config.train.num_step=3"]
 
 
 class Tee:
-    """The stream that training scripts often define, with only write and flush."""
+    """A tee as in many training scripts, with no methods but write and flush."""
 
     def __init__(self):
         self.text = ""
@@ -33,7 +33,7 @@ class Tee:
 
 
 class Failing(io.TextIOBase):
-    """A stream that raises a given error and claims to be a terminal."""
+    """A stream that raises the given error and claims to be a terminal."""
 
     def __init__(self, error):
         self.error = error
@@ -97,7 +97,7 @@ def test_a_training_does_not_notice(kind, make_tiny_config, tmp_path, monkeypatc
 
 
 def shell(command, redirection):
-    """(exit status, standard error unless it was redirected)."""
+    """(status, standard error; empty where the redirection takes that)."""
     done = subprocess.run(
         ["bash", "-c", f'"$@" {redirection}; exit ${{PIPESTATUS[0]}}', "bash", *command],
         cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -27,4 +27,5 @@ def write_pictures(folder):
 
 
 def snapshot(folder):
+    """The content of every file."""
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}

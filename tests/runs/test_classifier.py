@@ -47,7 +47,7 @@ def test_a_classifier_is_trained_resumed_and_guides_samples(make_tiny_config, tm
     report = json.loads((tmp_path / "run" / "samples.json").read_text())
     assert report["network_evaluations"] == 3 * 2 * 2
     assert not (tmp_path / "run" / "samples.gif").exists()  # it was of other samples
-    # its checkpoints are of one network, whatever a later config says
+    # its checkpoints belong to one network, even if a later config names another
     assert run(classifier__kwargs__width=9).classifier.network.width == 4
     with pytest.raises(ValueError, match="labels are 0 to 9"):
         run(sample__label=10)

@@ -18,7 +18,8 @@ from vdm.runs.run import open_run
 
 @pytest.fixture(scope="module")
 def trained(make_config, tmp_path_factory):
-    """{name of a source: (config, workdir)}, whose data are gone; not to be changed."""
+    """{name of a source: (config, workdir)} of runs whose data were removed; tests must not change
+    them."""
     root, runs = tmp_path_factory.mktemp("gone"), {}
     for name, write in (("npy", write_arrays), ("folder", write_pictures)):
         config = make_config(write(root / f"data_{name}"), name)

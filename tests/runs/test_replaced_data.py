@@ -21,7 +21,8 @@ from vdm.runs.run import open_run
 
 @pytest.fixture(scope="module")
 def ended(make_config, tmp_path_factory):
-    """(config of two steps more, workdir, data) of a run with labels that ended at step 2."""
+    """(config with two more steps, workdir, folder of the data) of a labelled run that ended at
+    step 2."""
     root = tmp_path_factory.mktemp("ended")
     config = make_config(write_arrays(root / "data"), data__kwargs__num_classes=3)
     train.train(open_run(config, root / "run"))
@@ -31,7 +32,7 @@ def ended(make_config, tmp_path_factory):
 
 @pytest.fixture
 def halted(ended, tmp_path):
-    """A copy of it, to be changed."""
+    """A copy of `ended` that a test may change."""
     workdir, data = (shutil.copytree(f, tmp_path / f.name) for f in ended[1:])
     config = ConfigDict(ended[0].to_dict())
     config.data.kwargs.path = str(data)

@@ -160,7 +160,7 @@ def test_a_looped_state_is_saved_and_resumed_to_the_bit(make_tiny_config, tmp_pa
         train__fsdp=2,
     )  # fmt: skip
     run = open_run(config, tmp_path)
-    # Away from the zeros of Adam's arrays.
+    # Adam's arrays start as zeros, which would hide errors.
     state = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), states.initial_state(run))
     run.save(1, state)
     resumed = states.first_state(run, None)

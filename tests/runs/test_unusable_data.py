@@ -55,7 +55,7 @@ BROKEN = {}
 
 
 def own(data_dir, holdout, split, kind):
-    """A source whose split is not what it says, as one of the user's own may be."""
+    """A source, as a user may write one, with a split that breaks its own description."""
 
     def read(name):
         examples, labels = codes(0) % 16, np.arange(48, dtype=np.int32) % 3
@@ -91,7 +91,7 @@ def test_a_split_of_ones_own_source_is_checked_before_anything_is_written(
 
 
 def points(data_dir, holdout):
-    """Points of which the last is none."""
+    """A source whose last test point is not a number."""
     train = np.random.default_rng(0).normal(size=(32, 2)).astype(np.float32)
     test = np.append(train, np.float32([[0.0, np.nan]]), axis=0)
     return build_source(

@@ -11,6 +11,7 @@ from vdm.runs.run import open_run
 
 
 def state_of(config, workdir):
+    """(step, state) of the newest checkpoint."""
     run = open_run(config, workdir)
     step, state = run.checkpoints.restore(states.abstract_state(run))
     return step, jax.device_get(state)
@@ -23,7 +24,7 @@ def assert_same_state(config, workdir, other):
 
 
 def interrupted_copy(finished_run, workdir, last_step):
-    """What a kill after `last_step` leaves of the finished run."""
+    """A copy of the finished run as a kill after `last_step` would have left it."""
     shutil.copytree(finished_run, workdir, dirs_exist_ok=True)
     (workdir / "eval.json").unlink()
     for folder in (workdir / "checkpoints").iterdir():
