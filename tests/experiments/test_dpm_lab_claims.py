@@ -1,4 +1,4 @@
-"""The laboratory's rows and verdicts: small ones, committed ones, ones that say otherwise."""
+"""The laboratory's rows and verdicts: of a small run, as committed, and with changed values."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def verdicts(measured):
 
 
 def changed(part, **values):
-    """The committed rows, those of a part with other values."""
+    """The committed rows, with other values in those of one part."""
     assert any(row["name"].startswith(part) for row in MEASURED)
     return [row | values if row["name"].startswith(part) else row for row in MEASURED]
 

@@ -1,4 +1,4 @@
-"""The experiment's statistics, and its page against its results."""
+"""The experiment's statistics, and its page compared with its results."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ ROWS = {row["name"]: row for row in json.loads((FOLDER / "results.json").read_te
 
 
 def test_moments_are_the_mean_and_the_variance_for_a_fixed_example():
-    # Two examples far apart: the distance between them is no part of the variance.
+    # Two examples far apart: the distance between them must not add to the variance.
     values = np.array([[1.0, 100.0], [3.0, 104.0], [5.0, 108.0]])
     assert estimates.moments(values) == (53.5, (4.0 + 16.0) / 2)
     np.testing.assert_allclose(estimates.moments(values, np.array([0.25, 0.5, 0.25])), (53.5, 5.0))
@@ -52,7 +52,7 @@ def test_four_steps_by_quadrature_and_by_monte_carlo():
 
 @pytest.mark.slow
 def test_examples_are_taken_once_each_with_noise_of_their_own(make_tiny_config):
-    # 13 examples on 8 devices: three places are only filling.
+    # 13 examples on 8 devices, so three places are padding.
     model = build(make_tiny_config())
     split = model.run.source.load("test")
     few = dataclasses.replace(split, examples=split.examples[[0] * 13], labels=None)

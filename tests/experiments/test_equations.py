@@ -1,4 +1,4 @@
-"""The index of equations is whole, and its page and results are those of the markers."""
+"""The index of equations is complete, and its page and results agree with the markers."""
 
 import json
 import textwrap
@@ -75,7 +75,7 @@ def test_wrong_markers_are_refused_with_their_place(text, message):
 
 
 def test_two_slips_shown_by_one_test_have_one_number(marks):
-    # `erratum_number` is that of the marker nearest to the test.
+    # `erratum_number` takes the number from the marker closest to the test.
     errata = [mark for mark in marks if mark.kind == "erratum"]
     numbers = {(mark.path, mark.test): mark.number for mark in errata}
     assert all(mark.number == numbers[mark.path, mark.test] for mark in errata)

@@ -1,4 +1,4 @@
-"""The learned rungs of the ladder: what makes one the special case of the other, and their runs."""
+"""The learned rungs of the ladder: in which case one rung equals another, and their gradients."""
 
 import dataclasses
 
@@ -15,7 +15,9 @@ from experiments.ladder.hvae import HierarchicalVAE
 from experiments.ladder.kernels import kernel
 from experiments.ladder.latent_vdm import LatentLikelihood, LatentVDM
 from experiments.ladder.vae import VAE
+from tests.closed_forms import gauss_hermite, gauss_legendre, signs
 from vdm.diffusion import elbo, hierarchy
+from vdm.diffusion.grids import equal_times
 from vdm.diffusion.hierarchy import Normal
 from vdm.diffusion.likelihood import Discretised, Gaussian
 from vdm.diffusion.noise import fresh_noise, sigma
@@ -30,8 +32,8 @@ CODES = jnp.asarray(np.random.default_rng(0).integers(0, 5, (6, *DIMS)))
 
 
 def random_params(model):
-    """Parameters away from their initial values, where outputs are 0; by NumPy, as dozens of draws
-    of jax.random compile for seconds. The schedule's are its own."""
+    """Parameters away from their initial values, at which outputs are 0; those of the schedule are
+    initial. Drawn by NumPy, because compiling dozens of draws of jax.random takes seconds."""
     rng, shapes = np.random.default_rng(1), jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda s: jnp.float32(rng.normal(0, 0.4, s.shape)), shapes)
     if "schedule" in params:
@@ -50,8 +52,8 @@ def test_hierarchical_vae_of_one_level_is_the_vae():
     lists = {"network": {name: [value] for name, value in params["network"].items()}}
     keys = jax.random.split(jax.random.key(2), 6)
     ours, theirs = jax.jit(vae.elbo)(params, CODES, keys), jax.jit(hvae.elbo)(lists, CODES, keys)
-    for name, nats, expected in zip(ours._fields, theirs, ours, strict=True):
-        np.testing.assert_allclose(nats, expected, rtol=1e-6, err_msg=name)
+    for name, expected in ours.by_name.items():
+        np.testing.assert_allclose(theirs.by_name[name], expected, rtol=1e-6, err_msg=name)
     shapes = jax.eval_shape(hvae.init, jax.random.key(0))
     assert jax.tree.structure(shapes) == jax.tree.structure(lists)
     samples = jax.jit(vae.sample)(params, keys)[0], jax.jit(hvae.sample)(lists, keys)[0]
@@ -61,8 +63,8 @@ def test_hierarchical_vae_of_one_level_is_the_vae():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [VAE, HierarchicalVAE])
 def test_untrained_vae_codes_by_chance_and_draws_depend_on_their_own_key(kind):
-    # At the start the decoder is N(0, I) whatever it sees: codes as a softmax of -x^2 / 2. Made to
-    # give N(0, I) too, the encoder has a KL of 0.
+    # Initially the decoder is N(0, I) for every input, so codes have the softmax of -x^2 / 2. The
+    # encoder is changed to give N(0, I) too, which makes its KL 0.
     model = small(kind)
     params, keys = jax.jit(model.init)(jax.random.key(0)), jax.random.split(jax.random.key(2), 6)
     encoders = params["network"]["encoder"]
@@ -76,7 +78,7 @@ def test_untrained_vae_codes_by_chance_and_draws_depend_on_their_own_key(kind):
     log_prob = -0.5 * x**2 - np.log(np.exp(-0.5 * x**2).sum())
     expected = -log_prob[np.asarray(CODES)].sum((1, 2, 3))
     np.testing.assert_allclose(terms.reconstruction, expected, rtol=1e-5)
-    if kind is HierarchicalVAE:  # then q(z_2|z_1) is p(z_2|z_1), a level more costs nothing
+    if kind is HierarchicalVAE:  # then q(z_2|z_1) is p(z_2|z_1), so the extra level costs nothing
         eps = [fresh_noise(keys, (4,))(jnp.int32(level)) for level in (0, 1)]
         z_1, z_2 = eps[0], (eps[0] + eps[1]) / np.sqrt(2)
         surplus = scipy.stats.norm.logpdf(z_1) - scipy.stats.norm.logpdf(
@@ -101,7 +103,7 @@ def test_mean_over_draws_of_the_vae_is_the_expectation_over_eps():
     data = jnp.tile(CODES[:1], (draws, 1, 1, 1))
     terms = jax.jit(vae.elbo)(params, data, jax.random.split(jax.random.key(5), draws))
     # The same expectation by quadrature over z = mu + sigma eps
-    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    nodes, weights = gauss_hermite(60)
 
     @jax.jit
     def log_likelihood(network, eps):
@@ -110,7 +112,7 @@ def test_mean_over_draws_of_the_vae_is_the_expectation_over_eps():
         return hierarchy.log_likelihood(vae.likelihood, data[:60], decoded)
 
     of_nodes = log_likelihood(params["network"], jnp.float32(nodes[:, None]))
-    exact = -weights @ np.asarray(of_nodes) / weights.sum()
+    exact = -weights @ np.asarray(of_nodes)
     error = float(terms.reconstruction.std()) / np.sqrt(draws)
     assert 0 < error < 0.02 * exact
     assert abs(float(terms.reconstruction.mean()) - exact) < 4 * error
@@ -147,19 +149,19 @@ def test_bound_is_that_of_the_vdm_when_encoder_and_decoder_are_the_identity():
                 jax.jit(m.elbo, static_argnums=3)(p, CODES, drawn, num_steps).terms
                 for m, p in ((model, fused), (plain, params))
             )
-            for nats, expected in zip(ours, theirs, strict=True):
-                np.testing.assert_allclose(nats, expected, rtol=1e-9)
+            for name, expected in theirs.by_name.items():
+                np.testing.assert_allclose(ours.by_name[name], expected, rtol=1e-9, err_msg=name)
     params, fused = jax.tree.map(jnp.float32, (params, fused))
-    keys, omegas = jax.random.split(jax.random.key(4), 6), jnp.linspace(-6.0, 5.0, 9)
+    keys, taken = jax.random.split(jax.random.key(4), 6), (ancestral(), equal_times, 8)
     samples = [
-        jax.jit(lambda p, m=m: m.sample(p, keys, omegas, ancestral(), m.denoiser(p)).data)(p)
+        jax.jit(lambda p, m=m: m.sample(p, keys, *taken, m.denoiser(p)).data)(p)
         for m, p in ((model, fused), (plain, params))
     ]
     np.testing.assert_array_equal(*samples)
 
 
 class Doubling(LatentVDM):
-    """f = 2 x, and back."""
+    """A latent VDM with the encoder f = 2 x and the decoder x = f / 2."""
 
     def likelihood_of(self, params, dropout_key=None):
         return LatentLikelihood(
@@ -168,7 +170,7 @@ class Doubling(LatentVDM):
 
 
 class Ideal(nn.Module):
-    """The ideal denoiser of f ~ N(0, 1), in the meaning `prediction`."""
+    """The ideal denoiser of f ~ N(0, 1), converted to the given prediction."""
 
     prediction: str
 
@@ -189,10 +191,9 @@ def test_a_learned_latent_leaves_every_prediction_as_it_was(erratum_number):
     # (x, eps): four sign patterns give its second moment, Gauss-Legendre nodes the integral over t.
     ends = (-2.0, 5.0)
     with jax.enable_x64(True):
-        nodes, weights = np.polynomial.legendre.leggauss(64)
-        x = 0.5 * jnp.tile(jnp.array([1.0, 1.0, -1.0, -1.0]), 64)[:, None]
-        eps = jnp.tile(jnp.array([1.0, -1.0, 1.0, -1.0]), 64)[:, None]
-        drawn = elbo.Draws(jnp.repeat(jnp.asarray((nodes + 1) / 2), 4), eps, eps)
+        times, weights = gauss_legendre(64)
+        x, eps = (np.tile(column, 64)[:, None] for column in signs(2).T)
+        drawn = elbo.Draws(np.repeat(times, 4), eps, eps)
         found = {}
         for prediction in ("eps", "x", "v", "score"):
             model = Doubling(
@@ -200,10 +201,9 @@ def test_a_learned_latent_leaves_every_prediction_as_it_was(erratum_number):
                 prediction=prediction,
             )  # fmt: skip
             params = {"network": {"denoiser": {}}, "schedule": {}}
-            terms = model.elbo(params, x, drawn).terms
-            found[prediction] = (
-                np.repeat(weights / 2, 4) / 4 @ np.asarray(terms.denoising_matching, np.float64)
-            )
+            terms = jax.jit(model.elbo)(params, 0.5 * x, drawn).terms
+            nats = np.asarray(terms.denoising_matching, np.float64)
+            found[prediction] = np.repeat(weights, 4) / 4 @ nats
     exact = 0.5 * np.log((1 + np.exp(-ends[0])) / (1 + np.exp(-ends[1])))
     np.testing.assert_allclose(list(found.values()), exact, rtol=1e-6)
     np.testing.assert_allclose(exact, erratum_number, rtol=1e-4)
@@ -223,7 +223,7 @@ def test_gradient_of_the_fused_bound_reaches_encoder_decoder_denoiser_and_ends()
     gradient = jax.jit(jax.grad(bound))(params)
     found = norms([*gradient["network"].items(), ("schedule", gradient["schedule"])])
     assert min(found.values()) > 1e-3, found
-    # the denoising term alone: through z_t
+    # the denoising term alone reaches the encoder through z_t
     denoising = jax.jit(
         jax.grad(lambda p: model.elbo(p, CODES, drawn).terms.denoising_matching.sum())
     )
@@ -249,7 +249,8 @@ def test_sizes_that_are_none_are_refused(kind, kwargs):
 def test_networks_start_at_the_standard_normal_and_drop_out_in_training_only():
     inputs = jax.random.normal(jax.random.key(0), (5, 3, 2))
     network = GaussianMLP((2, 2), width=8, num_blocks=1, dropout=0.5)
-    params, apply = network.init(jax.random.key(1), inputs), jax.jit(network.apply)
+    params = jax.jit(network.init)(jax.random.key(1), inputs)
+    apply = jax.jit(network.apply, static_argnames="train")
     mean, log_variance = apply(params, inputs)
     np.testing.assert_array_equal(mean, jnp.zeros((5, 2, 2)))
     np.testing.assert_allclose(log_variance, 0, atol=1e-4)
@@ -257,8 +258,8 @@ def test_networks_start_at_the_standard_normal_and_drop_out_in_training_only():
     assert float(apply(low, inputs)[1].min()) >= LEAST_LOG_VARIANCE
     params = jax.tree.map(lambda p: p + 0.3, params)
     rngs = {"dropout": jax.random.key(2)}
-    trained = network.apply(params, inputs, train=True, rngs=rngs)[0]
+    trained = apply(params, inputs, train=True, rngs=rngs)[0]
     assert float(jnp.abs(trained - apply(params, inputs)[0]).max()) > 1e-3
-    outputs = ResidualMLP((7,), width=8).init_with_output(jax.random.key(0), inputs)[0]
+    outputs, _ = jax.jit(ResidualMLP((7,), width=8).init_with_output)(jax.random.key(0), inputs)
     assert outputs.shape == (5, 7)
     assert float(jnp.abs(outputs).min()) > 0

@@ -31,14 +31,14 @@ SEPARATED = Mixture(
 
 
 def points(seed: int, num: int, dim: int) -> np.ndarray:
-    """Examples with clusters of unequal width, no mixture of Gaussians."""
+    """Examples in clusters of unequal width that are not a mixture of Gaussians."""
     rng = np.random.default_rng(seed)
     centres = 3 * rng.standard_normal((4, dim))
     return centres[rng.integers(4, size=num)] + rng.laplace(size=(num, dim)) * rng.random(dim)
 
 
 def soft(seed: int, num: int, num_components: int) -> np.ndarray:
-    """q [num, K] that nothing else knows of."""
+    """An arbitrary q [num, K]."""
     return np.random.default_rng(seed).dirichlet(np.full(num_components, 0.7), size=num)
 
 
@@ -112,7 +112,9 @@ def test_m_step_maximises_the_bound_among_covariances_above_the_floor(floor):
     bound = lower_bound(x, best, q).sum()
     smallest = np.linalg.eigvalsh(best.covariances).min()
     assert smallest >= floor * (1 - 1e-12)
-    assert (smallest < 1.001 * floor) == (floor == 0.8)  # it binds in one of the two cases
+    assert (smallest < 1.001 * floor) == (
+        floor == 0.8
+    )  # the floor is active in one of the two cases
     rng = np.random.default_rng(5)
     for scale in (1e-4, 1e-2, 0.3):
         for _ in range(40):
@@ -140,7 +142,7 @@ def test_raised_eigenvalues_are_the_best_covariance_above_the_floor(seed, floor)
     scatter = factor @ factor.T
     value = functools.partial(gaussian_value, scatter=scatter)
     best = mixture.raise_eigenvalues(scatter, floor)
-    eigenvalues = np.linalg.eigvalsh(best)  # each is right to some eps of the largest
+    eigenvalues = np.linalg.eigvalsh(best)  # each is exact to a few eps of the largest
     assert eigenvalues.min() >= floor - 1e-14 * eigenvalues.max()
     assert value(scatter + floor * np.eye(3)) < value(best)
     for _ in range(20):
@@ -305,7 +307,7 @@ def test_rung_on_a_few_digits():
     np.testing.assert_allclose(row["bpd"], rung.nats.mean() / (64 * math.log(2)), rtol=1e-12)
     np.testing.assert_allclose(row["bpd"], np.mean(row["bpd_of_seeds"]), rtol=1e-12)
     assert 0 < row["stderr"] < row["stderr_images"]
-    # Within what a poor Gaussian and the uniform code need: units, not quality.
+    # Between a poor Gaussian and the uniform code: this checks the units, not the quality.
     assert 2 < row["bpd"] < 8
     assert rung.samples.shape == (5, 8, 8, 1)
     assert rung.samples.dtype == np.uint8

@@ -1,4 +1,4 @@
-"""What the experiment measures, where the answer is known."""
+"""The measures of the experiment where the answer is known."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def test_mean_square_score_is_the_dimension_over_the_variance():
 
 
 def errors(data, denoiser):
-    """On the data, from N(0, I), in quarters."""
+    """The errors on the data, from N(0, I), and in quarters of the range of noise."""
     kinds = (measures.error_on_data, measures.error_from_normal, measures.error_of_quarters)
     return jax.jit(lambda omega: [error(data, denoiser, omega) for error in kinds])(OMEGA)
 

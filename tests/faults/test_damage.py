@@ -1,6 +1,6 @@
 """A checkpoint with a damaged file is skipped, and the run still ends with the same bits.
 
-Tested elsewhere: every bit of a checkpoint (tests/io/test_checkpoints.py,
+Tested elsewhere: every bit of a checkpoint (tests/io/test_checkpoint_damage.py,
 test_no_flipped_bit_goes_unnoticed), a kill between any two steps of a save
 (test_a_kill_between_any_two_steps_of_a_save_costs_at_most_that_save), an evaluation of a damaged
 checkpoint (tests/runs/test_resume.py,

@@ -1,6 +1,6 @@
 """Folders that fill up, go away or become read-only under a run.
 
-Tested elsewhere: a full disk under a save (tests/io/test_checkpoints.py,
+Tested elsewhere: a full disk under a save (tests/io/test_checkpoint_interruptions.py,
 test_disk_full_is_one_line_and_harms_nothing and
 test_disk_full_after_orbax_is_done_harms_nothing) and under the log (tests/io/test_metrics_log.py,
 test_a_disk_that_takes_half_a_line_is_full), a log that is gone

@@ -3,7 +3,8 @@
 Tested elsewhere: three kills of the real command line (tests/test_signals.py,
 test_three_kills_leave_the_same_parameters_to_the_last_bit), the signals of a person
 (test_a_signal_saves_says_where_and_the_run_goes_on), kills of saves alone
-(tests/io/test_checkpoints.py, test_sigkill_at_any_moment_loses_no_acknowledged_checkpoint).
+(tests/io/test_checkpoint_interruptions.py,
+test_sigkill_at_any_moment_loses_no_acknowledged_checkpoint).
 """
 
 import json
