@@ -58,7 +58,7 @@ def _in_float32(function: Callable[P, T]) -> Callable[P, T]:
 
 @dataclasses.dataclass(frozen=True)
 class BitsPerDim:
-    """Upper bounds of -log2 p(x) / D.
+    """The bits/dim of images: upper bounds of -log2 p(x) / D.
 
     per_image: [N], each averaged over its draws. mean: their mean. stderr_images: its standard
     error over images; NaN for one image. stderr_monte_carlo: its standard error over the noise of

@@ -97,9 +97,7 @@ def check_capabilities(config: ConfigDict, built: Built) -> None:
     model = built.model
     if has_noise_levels(model):
         require(model, built.sampler.needs, f"sample.name = {config.sample.name!r}")
-    elif hasattr(
-        model, "supports"
-    ):  # a subclass of VDM that overrides the methods behind its bound
+    elif hasattr(model, "supports"):  # a subclass of VDM without a bound of its own
         require(model, "noise_levels", f"model.name = {config.model.name!r}")
     else:
         check_without_schedule(config)

@@ -64,9 +64,7 @@ def load_config(path: str | Path, *args: str) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"config file {path} is neither a Python file nor a config.json")
-    module = sys.modules[name] = importlib.util.module_from_spec(
-        spec
-    )  # dataclasses look it up there
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look there
     try:
         spec.loader.exec_module(module)
         if not callable(getattr(module, "get_config", None)):

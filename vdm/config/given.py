@@ -50,9 +50,7 @@ def check_given(
             value = component.kwargs[key]
             takers = [name for name, other in table.items() if _default(other, key) is not _ABSENT]
             chosen = f"{group}.name"
-            if takers and is_given(
-                group, key, value, chosen
-            ):  # `build` refuses what no component accepts
+            if takers and is_given(group, key, value, chosen):  # `build` refuses unknown ones
                 raise ValueError(
                     f"{group}.kwargs.{key} = {value!r} would have no effect: {group}.name = "
                     f"{component.name!r} does not accept it; leave it out, or choose "

@@ -24,7 +24,7 @@ PRNG_IMPLS = ("threefry2x32", "rbg")
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """config.train. Intervals are in steps.
+    """The values of config.train. Intervals are in steps.
 
     num_devices: 0 for all. fsdp: the number of devices that share each array of the state.
     accumulate: the number of microbatches in a batch. watchdog_secs: the time without a step after
@@ -48,8 +48,8 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class OdeOptions:
-    """config.eval.ode. num_steps: 0 for adaptive steps. divergence: "auto" is exact in up to 16
-    dimensions."""
+    """The values of config.eval.ode. num_steps: 0 for adaptive steps. divergence: "auto" is exact
+    in up to 16 dimensions."""
 
     num_steps: int
     tolerance: float
@@ -59,7 +59,7 @@ class OdeOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
-    """config.eval. num_steps: T of the bound; 0 for continuous time. step: of the checkpoint."""
+    """The values of config.eval. num_steps: T of the bound; 0 for continuous time."""
 
     bound: str
     num_steps: int
@@ -73,7 +73,7 @@ class EvalOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SampleOptions:
-    """config.sample without its components.
+    """The values of config.sample, without its components.
 
     label: -1 for the classes in turn. interpolate: images in a row between two latents; 0 for none.
     num_frames: frames of an animation; 0 for none. features: the file of the feature function by
@@ -94,7 +94,7 @@ class SampleOptions:
 
 @dataclasses.dataclass(frozen=True)
 class CompressOptions:
-    """config.compress.
+    """The values of config.compress.
 
     num_steps: T of the chain of latents. lanes: the largest number of images coded at once. cells:
     grid cells per standard deviation. seed: of the initial bits, unless initial_bits names a file
@@ -120,7 +120,7 @@ class CompressOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierOptions:
-    """config.classifier without its network."""
+    """The values of config.classifier, without its network."""
 
     num_steps: int
     batch_size: int

@@ -128,12 +128,12 @@ class Elbo:
         return (*TERMS, *self.more_terms, "omega_t", "loss_density")
 
     def passes(self, num_dims: int) -> int:
-        """One."""
+        """Returns 1."""
         del num_dims
         return 1
 
     def strata(self, num_draws: int) -> int:
-        """`vdm.evaluation.statistics.num_strata`."""
+        """Returns `vdm.evaluation.statistics.num_strata`."""
         return num_strata(num_draws)
 
     def estimate(
@@ -194,12 +194,12 @@ class ImportanceWeighted:
         return {"K": self.num_weights}
 
     def passes(self, num_dims: int) -> int:
-        """One for each step of each path."""
+        """Returns one pass for each step of each path."""
         del num_dims
         return self.num_steps * self.num_weights
 
     def strata(self, num_draws: int) -> int:
-        """One: the draws are alike."""
+        """Returns 1, because all draws are alike."""
         del num_draws
         return 1
 
@@ -255,13 +255,14 @@ class ProbabilityFlow:
         return {"divergence": solver.divergence, **probes, "ode_solver": steps}
 
     def passes(self, num_dims: int) -> int:
-        """One for each value, two for each directional derivative; assumes 100 adaptive steps."""
+        """Counts one pass for each value and two for each directional derivative; assumes 100
+        steps if they are adaptive."""
         solver = self.solver
         directions = solver.probes if solver.divergence == "hutchinson" else num_dims
         return EVALUATIONS_PER_STEP * (solver.num_steps or 100) * (1 + 2 * directions)
 
     def strata(self, num_draws: int) -> int:
-        """One: the draws are alike."""
+        """Returns 1, because all draws are alike."""
         del num_draws
         return 1
 
@@ -290,12 +291,12 @@ class PathElbo:
         return {"num_levels": self.num_levels}
 
     def passes(self, num_dims: int) -> int:
-        """One."""
+        """Returns 1."""
         del num_dims
         return 1
 
     def strata(self, num_draws: int) -> int:
-        """One: the draws are alike."""
+        """Returns 1, because all draws are alike."""
         del num_draws
         return 1
 

@@ -146,7 +146,7 @@ def train_mlp_features(
         labels: [N], 0 ... K - 1, each of the K >= 2 classes at least once.
         hidden: sizes of the hidden layers; the last is the dimension of the features.
     """
-    from sklearn.neural_network import MLPClassifier  # half a second
+    from sklearn.neural_network import MLPClassifier  # this import takes half a second
 
     codes, labels = _check_codes(codes, num_codes), np.asarray(labels)
     classes = np.unique(labels)

@@ -77,8 +77,9 @@ class Pairs:
         squares *= -2
         squares += norms
         squares += self._norms_b
-        # A sum of d products is wrong by d eps sum |a_k b_k| <= d eps (|a|^2 + |b|^2) / 2 at most,
-        # in any order; the norms likewise, the exact sums too, and a few roundings more.
+        # A sum of d products, in any order, has an error of at most d eps sum |a_k b_k| <=
+        # d eps (|a|^2 + |b|^2) / 2. The norms and the exact sums have errors of this size too, and
+        # there are a few more roundings.
         bound = 4 * (self._a.shape[1] + 8) * np.finfo(float).eps
         errors = bound * (norms + self._norms_b.max())
         return Block(self._a[rows], self._b, squares, errors)

@@ -64,9 +64,9 @@ def compare(
 
 
 def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
-    """||mu_a - mu_b||^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)): the squared distance, as FID is.
+    """Returns ||mu_a - mu_b||^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), squared as FID is.
 
-    The squared Wasserstein-2 distance of two Gaussians with the sample means and (n - 1)
+    It is the squared Wasserstein-2 distance of two Gaussians with the sample means and (n - 1)
     covariances (Heusel et al. 2017, arXiv:1706.08500); fewer rows than dimensions suffice. It is
     biased upwards, roughly as 1 / n, by an amount that depends on the distributions: compare
     numbers of equally many rows only, and state how many (published ones use 50,000).
@@ -93,7 +93,7 @@ def _covariance_root(x: np.ndarray) -> np.ndarray:
 def kernel_distance(
     a: ArrayLike, b: ArrayLike, on_rows: OnRows = lambda rows: None
 ) -> KernelDistance:
-    """Squared maximum mean discrepancy with the kernel (x.y / d + 1)^3: KID.
+    """Returns the squared maximum mean discrepancy with the kernel (x.y / d + 1)^3: KID.
 
     E k(a, a') + E k(b, b') - 2 E k(a, b) over pairs of different rows: unbiased, so that numbers
     of different counts may be compared (Binkowski et al. 2018, arXiv:1801.01401). The value is
@@ -144,12 +144,13 @@ def precision_recall(
     neighbours: int = 3,
     on_rows: OnRows = lambda rows: None,
 ) -> PrecisionRecall:
-    """Shares of one set inside the other's manifold (Kynkaanniemi et al. 2019, arXiv:1904.06991).
+    """Returns the share of each set inside the other's manifold.
 
-    A set's manifold is the union of closed balls around its rows, each with the distance to the
-    row's k-th nearest neighbour in its own set as radius. precision: the generated rows
-    inside the real manifold; recall: the real rows inside the generated one. Both depend on the
-    counts: compare only sets of equal sizes. Distances are compared as sums of squared differences,
+    The definition is that of Kynkaanniemi et al. 2019 (arXiv:1904.06991). A set's manifold is the
+    union of closed balls around its rows; the radius is the distance to the row's k-th nearest
+    neighbour in its own set. precision: the share of generated rows inside the real manifold.
+    recall: the share of real rows inside the generated one. Both depend on the sizes of the sets:
+    compare numbers only for equal sizes. Distances are compared as sums of squared differences,
     exactly 0 for equal rows (`vdm.evaluation.pairs`).
 
     Args:
@@ -186,9 +187,9 @@ def _squared_radii(x: np.ndarray, neighbours: int, on_rows: OnRows) -> np.ndarra
 def sliced_wasserstein(
     a: ArrayLike, b: ArrayLike, num_projections: int = 512, seed: int = 0
 ) -> float:
-    """Sliced Wasserstein-2 distance: (mean over directions u of W_2(u.a, u.b)^2)^(1/2).
+    """Returns the sliced Wasserstein-2 distance, (mean over directions u of W_2(u.a, u.b)^2)^(1/2).
 
-    Root of the mean square, in the units of the features; W_2 in one dimension is the root mean
+    It is in the units of the features. W_2 in one dimension is the root mean
     square difference of the quantile functions, exact for unequal counts too. Directions are
     uniform on the sphere and orthonormal within each d of them: where num_projections is a
     multiple of d, two sets that differ by a shift s are exactly |s| / sqrt(d) apart.

@@ -28,7 +28,7 @@ def student_quantile(degrees: ArrayLike, level: float = 0.95) -> np.ndarray:
     This is the quantile of Student's t: at 95% it is 12.7 for one degree of freedom and 1.96 for
     infinitely many; NaN for none. degrees: of any shape.
     """
-    from scipy.special import ndtri, stdtrit  # a tenth of a second, and not all callers need it
+    from scipy.special import ndtri, stdtrit  # takes 0.1 s, and not all callers need it
 
     degrees, upper = np.asarray(degrees, np.float64), 0.5 + 0.5 * level
     finite = np.where(np.isfinite(degrees) & (degrees > 0), degrees, 1.0)

@@ -126,9 +126,7 @@ def report_evaluation(
             total_of_draws=result.total,
         )
         written = ["eval_examples.npz", *_pictures(run, params, result)]
-        write_json(
-            run.workdir / "eval.json", report
-        )  # last, so that it exists only if the other files do
+        write_json(run.workdir / "eval.json", report)  # last: if it exists, the others do too
         journal.remove()
     say(describe_evaluation(report))
     say(f"wrote eval.json, {', '.join(written)} in {run.workdir}")

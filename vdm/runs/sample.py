@@ -175,7 +175,7 @@ def _write_samples(run: Run, drawn: Samples) -> list[str]:
     elif are_images:
         images.save_grid(workdir / "samples.png", drawn.data, source.num_codes, columns)
         written.append("samples.png")
-    remove(workdir / "samples.gif")  # of other samples
+    remove(workdir / "samples.gif")  # it shows other samples
     if are_images and len(drawn.frames):
         images.save_animation(workdir / "samples.gif", drawn.frames, source.num_codes, columns)
         written.append("samples.gif")

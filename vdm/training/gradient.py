@@ -52,7 +52,7 @@ Metrics = dict[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What a diffusion model is trained to make smaller.
+    """What the training of a diffusion model minimises.
 
     num_steps: T of the bound; 0 for continuous time. train_schedule: how the schedule learns, a
     name of `vdm.training.schedule_objectives.GRADIENTS`. weighting: of the network's loss.
@@ -93,7 +93,7 @@ class Inputs(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Everything that a step draws before it asks the network.
+    """Everything that a step draws before it evaluates the network.
 
     levels: the noise levels at the drawn times. pull_back: their vector-Jacobian product, from a
     gradient with respect to the levels to (the gradient of the schedule's parameters,).
@@ -206,7 +206,7 @@ def network_gradient(
         gradient, drawn.inputs, drawn.dropout_key
     )
     chex.assert_shape([*jax.tree.leaves(nats), loss_density], drawn.inputs.draws.t.shape)
-    if microbatches.count > 1:  # of the mean over the batch, not over a microbatch
+    if microbatches.count > 1:  # the mean is over the batch, not a microbatch
         per_example = jax.tree.map(lambda grad: grad / microbatches.count, per_example)
     terms = jax.tree.map(lambda term: to_bpd(term, num_dims), nats)
     return NetworkGradient(grad_network, per_example._replace(**grad_ends), terms, loss_density)
@@ -280,8 +280,8 @@ def make_gradient(
 def make_plain_gradient(
     model: LatentVariableModel, microbatches: Microbatches = WHOLE
 ) -> Callable[[Params, Batch, PRNGKey], tuple[Params, Metrics, None]]:
-    """Like `make_gradient`, for a model without a schedule: the gradient of the mean bound,
-    bits/dim."""
+    """Like `make_gradient`, but for a model without a noise schedule: the function returns the
+    gradient of the mean bound, bits/dim."""
     num_dims = math.prod(model.dims)
 
     def loss(
@@ -307,7 +307,7 @@ def make_plain_gradient(
 
 
 def _metrics(terms: ElboTerms) -> Metrics:
-    """Means over the batch of terms in bits/dim."""
+    """Returns the means over the batch of terms in bits/dim."""
     return {
         "bpd": jnp.mean(terms.total),
         "bpd_reconstruction": jnp.mean(terms.reconstruction),

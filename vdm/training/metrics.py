@@ -44,9 +44,13 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 def check_finite(state: TrainState, step: int) -> None:
-    """NonFiniteError naming a parameter that is not finite after `step`: an update can overflow
-    though the bound and the gradient, which are of the parameters before it, are finite."""
-    # Not the optimizer's state: optax.contrib.reduce_on_plateau begins with an infinite best loss.
+    """Raises NonFiniteError, naming the parameter, if one is not finite after `step`.
+
+    An update can overflow although the bound and its gradient, which were computed from the
+    parameters before the update, are finite.
+    """
+    # The optimiser's state is not checked: optax.contrib.reduce_on_plateau begins with an infinite
+    # best loss.
     trees = {"ema_params": state.ema_params, "params": state.params}
     if _all_finite(trees):
         return
