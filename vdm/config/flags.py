@@ -185,7 +185,7 @@ def unknown_field(config: ConfigDict, argv: Sequence[str], error: Exception) -> 
             if inside and group in known:
                 own = (
                     f"a component of your own takes it as --config.{group}.kwargs.{key}=VALUE "
-                    f"together with --config.{group}.name=package.module:Thing"
+                    f"beside --config.{group}.name=package.module:Thing"
                 )
                 hint = f"{hint} Or {own}" if near and near[0] not in group + inside else own
             return f"the config has no field {match[1]!r}; {hint}"
