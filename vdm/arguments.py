@@ -1,8 +1,13 @@
 """Checks of plain values; each raises ValueError with one line that begins with the name."""
 
 import difflib
+import functools
 import operator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def check_choice(field: str, value: Any, known: tuple) -> Any:
@@ -42,3 +47,14 @@ def suggest(name: str, known: Any) -> str:
     nearest = difflib.get_close_matches(name, list(known), n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     return f"{hint}known: {', '.join(known)}"
+
+
+def constructor_of(record: Callable[P, Any], make: Callable[[Any], T]) -> Callable[P, T]:
+    """Returns a function of a record's fields that returns make(record). It has the signature of
+    the record, from which a config's kwargs and their defaults are read."""
+
+    @functools.wraps(record, updated=())
+    def construct(*args: P.args, **kwargs: P.kwargs) -> T:
+        return make(record(*args, **kwargs))
+
+    return construct

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from vdm.compression.lattice import Gaussians
 from vdm.devices import sharding
 from vdm.diffusion.grids import equal_times
+from vdm.diffusion.interning import kept
 from vdm.models.interface import require
 from vdm.models.vdm import VDM
 from vdm.typing import Params
@@ -113,7 +114,7 @@ class _Functions(NamedTuple):
     probabilities: Callable[[Params, dict, np.ndarray], jax.Array]
 
 
-@functools.lru_cache(maxsize=8)  # so that the functions of a model are compiled only once
+@kept  # so that the functions of a model are compiled only once
 def _compiled(model: VDM) -> _Functions:
     def eps_hat(params: Params, batch: dict, omega: jax.Array) -> jax.Array:
         per_example = jnp.broadcast_to(omega, batch["z"].shape[:1] + omega.shape)

@@ -141,7 +141,9 @@ def check_shapes(config: ConfigDict, model: AnyModel) -> None:
                 f"schedule.name = {config.schedule.name!r} has an omega for each dimension of the "
                 "data, but the latents of this model are not data: choose one omega for all"
             )
-        train_schedule.check(config.schedule.train, model.schedule, config.model.num_steps)
+        train_schedule.check(
+            config.schedule.train, model.schedule, config.model.num_steps, model.interior_matters
+        )
         if model.prediction == "next_mean":
             train_schedule.check_next_mean(
                 config.schedule.train, model.num_steps, model.multivariate

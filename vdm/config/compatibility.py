@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vdm.config.listing import flatten
 from vdm.config.options import complete
 from vdm.config.registry import (
     AUGMENTATIONS,
@@ -39,7 +40,7 @@ def differing_fields(config: Mapping, other: Mapping) -> list[str]:
 
     A kwarg that is not given has the default of its component.
     """
-    ours, theirs = (_flatten(_with_defaults(complete(c).to_dict())) for c in (config, other))
+    ours, theirs = (_flat(_with_defaults(complete(c).to_dict())) for c in (config, other))
     return [
         f"{field}: here {_shown(ours, field)}, there {_shown(theirs, field)}"
         for field in sorted(ours.keys() | theirs.keys())
@@ -84,7 +85,7 @@ def computed_fields(config: Mapping) -> dict[str, Any]:
     form."""
     filled = _with_defaults(complete(config).to_dict())
     groups = {key: filled[key] for key in ("model", "schedule", "network", "likelihood")}
-    return canonical(_flatten(groups))
+    return canonical(_flat(groups))
 
 
 def _differs(value: Any, default: Any) -> bool:
@@ -108,7 +109,7 @@ def _model_fields(config: Mapping, differs: Callable[[Any, Any], bool]) -> dict[
             }
             groups[what] = component | {"kwargs": given}
     left_out = NOT_STATE_FIELDS + TRAINING_FIELDS
-    return {field: v for field, v in _flatten(groups).items() if field not in left_out}
+    return {field: v for field, v in _flat(groups).items() if field not in left_out}
 
 
 def _with_defaults(config: Mapping) -> dict[str, Any]:
@@ -148,11 +149,6 @@ _COMPONENTS = {
 }  # fmt: skip
 
 
-def _flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns dotted name -> value, with a list for a tuple."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in flatten(fields).items()}

@@ -51,7 +51,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     if not files:
         raise UsageError("--config is missing: --config=configs/digits.py is the usual start")
     config = read_config(files[-1])
-    argv = [_with_form(a) for a in argv if not a.startswith(CONFIG_FLAGS)]
+    argv = [_with_form(a) for a in argv if not a.startswith(CONFIG_FLAGS) and not _is_off(a)]
     argv = take_own_kwargs(config, argv)
     before = ConfigDict(config.to_dict())
     try:
@@ -70,9 +70,15 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
 
 def _with_form(argument: str) -> str:
     """Completes `--print_config` with the first form of `vdm.config.listing`."""
-    if re.fullmatch(r"--?print_config(=(true|1|yes))?", argument, re.IGNORECASE):
+    if re.fullmatch(r"--?print_config(=(true|t|1|yes|y))?", argument, re.IGNORECASE):
         return f"--print_config={next(iter(FORMS))}"
     return argument
+
+
+def _is_off(argument: str) -> bool:
+    """Whether the argument says that no config is to be printed."""
+    off = r"--?(noprint_config|print_config=(false|f|0|no|n))"
+    return re.fullmatch(off, argument, re.IGNORECASE) is not None
 
 
 def config_places(argv: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm.config.files import built_in_configs
-from vdm.config.options import EvalOptions, complete
+from vdm.config.options import EvalOptions, complete, field_at
 from vdm.config.registry import OPTIMIZERS, TABLES, lookup
 from vdm.evaluation.estimators import Estimator, ProbabilityFlow
 from vdm.models.interface import has_noise_levels
@@ -42,7 +42,7 @@ def check_given(
         return counts and _plain(value) not in _usual_values(group, key)
 
     for group, table in TABLES.items():
-        component = _field(config, group)
+        component = field_at(config, group)
         parameters = inspect.signature(lookup(group, component.name, table)).parameters
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             continue
@@ -98,14 +98,6 @@ def _has_flow(model: AnyModel) -> bool:
     return "probability_flow" in model.supports
 
 
-def _field(config: ConfigDict, path: str) -> Any:
-    """Returns config.a.b for the path "a.b"."""
-    value: Any = config
-    for part in path.split("."):
-        value = value[part]
-    return value
-
-
 def _default(constructor: Callable, key: str) -> Any:
     """Returns the default of a parameter; _ABSENT if the constructor has no such parameter."""
     parameters = inspect.signature(constructor).parameters
@@ -115,7 +107,7 @@ def _default(constructor: Callable, key: str) -> Any:
 def _usual_values(group: str, key: str) -> list[Any]:
     """Returns the defaults of a kwarg in built-in components and its values in built-in configs."""
     defaults = [_default(constructor, key) for constructor in TABLES[group].values()]
-    listed = [_field(c, f"{group}.kwargs").get(key, _ABSENT) for c in built_in_configs()]
+    listed = [field_at(c, f"{group}.kwargs").get(key, _ABSENT) for c in built_in_configs()]
     return [_plain(value) for value in defaults + listed]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm.config import defaults
+from vdm.config.options import field_at
 
 WIDEST_VALUE = 46
 """Columns up to which the comments of a listing are aligned."""
@@ -27,7 +28,7 @@ def every_field(config: ConfigDict) -> str:
     known, lines = meanings(), []
     for field, value in sorted(flatten(config.to_dict()).items(), key=_rank):
         group = field.partition(".kwargs.")[0]
-        own = ":" in str(_at(config, group).get("name")) if ".kwargs." in field else False
+        own = ":" in str(field_at(config, group).get("name")) if ".kwargs." in field else False
         meaning = "" if own else known.get(field, "")  # it describes the built-in component
         line = f"config.{field} = {value!r}"
         lines.append(f"{line:<{WIDEST_VALUE}}  # {meaning}" if meaning else line)
@@ -141,8 +142,3 @@ def _rank(item: tuple[str, Any]) -> tuple[int, str]:
     inside = [i for i, name in enumerate(names) if name.startswith(f"{field}.")]
     beside = [i for i, name in enumerate(names) if name.startswith(f"{group}.")]
     return (inside or beside or [len(names)])[-1], field
-
-
-def _at(config: ConfigDict, path: str) -> Any:
-    """Returns config.a.b for the path "a.b"."""
-    return functools.reduce(lambda group, part: group[part], path.split("."), config)

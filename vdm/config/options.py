@@ -192,19 +192,20 @@ def _fill(group: ConfigDict, default: ConfigDict, prefix: str) -> None:
             _fill(group[key], value, f"{field}.")
 
 
-def check_fields(config: ConfigDict) -> None:
-    """Raises ValueError for a missing field, and for an unknown one, such as a misspelt name, which
-    would silently leave the default in force. Notes of the user's own are allowed beside the
-    groups, under names that do not resemble a group's."""
+def check_fields(config: ConfigDict, own_fields: bool = False) -> None:
+    """Raises ValueError for a missing field and, unless own_fields, for an unknown one, such as a
+    misspelt name, which would silently leave the default in force. Notes of the user's own are
+    allowed beside the groups, under names that do not resemble a group's."""
     for field in ORIGINAL_FIELDS:
-        _field(config, field)
-    _check_known(config, defaults.get_config(), "")
+        field_at(config, field)
+    _check_known(config, defaults.get_config(), "", own_fields)
 
 
-def _check_known(group: ConfigDict, default: ConfigDict, prefix: str) -> None:
+def _check_known(group: ConfigDict, default: ConfigDict, prefix: str, own_fields: bool) -> None:
     for key, value in group.items():
         if key not in default:
-            if not prefix and not difflib.get_close_matches(key, list(default)):
+            own_note = not prefix and not difflib.get_close_matches(key, list(default))
+            if own_fields or own_note:
                 continue
             raise ValueError(
                 f"the config has {prefix}{key}, which is not a field; {suggest(key, default)} "
@@ -215,12 +216,17 @@ def _check_known(group: ConfigDict, default: ConfigDict, prefix: str) -> None:
                 raise ValueError(
                     f"{prefix}{key} = {value!r}: it must be a group with {', '.join(default[key])}"
                 )
-            _check_known(value, default[key], f"{prefix}{key}.")
+            _check_known(value, default[key], f"{prefix}{key}.", own_fields)
 
 
-def resolve(config: ConfigDict) -> tuple[ConfigDict, Options]:
-    """Returns the complete config and its options. ValueError for a missing or invalid field."""
+def resolve(config: ConfigDict, own_fields: bool = False) -> tuple[ConfigDict, Options]:
+    """Returns the complete config and its options. ValueError for a missing or invalid field.
+
+    own_fields: whether fields that no config has are left alone, as in a workdir of an earlier
+    version, which did not refuse them.
+    """
     completed = complete(config)
+    check_fields(completed, own_fields)
     return completed, _read(completed)
 
 
@@ -230,23 +236,22 @@ def read(config: ConfigDict) -> Options:
 
 
 def _read(config: ConfigDict) -> Options:
-    check_fields(config)
     for place in PLACES:
-        check_local(place, _field(config, place))
+        check_local(place, field_at(config, place))
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
     check_choice("model.prediction", config.model.prediction, PREDICTIONS)
-    check_choice("compress.order", _field(config, "compress.order"), ORDERS)
-    check_choice("train.prng_impl", _field(config, "train.prng_impl"), PRNG_IMPLS)
-    check_choice("eval.params", _field(config, "eval.params"), ("ema", "raw"))
-    check_choice("eval.ode.divergence", _field(config, "eval.ode.divergence"), DIVERGENCES)
+    check_choice("compress.order", field_at(config, "compress.order"), ORDERS)
+    check_choice("train.prng_impl", field_at(config, "train.prng_impl"), PRNG_IMPLS)
+    check_choice("eval.params", field_at(config, "eval.params"), ("ema", "raw"))
+    check_choice("eval.ode.divergence", field_at(config, "eval.ode.divergence"), DIVERGENCES)
     ode = _group(config, "eval.ode", OdeOptions, num_steps=0)
     options = Options(
         seed=count(config, "seed", 0),
         bound_steps=count(config, "model.num_steps", 0),
         train_schedule=config.schedule.train,
         weighting=config.weighting.name,
-        ema_rate=_field(config, "optim.ema_rate"),
-        ema_warmup=_field(config, "optim.ema_warmup"),
+        ema_rate=field_at(config, "optim.ema_rate"),
+        ema_warmup=field_at(config, "optim.ema_warmup"),
         train=_group(config, "train", TrainOptions, num_devices=0, eval_every=0, watchdog_secs=0),
         eval=_group(config, "eval", EvalOptions, num_steps=0, seed=0, step=-1, ode=ode),
         sample=_group(
@@ -256,8 +261,8 @@ def _read(config: ConfigDict) -> Options:
         compress=_group(config, "compress", CompressOptions, seed=0),
     )
     for field in ("seed", "eval.seed", "sample.seed", "compress.seed"):
-        if _field(config, field) >= 2**64:
-            raise ValueError(f"{field} = {_field(config, field)}: it must be below 2^64")
+        if field_at(config, field) >= 2**64:
+            raise ValueError(f"{field} = {field_at(config, field)}: it must be below 2^64")
     rate = check_number("classifier.learning_rate", options.classifier.learning_rate)
     if not 0 <= rate < math.inf:
         raise ValueError(f"classifier.learning_rate = {rate}: it must be 0 or more, and finite")
@@ -273,7 +278,7 @@ def _read(config: ConfigDict) -> Options:
     return options
 
 
-def _field(config: ConfigDict, field: str) -> Any:
+def field_at(config: ConfigDict, field: str) -> Any:
     """Returns config.a.b for the name "a.b"; ValueError if there is no such field."""
     value: Any = config
     for part in field.split("."):
@@ -298,10 +303,11 @@ def _group(config: ConfigDict, group: str, kind: type[T], **given: Any) -> T:
         if field.type is int:
             values[field.name] = count(config, name, given.get(field.name, 1))
         else:
-            values[field.name] = given[field.name] if field.name in given else _field(config, name)
+            known = field.name in given
+            values[field.name] = given[field.name] if known else field_at(config, name)
     return kind(**values)
 
 
 def count(config: ConfigDict, field: str, least: int) -> int:
     """Returns an integer field, which must be `least` or more."""
-    return check_count(field, _field(config, field), least)
+    return check_count(field, field_at(config, field), least)

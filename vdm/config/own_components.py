@@ -19,8 +19,9 @@ from vdm.data import transforms
 from vdm.devices.keys import root_key
 from vdm.diffusion.grids import Grid
 from vdm.diffusion.weightings import Weighting
-from vdm.models.interface import has_noise_levels
+from vdm.models.interface import check_terms, has_noise_levels, num_codes
 from vdm.models.vdm import VDM
+from vdm.training.gradient import Objective, make_gradient
 from vdm.typing import Likelihood, Params
 
 
@@ -38,10 +39,30 @@ def check_own(config: ConfigDict, built: Built) -> None:
         return
     if config.schedule.name not in SCHEDULES:
         check_schedule(config.schedule.name, model)
+    if config.model.name not in MODELS:
+        check_family(config.model.name, model, config.model.num_steps)
     if config.network.name not in NETWORKS and config.model.name in MODELS:
         check_network(config.network.name, model, num_codes)
     if config.sample.grid.name not in GRIDS:
         check_grid(config.sample.grid.name, built.grid, model)
+
+
+def check_family(name: str, model: VDM, num_steps: int) -> None:
+    """Checks that a model's bound can be estimated and differentiated, and that its terms have
+    names; on shapes alone."""
+    with _named("model", name):
+        params = jax.eval_shape(model.init, root_key(0))
+        dtype = jnp.int32 if num_codes(model) else jnp.float32
+        batch = {"examples": jax.ShapeDtypeStruct((2, *model.dims), dtype)}
+        if model.num_classes:
+            batch["labels"] = jax.ShapeDtypeStruct((2,), jnp.int32)
+        if model.augmented_flag:
+            batch["augmented"] = jax.ShapeDtypeStruct((2,), jnp.bool_)
+        gradient = make_gradient(model, Objective(num_steps))
+        _, metrics, _ = jax.eval_shape(gradient, params, batch, root_key(0))
+        known = {"bpd_reconstruction", "bpd_prior", "bpd_denoising"}
+        terms = {key for key in metrics if key.startswith("bpd_")} - known
+        check_terms(model, [term.removeprefix("bpd_") for term in terms])
 
 
 def check_weighting(name: str, weighting: Weighting) -> None:
@@ -152,6 +173,8 @@ def _named(what: str, name: str) -> Iterator[None]:
     """Adds to an error the name of the component that it is about."""
     try:
         yield
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, LookupError, AssertionError) as error:
         text = " ".join(str(error).split())
+        if isinstance(error, LookupError | AssertionError):  # its text alone may be one word
+            text = f"{type(error).__name__}: {text}"
         raise ValueError(f"{what}.name = {name!r}: {text}; see vdm/README.md") from error

@@ -7,12 +7,12 @@ case every example must have it. Relative paths start at the current folder.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from vdm.arguments import constructor_of
 from vdm.data import advice, arrays, folders, pictures
 from vdm.data.records import resolve_data_dir
 from vdm.data.sources import Source, build_source
@@ -302,18 +302,5 @@ class _FolderReader:
         return tuple(line for line in lines if line)
 
 
-def _constructor(record: Callable[..., Any]) -> Callable[..., Source]:
-    """Makes a function that takes a record's fields and returns its `source()`.
-
-    It has the signature of the record, from which a config's kwargs and their defaults are read.
-    """
-
-    @functools.wraps(record, updated=())
-    def construct(*args: Any, **kwargs: Any) -> Source:
-        return record(*args, **kwargs).source()
-
-    return construct
-
-
-npy = _constructor(Npy)
-folder = _constructor(Folder)
+npy = constructor_of(Npy, Npy.source)
+folder = constructor_of(Folder, Folder.source)

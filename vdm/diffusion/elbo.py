@@ -47,8 +47,9 @@ class ElboTerms(NamedTuple):
 class Draws(NamedTuple):
     """All random numbers of one estimate of the bound.
 
-    keys: one per example, from which a family of models draws what else it needs, such as the
-        latent variable that its noise levels depend on; None where nothing else is drawn.
+    keys: one per example, for the noise levels of a family, such as those that depend on a latent
+        variable; what else reads that variable finds it in `NoiseLevels.context`. None where the
+        levels are given.
     """
 
     t: Float[Array, " batch"]
@@ -67,7 +68,7 @@ class NoiseLevels(NamedTuple):
         steps.
     omega_s: the level to which a step of T leads; None in continuous time.
     context: what else the denoiser of a family is told about each example, such as the latent
-        variable on which its noise levels depend.
+        variable on which its noise levels depend; floating-point arrays, as they have a gradient.
     nats: what the levels themselves cost, by the name of the term of the bound, such as the KL of
         that variable.
 

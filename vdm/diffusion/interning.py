@@ -1,4 +1,4 @@
-"""Constructors that give the same object for the same arguments.
+"""Results that are kept: of constructors, and of functions that compile for them.
 
 A compiled function is kept for the sampler, grid, weighting or optimiser that it was compiled for
 (`vdm.evaluation.samples`, `vdm.training.step`), and functions that a constructor defines anew at
@@ -30,3 +30,20 @@ def interned(constructor: Callable[P, T]) -> Callable[P, T]:
             return constructor(*args, **kwargs)
 
     return construct
+
+
+def kept(function: Callable[P, T]) -> Callable[P, T]:
+    """The function, made to keep its last eight results by its arguments. With an argument that has
+    no hash, such as a mutable component of a user's own, it is called again each time."""
+    cached = functools.lru_cache(maxsize=8)(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            hash((args, *kwargs.items()))
+        except TypeError:
+            return function(*args, **kwargs)
+        return cached(*args, **kwargs)
+
+    vars(call)["cache_clear"] = cached.cache_clear
+    return call

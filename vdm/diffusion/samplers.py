@@ -65,7 +65,7 @@ class Sampler(NamedTuple):
     init: Callable[[Array], PyTree] = lambda z_1: ()
     evaluations: int = 1
     deterministic: bool = False
-    needs: str = "probability_flow"
+    needs: str = "score"
 
 
 class Trajectory(NamedTuple):

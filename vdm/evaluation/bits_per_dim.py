@@ -9,7 +9,6 @@ size or the devices, and is the same for every checkpoint.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -23,6 +22,7 @@ from vdm.data.sources import Split
 from vdm.devices import sharding
 from vdm.devices.keys import root_key
 from vdm.devices.waiting import wait
+from vdm.diffusion.interning import kept
 from vdm.evaluation.calls import Parts, call_size
 from vdm.evaluation.estimators import TERMS, Estimator, Place
 from vdm.evaluation.statistics import Error, monte_carlo_error, standard_error
@@ -107,7 +107,7 @@ class Evaluation:
         return float(self.bpd(self.columns[term]).mean()) if term in self.columns else None
 
 
-@functools.lru_cache(maxsize=8)  # compiled once for the evaluations of a run
+@kept  # compiled once for the evaluations of a run
 def make_evaluate_batch(
     model: AnyModel, estimator: Estimator, num_examples: int, num_draws: int
 ) -> Callable[[Params, dict, jax.Array, jax.Array], jax.Array]:

@@ -15,6 +15,7 @@ from vdm.diffusion import bounds
 from vdm.diffusion.elbo import Draws, ElboTerms
 from vdm.diffusion.ode import EVALUATIONS_PER_STEP, Solver
 from vdm.evaluation.statistics import num_strata
+from vdm.models.interface import check_terms
 from vdm.models.latent_variable import LatentVariableModel
 from vdm.models.vdm import VDM
 from vdm.typing import Params, PRNGKey
@@ -155,6 +156,7 @@ class Elbo:
         eps, eps_0 = jnp.moveaxis(noises, 1, 0)
         draws = Draws(t, eps, eps_0, keys)
         estimate = model.elbo(params, data, draws, self.num_steps, labels)
+        check_terms(model, estimate.terms.more)
         return {
             **estimate.terms.by_name,
             "omega_t": estimate.levels.omega_mean,

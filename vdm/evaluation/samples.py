@@ -1,7 +1,6 @@
 """Draws samples of a trained model."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -13,6 +12,7 @@ from vdm.devices import sharding
 from vdm.devices.keys import root_key
 from vdm.devices.waiting import wait
 from vdm.diffusion.grids import Grid, equal_times
+from vdm.diffusion.interning import kept
 from vdm.diffusion.samplers import Sampler, first_latent
 from vdm.evaluation.calls import Parts, call_size
 from vdm.evaluation.guided import Guidance, Unguided
@@ -118,7 +118,7 @@ def samples_per_call(
     return call_size(model, params, min(batch_size, num_samples), passes, mesh)
 
 
-@functools.lru_cache(maxsize=8)  # compiled once for all samples of a model
+@kept  # compiled once for all samples of a model
 def make_draw(
     model: AnyModel, sampling: Sampling
 ) -> Callable[[Params, PRNGKey, jax.Array, jax.Array], Drawn]:

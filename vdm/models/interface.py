@@ -10,7 +10,8 @@ computes it, or lists the capability in its class attribute `keeps` because the 
 holds. Using a capability that a model does not have raises a ValueError of one line.
 """
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,7 +38,7 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
     {
         "noise_levels": Capability(
             "an evidence lower bound over noise levels",
-            "elbo_at", frozenset({"encode", "kernel"}),
+            "elbo_at", frozenset({"elbo", "encode", "kernel"}),
         ),
         "schedule": Capability(
             "a noise level omega(t) that depends on the time alone",
@@ -45,24 +46,28 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
         ),
         "importance_weighted": Capability(
             "the weight of a path through its latents",
-            "path_log_weight", frozenset({"elbo_at", "encode", "kernel", "levels"}),
+            "path_log_weight", frozenset({"elbo", "elbo_at", "encode", "kernel", "levels"}),
+        ),
+        "score": Capability(
+            "a denoiser that is the score of its noisy data",
+            "", frozenset({"elbo", "elbo_at", "encode", "levels"}),
         ),
         "probability_flow": Capability(
-            "a denoiser that is the score of its noisy data, and so a probability-flow ODE",
-            "flow_bound", frozenset({"elbo_at", "encode", "levels"}),
+            "a density by its probability-flow ODE",
+            "flow_bound", frozenset({"elbo", "elbo_at", "encode", "levels"}),
         ),
         "reverse_steps": Capability(
             "the reverse step p(z_s | z_t) of the ancestral sampler",
-            "sample", frozenset({"elbo_at", "levels"}),
+            "sample", frozenset({"elbo", "elbo_at", "levels"}),
         ),
         "lossless_codec": Capability(
             "the steps p(z_s | z_t) and q(z_s | z_t, x) of bits-back coding",
-            "", frozenset({"elbo_at", "encode", "kernel", "levels"}),
+            "", frozenset({"elbo", "elbo_at", "encode", "kernel", "levels"}),
         ),
         "noisy_data": Capability(
             "latents that are noisy data",
             # The last is what an earlier version asked a model for.
-            "", frozenset({"encode", "latent_dims", "latents_are_data"}),
+            "", frozenset({"encode", "latent_dims", "latents_are_data", "likelihood_of"}),
         ),
     }
 )  # fmt: skip
@@ -95,18 +100,26 @@ def num_codes(model: Any) -> int:
 def capabilities_of(model: type) -> frozenset[str]:
     """Returns the names of the capabilities that `VDM` or a subclass of it has.
 
-    The rule above is applied to one class after the other, from the base class to the given one.
+    The rule above is applied to one class after the other, from the base class to the given one. A
+    class gives a capability back that itself or one of its base classes lost, not one that another
+    branch of multiple inheritance did. ValueError for a `keeps` that names no capabilities.
     """
-    left = set(CAPABILITIES)
+    lost: dict[str, type] = {}
     for cls in reversed(list(_subclasses(model))):
-        own = vars(cls)
+        own = _defined_in(cls)
+        keeps = vars(cls).get("keeps", frozenset())
+        if isinstance(keeps, str) or not set(keeps) <= CAPABILITIES.keys():
+            raise ValueError(
+                f"{cls.__name__}.keeps = {keeps!r}: it must be a set of names among "
+                f"{', '.join(CAPABILITIES)}"
+            )
         for name, (_, computed_by, rests_on) in CAPABILITIES.items():
-            if computed_by in own:
-                left.add(name)
-            elif rests_on & own.keys():
-                left.discard(name)
-        left |= own.get("keeps", frozenset())
-    return frozenset(left)
+            if computed_by in own or name in keeps:
+                if name in lost and issubclass(cls, lost[name]):
+                    del lost[name]
+            elif rests_on & own:
+                lost[name] = cls
+    return frozenset(CAPABILITIES.keys() - lost.keys())
 
 
 def require(model: Any, capability: str, asked_by: str) -> None:
@@ -118,9 +131,8 @@ def require(model: Any, capability: str, asked_by: str) -> None:
     if capability in supports(model):
         return
     meaning, computed_by, rests_on = CAPABILITIES[capability]
-    overridden = sorted(
-        {m for cls in _subclasses(type(model)) for m in rests_on & vars(cls).keys()}
-    )
+    classes = _subclasses(type(model))
+    overridden = sorted({method for cls in classes for method in rests_on & _defined_in(cls)})
     why, remedy = "", ""
     if overridden and hasattr(model, "supports"):
         why = f" (it overrides {', '.join(overridden)})"
@@ -131,9 +143,24 @@ def require(model: Any, capability: str, asked_by: str) -> None:
     )
 
 
+def check_terms(model: "VDM", more: Collection[str]) -> None:
+    """Raises ValueError unless the further terms of an estimate of the bound are those that the
+    model names: a term without a name would be missing from the number that is reported."""
+    if set(more) != set(model.more_terms):
+        raise ValueError(
+            f"the bound of {type(model).__name__} has the terms {sorted(more)} in addition to the "
+            f"three, and its more_terms = {tuple(model.more_terms)}: name each of them there"
+        )
+
+
 def _subclasses(model: type) -> Iterator[type]:
-    """Yields the class and its base classes, up to but without the one that defines `supports`."""
+    """Yields the class and its base classes that derive from the one with all capabilities."""
     for cls in model.__mro__:
-        if "supports" in vars(cls):
+        if "HAS_ALL_CAPABILITIES" in vars(cls):
             return
         yield cls
+
+
+def _defined_in(cls: type) -> set[str]:
+    """Returns the names of the methods, properties and dataclass fields of the class itself."""
+    return vars(cls).keys() | inspect.get_annotations(cls).keys()

@@ -6,7 +6,7 @@ Models hold no parameters. Their methods are pure functions of `params`, a dict 
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -67,6 +67,8 @@ class VDM:
     label_dropout: float = 0.0
     augmented_flag: bool = False
     num_steps: int = 0
+
+    HAS_ALL_CAPABILITIES: ClassVar = True
 
     @property
     def latent_dims(self) -> tuple[int, ...]:

@@ -137,10 +137,11 @@ def open_run(config: ConfigDict, workdir: str | Path, init_from: str | None = No
         config = all_options.complete(config)
         config.classifier.update(ConfigDict(read_json(network)))
     trained = bool(Checkpoints(Path(workdir) / "checkpoints").steps())
+    saved = Path(workdir).absolute() / "config.json"
     run = build_run(
-        config, workdir, lambda config: open_source(config, Path(workdir), init_from, trained)
-    )
-    saved = run.workdir / "config.json"
+        config, workdir, lambda config: open_source(config, Path(workdir), init_from, trained),
+        own_fields=saved.is_file(),
+    )  # fmt: skip
     if run.workdir.exists() and not run.workdir.is_dir():
         raise ValueError(f"--workdir={run.workdir} is a file: name a folder")
     # Without a checkpoint there is nothing that another config could damage.
@@ -158,15 +159,16 @@ def build_run(
     config: ConfigDict,
     workdir: str | Path,
     open_source: Callable[[ConfigDict], Source] = lambda config: configs.build_source(config.data),
+    own_fields: bool = False,
 ) -> Run:
     """Checks the config and builds everything that it names. Of data files, it reads at most the
-    headers."""
+    headers. own_fields: whether fields that no config has are left alone."""
     if jnp.result_type(float) == jnp.float64:
         raise ValueError(
             "JAX_ENABLE_X64 is set, and models here are float32: unset it, or call this in "
             "`with jax.enable_x64(False):`"
         )
-    config, options = all_options.resolve(config)
+    config, options = all_options.resolve(config, own_fields)
     sharding.start()
     built = configs.build_all(config, open_source(config))
     checks.check(config, options, built)

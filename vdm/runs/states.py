@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from vdm.config.registry import OPTIMIZERS
 from vdm.devices import sharding
 from vdm.devices.keys import root_key
+from vdm.diffusion.interning import kept
 from vdm.io.atomic import read_json
 from vdm.io.checkpoints import CheckpointError, restore_params
 from vdm.io.console import say
@@ -75,14 +76,10 @@ def on_every_device(run: Run, shapes: Any) -> Any:
 def _initialiser(run: Run) -> tuple[Callable[[jax.Array], TrainState], Any]:
     """The compiled function from a key to the state before the first step; shapes, dtypes and
     shardings of that state."""
-    settings = (run.model, run.optimizer, run.mesh)
-    try:
-        return _compiled_initialiser(*settings)
-    except TypeError:  # a component of one's own may have no hash
-        return _compiled_initialiser.__wrapped__(*settings)
+    return _compiled_initialiser(run.model, run.optimizer, run.mesh)
 
 
-@functools.lru_cache(maxsize=8)  # compiled once for the runs of a model
+@kept  # compiled once for the runs of a model
 def _compiled_initialiser(
     model: AnyModel, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> tuple[Callable[[jax.Array], TrainState], Any]:

@@ -17,10 +17,11 @@ ends and the noise levels (omega_i, weight_i) of each example, so by the chain r
 
 One pass through the network gives both gradients, because no example may depend on another: only
 l_i depends on the levels of example i, and dL_w/d(omega_i, weight_i) divided by m_i is
-dL/d(omega_i, weight_i). In continuous time the interior of the schedule changes only the variance
-of the estimate (VDM section 5.1 and appendix I.2); `vdm.training.schedule_objectives` then replaces
-its dL/d(omega_i, weight_i) by the derivatives of the second moment of l_i, 2 l_i dl_i, and the rest
-of the chain rule stays.
+dL/d(omega_i, weight_i); so with a family's omega_s and context, if only its denoising term reads
+them. In continuous time the interior of the schedule changes only the variance of the estimate
+(VDM section 5.1 and appendix I.2); `vdm.training.schedule_objectives` then replaces its
+dL/d(omega_i, weight_i) by the derivatives of the second moment of l_i, 2 l_i dl_i, and the rest of
+the chain rule stays.
 
 The three functions `draw`, `network_gradient` and `schedule_direction` are these steps in order.
 """
@@ -165,7 +166,7 @@ Ends = dict[str, Any]
 
 
 def _split_ends(levels: NoiseLevels) -> tuple[Ends, NoiseLevels]:
-    """Returns the ends that all examples share, and the levels without these."""
+    """Returns the ends that all examples of a batch share, and the levels without these."""
     if levels.omega_0.shape[:1] == levels.omega_t.shape[:1]:
         return {}, levels
     none: Any = None
@@ -199,7 +200,8 @@ def network_gradient(
         (grad_network, grad_levels), estimate = jax.grad(loss, argnums=(0, 1), has_aux=True)(
             params["network"], levels, inputs, key
         )
-        grad_ends, per_example = _split_ends(grad_levels)
+        grad_ends = {name: getattr(grad_levels, name) for name in ends}
+        per_example = grad_levels._replace(**dict.fromkeys(ends))
         return (grad_network, grad_ends), (per_example, estimate.terms, estimate.loss_density)
 
     (grad_network, grad_ends), (per_example, nats, loss_density) = microbatches(

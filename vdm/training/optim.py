@@ -1,7 +1,6 @@
 """Optimisers: functions of (num_steps, **kwargs) that return an optax transformation."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import ParamSpec
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vdm.arguments import check_number
+from vdm.arguments import check_number, constructor_of
 from vdm.diffusion.interning import interned
 from vdm.nn.stacks import is_stacked
 from vdm.typing import Params, PyTree
@@ -128,29 +127,18 @@ class AdamW:
         )
 
 
-def _constructor(
-    settings: Callable[Settings, AdamW],
-) -> Callable[Settings, optax.GradientTransformation]:
-    """Returns a function of the fields of the settings that returns their transformation."""
-
-    # `inspect.signature` sees the fields and their defaults, which the registry reads.
-    @functools.wraps(settings, updated=())
-    def construct(*args: Settings.args, **kwargs: Settings.kwargs) -> optax.GradientTransformation:
-        chosen = settings(*args, **kwargs)
-        if chosen.decay == "none":  # then the length of the run changes nothing
-            chosen = dataclasses.replace(chosen, num_steps=0)
-        return _transformation(chosen)
-
-    return construct
-
-
 @interned
 def _transformation(settings: AdamW) -> optax.GradientTransformation:
     # One object for equal settings, because a compiled train step is kept for its optimiser.
     return settings.transformation()
 
 
-adamw = _constructor(AdamW)
+def _without_length(settings: AdamW) -> AdamW:
+    """The settings without the length of the run where that changes nothing."""
+    return dataclasses.replace(settings, num_steps=0) if settings.decay == "none" else settings
+
+
+adamw = constructor_of(AdamW, lambda settings: _transformation(_without_length(settings)))
 
 
 ENTRIES = ("network", "schedule")

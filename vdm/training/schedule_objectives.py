@@ -153,7 +153,7 @@ def updated(
     return new | schedule.adapt(old, position, estimate.loss_density)
 
 
-def check(train: str, schedule: nn.Module, num_steps: int) -> None:
+def check(train: str, schedule: nn.Module, num_steps: int, interior_matters: bool = False) -> None:
     """Raises ValueError if the schedule cannot learn in this way for a bound of num_steps steps."""
     adapts = hasattr(schedule, "adapt")
     name = type(schedule).__name__
@@ -161,6 +161,12 @@ def check(train: str, schedule: nn.Module, num_steps: int) -> None:
         raise ValueError(
             "schedule.train = 'adaptive' is for continuous time; with model.num_steps = "
             f"{num_steps} the interior changes the bound itself: choose 'bound' or 'fixed'"
+        )
+    if train == "adaptive" and interior_matters:
+        raise ValueError(
+            "schedule.train = 'adaptive' fills a table that reduces the variance, and with a noise "
+            "level for each dimension or example the interior changes the bound itself: choose "
+            "'bound' or 'fixed'"
         )
     if train == "adaptive" and not adapts:
         raise ValueError(

@@ -1,7 +1,6 @@
 """The train step: the gradient of a batch, the update of the parameters and of their average."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from vdm.devices import sharding
+from vdm.diffusion.interning import kept
 from vdm.models.interface import has_noise_levels
 from vdm.models.latent_variable import AnyModel
 from vdm.training import schedule_objectives
@@ -67,15 +67,11 @@ def make_train_step(
     microbatches on several devices, and where devices share the arrays of the state; these arrays
     are gathered for the network, and updated where they live.
     """
-    settings = (model, optimizer, objective, averaging, accumulate, mesh)
-    try:
-        function = _compiled_step(*settings)
-    except TypeError:  # a component of one's own may have no hash
-        function = _compiled_step.__wrapped__(*settings)
+    function = _compiled_step(model, optimizer, objective, averaging, accumulate, mesh)
     return TrainStep(function, (sharding.put_everywhere(run_key, mesh),))
 
 
-@functools.lru_cache(maxsize=8)  # compiled once for the runs that differ in seed and data alone
+@kept  # compiled once for the runs that differ in seed and data alone
 def _compiled_step(
     model: AnyModel,
     optimizer: optax.GradientTransformation,
