@@ -221,6 +221,14 @@ class Tally(Phase):
     trainings: int = 0
     lost_steps_max: int = 0
 
+    def count(self, sent: signal.Signals, moment: str, how: str, lost: int) -> None:
+        """Adds a kill by the signal `sent` that cost `lost` steps."""
+        self.kills += 1
+        self.signals[sent.name] += 1
+        self.moments[moment] += 1
+        self.aimed_at_saves += how == "in a save"
+        self.lost_steps_max = max(self.lost_steps_max, lost)
+
 
 def aim(pid: int, workdir: Path, reference: Reference, rng: random.Random) -> tuple[bool, str]:
     """Waits for the instant of a kill: (whether the process still runs, how it was chosen)."""
@@ -279,11 +287,7 @@ def train_with_kills(
         lost = max(told["reached"] - newest, 0)
         if wanted:
             mine += 1
-            tally.kills += 1
-            tally.signals[wanted.name] += 1
-            tally.moments[moment] += 1
-            tally.aimed_at_saves += how == "in a save"
-            tally.lost_steps_max = max(tally.lost_steps_max, lost)
+            tally.count(wanted, moment, how, lost)
             stopped = re.search(r"stopped at step (\d+)", said)
             if stopped:
                 stops.add(int(stopped[1]))
