@@ -82,7 +82,7 @@ def test_every_form_is_the_same_function(attention, form):
 )
 def test_every_form_is_the_same_function_in_training(form, monkeypatch):
     # The attention has two parts with a backward pass written by hand, in a loop and recomputed.
-    monkeypatch.setattr(parts_of_attention, "QUERIES_BY_HAND", 8)
+    monkeypatch.setattr(parts_of_attention, "QUERIES_ON_CPU", 8)
     want = output_and_gradients(2, "all", scan="off")
     assert_close(output_and_gradients(2, "all", train=True, dropout=0.0, **form), want)
 
