@@ -44,7 +44,7 @@ def test_rung_trains_evaluates_and_samples_through_the_loops(rung, make_tiny_con
     codes = np.load(tmp_path / "whole" / "samples.npz")["samples"]
     assert trained.sample(2).shape == (2, 8, 8, 1)
     assert np.isfinite(trained.bpd(codes[:2], draws=2).mean)
-    with pytest.raises(ValueError, match=r"needs a noise level omega\(t\).* VAE does not have"):
+    with pytest.raises(ValueError, match=r"needs a noise level omega\(t\).*VAE does not have"):
         trained.omega(np.array([0.5]))
     with pytest.raises(ValueError, match="no steps"):
         trained.sample(2, num_steps=5)
