@@ -27,10 +27,10 @@ demo: $(VENV)/core.installed  ## train, evaluate and sample a VDM on handwritten
 	$(BIN)/python -m vdm.main --config=configs/digits.py --workdir=runs/digits
 
 test: $(VENV)/test.installed  ## run the fast tests, a quarter of an hour on two slow cores
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-all: $(VENV)/test.installed  ## run every test that needs no GPU
-	$(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
 
 test-gpu: $(VENV)/test.installed $(VENV)/cuda.installed  ## run the tests that need an NVIDIA GPU
 	VDM_TEST_PLATFORM=cuda $(BIN)/python -m pytest -m gpu

@@ -40,9 +40,21 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).parent.parent
 
 
+LONGEST = (
+    "test_multiprocess", "test_notebooks", "test_kills", "test_rerun", "test_extending",
+    "test_parity", "test_lowering", "test_dpm", "test_ladder", "test_checkpoint", "test_api",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items):
-    """Runs the longest tests first; at the end one worker would wait for the other."""
-    items.sort(key=lambda item: "test_multiprocess" not in item.nodeid)
+    """Sorts the files that take longest to the front; at the end one worker would wait for the
+    other. A file runs on one worker, so that what it compiles is compiled once."""
+    names = [item.nodeid.partition("::")[0] for item in items]
+    rank = {
+        name: next((i for i, part in enumerate(LONGEST) if part in name), len(LONGEST))
+        for name in names
+    }
+    items.sort(key=lambda item: rank[item.nodeid.partition("::")[0]])
 
 
 @pytest.fixture

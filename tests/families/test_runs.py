@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import vdm
+from tests.families.data_schedule import DataSchedule
 from vdm import main as program
 from vdm.models.vdm import VDM
 
@@ -48,7 +49,7 @@ def test_a_family_is_trained_evaluated_and_sampled_by_its_config(
     assert np.isfinite(trained.bpd(images, num_steps=5, draws=2).mean)
     for refused, needs in (
         (lambda: trained.bpd(images, bound="iw-2", num_steps=3), "the weight of a path"),
-        (lambda: trained.bpd(images, bound="ode-decoder"), "a denoiser that is the score"),
+        (lambda: trained.bpd(images, bound="ode-decoder"), "a density by its probability-flow"),
         (lambda: trained.sample(2, sampler="ddim"), "a denoiser that is the score"),
         (lambda: trained.compress(images), "the steps p"),
     ):
@@ -77,3 +78,32 @@ class OnlyEncodes(VDM):
 
     def encode(self, params, data, omega):
         return super().encode(params, data, omega) * (1 + omega)
+
+
+class Nameless(DataSchedule):
+    """Its bound has a fourth term that it does not name."""
+
+    more_terms = ()
+
+
+class TakesTheNetwork(DataSchedule):
+    """Its noise levels read parameters that have no gradient through them."""
+
+    keeps = frozenset({"reverse_steps"})
+
+    def levels(self, params, t, num_steps, data=None, key=None):
+        return super().levels(params["network"], t, num_steps, data, key)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [("Nameless", r"the terms \['auxiliary'\] in addition .* name each of them there"),
+     ("TakesTheNetwork", "KeyError: 'network'")],
+)  # fmt: skip
+def test_a_family_that_cannot_be_trained_is_refused_before_anything_is_written(
+    make_tiny_config, tmp_path, family, message
+):
+    name = f"tests.families.test_runs:{family}"
+    with pytest.raises(ValueError, match=rf"model.name = '{name}': .*{message}"):
+        vdm.train(make_tiny_config(model__name=name), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -15,6 +15,7 @@ from vdm.diffusion.likelihood import Gaussian
 from vdm.models.vdm import VDM
 from vdm.nn.schedules import Linear, Polynomial
 from vdm.training.gradient import Objective, make_gradient
+from vdm.training.microbatches import Microbatches
 
 LINE = dataclasses.replace(MODEL, schedule=Linear(-8.0, 5.0, learn_ends=False))
 SIGMOID, MIN_SNR = weightings.sigmoid(), weightings.min_snr()
@@ -171,3 +172,15 @@ def test_a_network_whose_examples_have_several_terms_is_refused():
     model = PerDimension(LINE.schedule, Small(), Gaussian(), (6,))
     with pytest.raises(AssertionError, match=r"\(32, 1\)"):
         jax.eval_shape(make_gradient(model, Objective()), params_of(LINE), BATCH, KEY)
+
+
+def test_microbatches_of_one_example_share_the_ends_of_a_schedule_for_each_dimension():
+    model = dataclasses.replace(MODEL, schedule=Polynomial(-8.0, 5.0, dims=(6,)))
+    batch = jax.tree.map(lambda array: array[:2], BATCH)
+    whole, halved = (
+        jax.jit(make_gradient(model, Objective(), Microbatches(count)))(
+            params_of(model), batch, KEY
+        )[0]
+        for count in (1, 2)
+    )
+    assert_close(halved["schedule"], whole["schedule"])
