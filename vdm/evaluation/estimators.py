@@ -84,8 +84,7 @@ class Estimator(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of what `estimate` returns: "total" (nats) or the terms that sum to it, and
-        more."""
+        """The names that `estimate` returns, "total" or the terms of which it is the sum first."""
         ...
 
     def estimate(
