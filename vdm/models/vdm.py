@@ -5,6 +5,7 @@ Models hold no parameters. Their methods are pure functions of `params`, a dict 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -160,7 +161,7 @@ class VDM:
 
         return omega
 
-    @property
+    @functools.cached_property
     def multivariate(self) -> bool:
         """Whether each dimension has its own schedule."""
 
