@@ -5,7 +5,7 @@ test_disk_full_is_one_line_and_harms_nothing and
 test_disk_full_after_orbax_is_done_harms_nothing) and under the log (tests/io/test_metrics_log.py,
 test_a_disk_that_takes_half_a_line_is_full), a log that is gone
 (test_a_file_that_is_gone_is_not_written_to_in_silence), data that are not there
-(tests/data/test_sources.py).
+(tests/data/test_tfds_sets.py).
 """
 
 import os
