@@ -119,10 +119,10 @@ class Wrong(VAE):
 @pytest.mark.parametrize(
     ("name", "kwargs", "match"),
     [
-        ("vdm", {"num_steps": 10}, r"model\.kwargs\.num_steps: the model is told"),
-        ("vdm", {"schedule": "linear"}, "by the schedule group"),
-        ("vdm", {"dims": (2,)}, r"model\.kwargs\.dims: .* by the data group"),
-        (f"{__name__}:Wrong", {}, r"elbo of two examples of Wrong gives shapes \[\(\)"),
+        ("vdm", {"num_steps": 10}, r"model\.kwargs\.num_steps: the model gets this"),
+        ("vdm", {"schedule": "linear"}, "from the schedule group"),
+        ("vdm", {"dims": (2,)}, r"model\.kwargs\.dims: .* from the data group"),
+        (f"{__name__}:Wrong", {}, r"elbo of two examples of Wrong returns shapes \[\(\)"),
     ],
 )
 def test_a_model_of_ones_own_is_checked_before_anything_is_written(

@@ -95,7 +95,7 @@ def test_mistakes_are_one_line_and_leave_nothing(call, images, tmp_path):
         ("decompress", "cut.vdm", "its checksum is wrong"),
         ("decompress", "seed.vdm", "header makes no sense"),
         ("decompress", "version.vdm", "its format has version 7"),
-        ("decompress", "images.npy", "no file of compressed images"),
+        ("decompress", "images.npy", "not a file of compressed images"),
         ("decompress", "missing.vdm", "is not there"),
         ("compress", "real.npy", "integers"),
         ("compress", "large.npy", "expected 0 to 16"),

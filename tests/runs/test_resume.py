@@ -141,10 +141,10 @@ def test_a_loop_over_blocks_goes_on_with_the_checkpoint_of_a_row_and_back(
         one, two = (sharding.put_batch(batch, run.mesh) for batch in batches)
         state, _ = steps[first](states.initial_state(run), one)
         assert ("down_*" in state.params["network"]) == (first == "on")
-        run.save(1, state)
+        states.save_state(run, 1, state)
         state, _ = steps[second](states.first_state(other, None), two)
         assert ("down_*" in state.params["network"]) == (second == "on")
-        other.save(2, state)
+        states.save_state(other, 2, state)
         ends.append(other.checkpoints.restore(states.abstract_state(other))[1])
         step, params = states.trained_params(run)
         assert (step, "down_1" in params["network"]) == (2, True)
@@ -162,7 +162,7 @@ def test_a_looped_state_is_saved_and_resumed_to_the_bit(make_tiny_config, tmp_pa
     run = open_run(config, tmp_path)
     # Adam's arrays start as zeros, which would hide errors.
     state = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), states.initial_state(run))
-    run.save(1, state)
+    states.save_state(run, 1, state)
     resumed = states.first_state(run, None)
     jax.tree.map(np.testing.assert_array_equal, resumed, state)
     kernel = resumed.params["network"]["down_*"]["conv_0"]["kernel"]
