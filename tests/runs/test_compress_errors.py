@@ -100,10 +100,10 @@ def test_mistakes_are_one_line_and_leave_nothing(call, images, tmp_path):
         ("compress", "real.npy", "integers"),
         ("compress", "large.npy", "expected 0 to 16"),
         ("compress", "shape.npy", "expected [N, 8, 8, 1]"),
-        ("compress", "text.npy", "is no .npy"),
+        ("compress", "text.npy", "is not an .npy"),
         ("compress", "empty", "has no pictures"),
         ("compress", "zip.npy", "holds several arrays"),
-        ("compress", "twice", "a.bmp.png would be the name of two"),
+        ("compress", "twice", "two PNGs would be named a.bmp.png"),
         ("compress", "good.vdm", "an .npy of codes, or a folder"),
     ]:
         status, _, err = call(mode, tmp_path / source, output)

@@ -171,7 +171,7 @@ def test_a_looped_state_is_saved_and_resumed_to_the_bit(make_tiny_config, tmp_pa
     own = make_tiny_config(network__kwargs__num_blocks=1, network__kwargs__scan="on")
     own.optim.name, own.optim.kwargs = "optax:lamb", {"learning_rate": 1e-3}
     # It has a norm for each array, so that it must see those of each block.
-    assert open_run(own, tmp_path / "own").loops == {}
+    assert states.stacked_blocks(open_run(own, tmp_path / "own")) == {}
 
 
 @pytest.mark.slow
