@@ -1,4 +1,4 @@
-"""Downloads are verified and go on where they stopped; wrong files are refused in one line."""
+"""Downloads are verified and resume where they stopped; a wrong file is refused in one line."""
 
 import numpy as np
 import pytest

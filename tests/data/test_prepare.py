@@ -1,4 +1,4 @@
-"""The command that prepares a set names mistakes in one line and goes on after a kill."""
+"""The prepare command reports a mistake in one line, and resumes after a kill."""
 
 import dataclasses
 import errno

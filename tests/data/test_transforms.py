@@ -111,7 +111,7 @@ def test_steps_and_seeds_have_draws_of_their_own():
 
 
 def test_the_draws_of_a_step_are_the_published_ones():
-    # A run resumed under another version of NumPy must go on with the same images.
+    # A run resumed under another version of NumPy must see the same images.
     choices = draws(transforms.images((4, 4, 3), **ALL, share=0.5), 8, seed=3, step=5)
     assert choices["augmented"].astype(int).tolist() == AUGMENTED
     assert choices["quarters"].tolist() == QUARTERS

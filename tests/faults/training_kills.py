@@ -259,7 +259,7 @@ def train_with_kills(
 ) -> None:
     """One training to its end, killed at most MOST_KILLS times and `kills` times in all."""
     log, stops = workdir.with_suffix(".log"), set()
-    newest, mine = 0, 0  # step of the save that the next start must go on from; kills here
+    newest, mine = 0, 0  # step of the save that the next start must resume from; kills here
     while True:
         pid = start(command(workdir), shared, log)
         running, how, wanted = True, "", 0

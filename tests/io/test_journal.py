@@ -41,7 +41,7 @@ def test_a_file_cut_short_anywhere_keeps_its_whole_parts(tmp_path):
     for length in range(len(content) + 1):
         path.write_bytes(content[:length])
         assert len(read(path)) == sum(length >= end for end in ends[1:])
-        with Journal(path, {"identity": ("a", 1)}) as journal:  # and goes on from there
+        with Journal(path, {"identity": ("a", 1)}) as journal:  # and is appended to
             journal.append(PARTS[1])
         np.testing.assert_array_equal(read(path)[-1], PARTS[1].ravel())
 

@@ -106,8 +106,8 @@ TABLES: Mapping[str, Mapping[str, Callable]] = {
 def build(what: str, component: ConfigDict, table: Mapping[str, Callable], **facts: Any) -> Any:
     """Builds the component that the group `what` of the config names.
 
-    facts: what the data and other groups determine; the constructor gets those that it has
-    parameters for. ValueError for an unknown name, an unknown kwarg or a missing one.
+    facts: values that the data and other groups determine; the constructor receives those that are
+    among its parameters. ValueError for an unknown name, an unknown kwarg or a missing one.
     """
     constructor = lookup(what, component.name, table)
     kwargs = dict(component.kwargs)
