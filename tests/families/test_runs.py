@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 import vdm
+from experiments.ladder.vae import VAE
 from tests.families.data_schedule import DataSchedule
 from vdm import main as program
+from vdm.models.interface import OWN_LATENTS
 from vdm.models.vdm import VDM
+from vdm.runs.run import build_run
 
 FAMILIES = {
     "encoder_in_time": "tests.families.encoder_in_time:EncoderInTime",
@@ -107,3 +110,14 @@ def test_a_family_that_cannot_be_trained_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=rf"model.name = '{name}': .*{message}"):
         vdm.train(make_tiny_config(model__name=name), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class SaysWhatItIs(VAE):
+    """A model without noise levels that declares its capability."""
+
+    supports = OWN_LATENTS
+
+
+def test_a_model_without_noise_levels_may_say_so(make_tiny_config, tmp_path):
+    name = "tests.families.test_runs:SaysWhatItIs"
+    assert build_run(make_tiny_config(model__name=name), tmp_path).model.supports == OWN_LATENTS

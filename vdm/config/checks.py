@@ -17,7 +17,13 @@ from vdm.devices.keys import root_key
 from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.features import check_features
 from vdm.evaluation.samples import check_samples
-from vdm.models.interface import has_noise_levels, num_classes, require
+from vdm.models.interface import (
+    OWN_LATENTS,
+    has_noise_levels,
+    num_classes,
+    require,
+    supports,
+)
 from vdm.models.latent_variable import AnyModel, check_methods
 from vdm.training import schedule_objectives as train_schedule
 
@@ -97,7 +103,7 @@ def check_capabilities(config: ConfigDict, built: Built) -> None:
     model = built.model
     if has_noise_levels(model):
         require(model, built.sampler.needs, f"sample.name = {config.sample.name!r}")
-    elif hasattr(model, "supports"):  # a subclass of VDM without a bound of its own
+    elif not supports(model) >= OWN_LATENTS:  # a subclass of VDM without a bound of its own
         require(model, "noise_levels", f"model.name = {config.model.name!r}")
     else:
         check_without_schedule(config)
