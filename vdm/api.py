@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -35,7 +34,7 @@ from vdm.io.places import check_local
 from vdm.models import interface
 from vdm.models.inputs import check_codes, check_labels
 from vdm.models.latent_variable import AnyModel
-from vdm.models.vdm import VDM, count_parameters
+from vdm.models.vdm import VDM, compiled_schedule, count_parameters
 from vdm.nn.stacks import unstack_blocks
 from vdm.runs import compress, states
 from vdm.runs.run import Run, build_run, open_run
@@ -249,7 +248,8 @@ class Model:
         """Returns omega(t) = -log SNR(t) for times t in [0, 1], any shape. ValueError for a model
         whose noise level does not depend on the time alone."""
         interface.require(self.model, "schedule", "Model.omega")
-        return np.asarray(self.vdm.schedule_fn(self.params)(jnp.asarray(t, jnp.float32)))
+        schedule = compiled_schedule(self.vdm)
+        return np.asarray(schedule(self.params["schedule"], np.asarray(t, np.float32)))
 
 
 @_in_float32

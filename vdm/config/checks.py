@@ -5,7 +5,6 @@ is written. Each check raises a ValueError of one line that names the fields.
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from vdm.config.build import Built
@@ -13,7 +12,6 @@ from vdm.config.options import Options, SampleOptions
 from vdm.config.own_components import check_own
 from vdm.config.registry import MODELS
 from vdm.data.sources import Source
-from vdm.devices.keys import root_key
 from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.features import check_features
 from vdm.evaluation.samples import check_samples
@@ -24,7 +22,7 @@ from vdm.models.interface import (
     require,
     supports,
 )
-from vdm.models.latent_variable import AnyModel, check_methods
+from vdm.models.latent_variable import AnyModel, check_methods, param_shapes
 from vdm.training import schedule_objectives as train_schedule
 
 
@@ -138,7 +136,7 @@ def check_shapes(config: ConfigDict, model: AnyModel) -> None:
     """Traces the model with shapes only, so that a mistake in a component of the user's own is
     reported in one line before anything is written."""
     try:
-        params = jax.eval_shape(model.init, root_key(0))
+        params = param_shapes(model)
         if not has_noise_levels(model):
             check_methods(model, params)
             return

@@ -20,7 +20,8 @@ from vdm.devices.keys import root_key
 from vdm.diffusion.grids import Grid
 from vdm.diffusion.weightings import Weighting
 from vdm.models.interface import check_terms, has_noise_levels, num_codes
-from vdm.models.vdm import VDM
+from vdm.models.latent_variable import param_shapes
+from vdm.models.vdm import VDM, compiled_schedule
 from vdm.training.gradient import Objective, make_gradient
 from vdm.typing import Likelihood, Params
 
@@ -51,7 +52,7 @@ def check_family(name: str, model: VDM, num_steps: int) -> None:
     """Checks that a model's bound can be estimated and differentiated, and that its terms have
     names; on shapes alone."""
     with _named("model", name):
-        params = jax.eval_shape(model.init, root_key(0))
+        params = param_shapes(model)
         dtype = jnp.int32 if num_codes(model) else jnp.float32
         batch = {"examples": jax.ShapeDtypeStruct((2, *model.dims), dtype)}
         if model.num_classes:
@@ -96,8 +97,8 @@ def check_schedule(name: str, model: VDM) -> None:
                     f"gives omega of shape {omega_shape} for t of shape {shape}: it must be that "
                     f"of t, or {shape + model.dims}"
                 )
-        schedule = model.schedule_fn({"schedule": model.init_schedule(root_key(0))})
-        omega = schedule(jnp.linspace(0.0, 1.0, 101))
+        schedule = jax.jit(model.init_schedule)(root_key(0))
+        omega = compiled_schedule(model)(schedule, jnp.linspace(0.0, 1.0, 101))
         if not bool(jnp.all(jnp.diff(omega, axis=0) > 0)):  # false for NaN too
             raise ValueError("gives an omega that does not increase with t from 0 to 1")
 
@@ -109,7 +110,7 @@ def check_network(name: str, model: VDM, num_codes: int) -> None:
         z = jax.ShapeDtypeStruct((2, *model.latent_dims), jnp.float32)
         omega = jax.ShapeDtypeStruct(z.shape if model.multivariate else (2,), jnp.float32)
         labels = jax.ShapeDtypeStruct((2,), jnp.int32) if model.num_classes else None
-        params = jax.eval_shape(model.init, root_key(0))["network"]
+        params = param_shapes(model)["network"]
 
         def output(params: Params, z: Any, omega: Any, labels: Any) -> Any:
             return model.network.apply({"params": params}, z, omega, labels, train=False)

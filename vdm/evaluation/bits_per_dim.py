@@ -28,6 +28,7 @@ from vdm.evaluation.estimators import TERMS, Estimator, Place
 from vdm.evaluation.statistics import Error, monte_carlo_error, standard_error
 from vdm.models.interface import has_noise_levels, num_classes
 from vdm.models.latent_variable import AnyModel
+from vdm.models.vdm import compiled_schedule
 from vdm.typing import Params
 
 KEY_STREAM = 1_000_001
@@ -200,7 +201,7 @@ def _to_evaluation(
     _, draws, num_examples = columns.shape
     ends: Sequence[float | None] = (None, None)
     if has_noise_levels(model) and "schedule" in model.supports:
-        omega = model.schedule_fn(params)(jnp.array([0.0, 1.0]))
+        omega = jax.device_get(compiled_schedule(model)(params["schedule"], np.float32([0.0, 1.0])))
         ends = [float(end.mean()) for end in omega]
     evaluation = Evaluation(
         dict(zip(estimator.columns, columns, strict=True)),

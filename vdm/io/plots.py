@@ -226,7 +226,8 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     canvas = FigureCanvasAgg(figure)
     for text in figure.findobj(Text):
         text.set_fontsize(np.clip(text.get_fontsize(), _SMALL, _FONT_SIZE))
-    figure.draw_without_rendering()  # the layout needs a second pass if an aspect ratio is fixed
+    if any(axes.get_aspect() != "auto" for axes in figure.axes):
+        figure.draw_without_rendering()  # the layout then needs a second pass
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     with atomic_path(path) as temporary:

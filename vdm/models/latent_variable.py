@@ -10,6 +10,7 @@ from vdm.devices.keys import root_key
 from vdm.diffusion.elbo import (
     ElboTerms,
 )
+from vdm.diffusion.interning import kept
 from vdm.models.interface import num_codes
 from vdm.models.vdm import VDM
 from vdm.typing import Likelihood, Params, PRNGKey
@@ -61,6 +62,12 @@ class LatentVariableModel(Protocol):
 
 
 AnyModel = VDM | LatentVariableModel
+
+
+@kept  # traced once for a model
+def param_shapes(model: AnyModel) -> Params:
+    """Returns the shapes and dtypes of the model's parameters."""
+    return jax.eval_shape(model.init, root_key(0))
 
 
 def check_methods(model: LatentVariableModel, params: Params) -> None:

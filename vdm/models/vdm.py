@@ -19,6 +19,7 @@ from vdm.devices.keys import root_key
 from vdm.diffusion import bounds
 from vdm.diffusion.elbo import Draws, Estimate, NoiseLevels, estimate_elbo, noise_levels
 from vdm.diffusion.grids import Grid, equal_times
+from vdm.diffusion.interning import kept
 from vdm.diffusion.likelihood import expected_eps
 from vdm.diffusion.noise import fresh_noise, level
 from vdm.diffusion.ode import Solver
@@ -307,3 +308,9 @@ def finite(values: Shaped[Array, "batch *dims"]) -> Bool[Array, " batch"]:
 def count_parameters(params: Params) -> int:
     """Returns the number of scalars in a tree of arrays."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@kept  # one compiled function instead of fifty operations
+def compiled_schedule(model: VDM) -> Callable[[Params, Any], Array]:
+    """Returns the function from params["schedule"] and times to omega."""
+    return jax.jit(lambda schedule, t: model.schedule_fn({"schedule": schedule})(t))

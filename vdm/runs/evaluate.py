@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vdm.config.compatibility import computed_fields
 from vdm.data.sources import Split
 from vdm.devices import sharding
+from vdm.diffusion.interning import kept
 from vdm.evaluation.bits_per_dim import TERMS, Evaluation, evaluate, examples_per_call
 from vdm.evaluation.diagnostics import Diagnosis, can_diagnose, diagnose
 from vdm.io import plots
@@ -20,10 +20,11 @@ from vdm.io.checksums import params_digest
 from vdm.io.console import Progress, say
 from vdm.io.journal import Journal
 from vdm.models.interface import has_noise_levels
+from vdm.models.vdm import VDM
 from vdm.runs import states
 from vdm.runs.partial import open_journal, parts_in
 from vdm.runs.run import Run
-from vdm.typing import Params
+from vdm.typing import Params, PRNGKey
 
 
 def evaluate_run(run: Run, init_from: str | None = None) -> None:
@@ -158,21 +159,29 @@ def _pictures(run: Run, params: Params, result: Evaluation) -> list[str]:
     model = run.model
     if not has_noise_levels(model) or "schedule" not in model.supports:
         return []
-    t = jnp.linspace(0.0, 1.0, 513)
-    initial = model.init_schedule(run.init_key)
-    plots.plot_schedule(
-        run.workdir / "omega.png",
-        t,
-        model.schedule_fn(params)(t),
-        model.schedule_fn({"schedule": initial})(t),
-    )
+    t = np.linspace(0.0, 1.0, 513, dtype=np.float32)
+    learned, initial = jax.device_get(_schedules(model)(params["schedule"], run.init_key, t))
+    plots.plot_schedule(run.workdir / "omega.png", t, learned, initial)
     diagnosis = _diagnosis(run, result)
     if diagnosis is None:
         remove(run.workdir / "loss_density.png")  # one of another bound
         return ["omega.png"]
-    omega = model.schedule_fn(params)(t).reshape(t.size, -1).mean(axis=1)
+    omega = learned.reshape(t.size, -1).mean(axis=1)
     plots.plot_loss_density(run.workdir / "loss_density.png", diagnosis, t, omega)
     return ["omega.png", "loss_density.png"]
+
+
+@kept  # one compiled function instead of a hundred operations
+def _schedules(model: VDM) -> Callable[[Params, PRNGKey, np.ndarray], tuple[jax.Array, jax.Array]]:
+    """The function from parameters, a key and times to omega with these parameters and with the
+    initial ones of the key."""
+
+    def schedules(learned: Params, key: PRNGKey, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        initial = model.init_schedule(key)
+        omega, initial_omega = (model.schedule_fn({"schedule": p}) for p in (learned, initial))
+        return omega(t), initial_omega(t)
+
+    return jax.jit(schedules)
 
 
 def _diagnosis(run: Run, result: Evaluation) -> Diagnosis | None:
