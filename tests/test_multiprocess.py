@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.programs import Program
 from vdm.api import load_config
 from vdm.io.metrics_log import read_metrics
 from vdm.runs import states, train
@@ -33,14 +34,26 @@ CHANGES = {
 
 def start(workdir):
     """Both processes of a run."""
-    return start_both(
-        "-m", "vdm.main", "--config=configs/digits.py", f"--workdir={workdir}",
+    arguments = [
+        "--config=configs/digits.py", f"--workdir={workdir}",
         *(f"--config.{name}={value}" for name, value in CHANGES.items()),
-    )  # fmt: skip
+    ]  # fmt: skip
+    return [Program(arguments, (), environment) for environment in environments()]
 
 
 def start_both(*arguments):
     """Both processes of a Python command."""
+    return [
+        subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, env=environment,
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for environment in environments()
+    ]  # fmt: skip
+
+
+def environments():
+    """The environment of each of two processes."""
     port = free_port()
     kept = ("PATH", "HOME", "VDM_DATA_DIR", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")  # fmt: skip
@@ -50,13 +63,7 @@ def start_both(*arguments):
         "VDM_NUM_PROCESSES": "2",
         "VDM_HEARTBEAT_SECS": "20",
     }
-    return [
-        subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, env=environ | {"VDM_PROCESS_ID": str(index)},
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for index in (0, 1)
-    ]  # fmt: skip
+    return [environ | {"VDM_PROCESS_ID": str(index)} for index in (0, 1)]
 
 
 def free_port():

@@ -5,6 +5,7 @@ started no JAX backend. Fork with threads is safe where none holds a lock: the o
 OpenBLAS's, which it stops for a fork by itself.
 """
 
+import importlib
 import mmap
 import os
 import random
@@ -68,15 +69,7 @@ class Phase:
 
 def preload() -> None:
     """The imports of a run."""
-    import importlib
-
-    for name in (
-        "vdm.main", "vdm.runs.train", "vdm.runs.run", "vdm.runs.compress", "vdm.data.prepare",
-        "vdm.data.records",
-        "vdm.data.digits", "tensorboardX", "tqdm", "matplotlib.pyplot", "tensorflow_datasets",
-        "sklearn.datasets", "constriction",
-    ):  # fmt: skip
-        importlib.import_module(name)
+    importlib.import_module("tests.preloaded")
 
 
 def fork(function: Callable[[], int], log: Path, shared: Shared | None = None) -> int:

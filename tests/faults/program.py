@@ -1,30 +1,21 @@
 """Starts the program in its own process, as a user would, with a tiny network on the digits."""
 
-import contextlib
-import ctypes
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from tests.faults.training_kills import command
+from tests.programs import Program
 from vdm.io.metrics_log import read_metrics
 
-ROOT = Path(__file__).parents[2]
 NO_END = {"train__num_steps": 100_000, "train__eval_every": 0}
 
 
-def start(arguments: list[str], *folders: Path, **environment: str) -> subprocess.Popen[str]:
+def start(arguments: list[str], *folders: Path, **environment: str) -> Program:
     """Starts `python -m vdm.main`; `folders` hold the user's own modules."""
-    path = os.pathsep.join(map(str, [ROOT, *folders]))
-    return subprocess.Popen(
-        [sys.executable, "-m", "vdm.main", *arguments],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": path} | environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_obey_file_modes,
-    )  # fmt: skip
+    return Program(arguments, folders, {**os.environ, **environment})
 
 
 def run(arguments: list[str], *folders: Path) -> tuple[int, str, str]:
@@ -34,14 +25,7 @@ def run(arguments: list[str], *folders: Path) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def _obey_file_modes() -> None:
-    # These two capabilities let root write to read-only files.
-    with contextlib.suppress(OSError, AttributeError):
-        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-            ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
-
-
-def wait_for_step(workdir: Path, process: subprocess.Popen[str], step: int) -> None:
+def wait_for_step(workdir: Path, process: Program, step: int) -> None:
     """Waits until the log of a running program has reached `step`."""
     while not any(line["step"] >= step for line in read_metrics(workdir)):
         assert process.poll() is None, process.communicate()

@@ -50,8 +50,9 @@ NUM_STEPS, SAVE_EVERY, LOG_EVERY, EVAL_EVERY = 60, 15, 5, 30
 MOST_KILLS = 8  # of one training, so that trainings are finished too
 
 
+# With a learning rate that does not depend on the number of steps, so that all compile the same.
 TINY = {
-    "network.kwargs.width": 8, "network.kwargs.num_blocks": 0,
+    "network.kwargs.width": 8, "network.kwargs.num_blocks": 0, "optim.kwargs.decay": "none",
     "schedule.kwargs.hidden_features": 8, "train.num_devices": 2, "train.batch_size": 32,
     "train.num_steps": NUM_STEPS, "train.save_every": SAVE_EVERY, "train.log_every": LOG_EVERY,
     "train.eval_every": EVAL_EVERY, "train.eval_draws": 1, "eval.draws": 2,
