@@ -10,7 +10,7 @@ import io
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,19 @@ def resolve_data_dir(data_dir: str) -> pathlib.Path:
 def is_prepared(folder: pathlib.Path) -> bool:
     """Whether `folder`, `<data_dir>/<name>/<version>`, holds a complete TFDS set."""
     return os.path.isfile(folder / "dataset_info.json")
+
+
+def state_of(folder: pathlib.Path) -> Hashable:
+    """The name, inode, size and time of change of every file in `folder`: while these are equal, no
+    file has been written or replaced. If they cannot be told, the state is equal to no other."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.stat()) for entry in entries]
+    except OSError:
+        return object()
+    return tuple(
+        sorted((name, stat.st_ino, stat.st_size, stat.st_ctime_ns) for name, stat in found)
+    )
 
 
 def find_version(data_dir: pathlib.Path, dataset: str, version: str) -> str:
