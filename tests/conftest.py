@@ -106,3 +106,14 @@ def at_home(monkeypatch):
     """Works in the checkout's folder, and restores sys.argv, which parsing replaces."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", sys.argv)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_figures():
+    """Draws the figures of runs in this process with few pixels: none of their content is tested
+    here. tests/io/test_plots.py draws them in a process of its own, with all."""
+    from vdm.io import plots
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_DPI", 50)
+        yield
