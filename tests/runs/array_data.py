@@ -6,14 +6,14 @@ from PIL import Image
 SHAPE = (8, 8, 1)
 
 
-def codes(seed, count=48, shape=SHAPE):
-    return np.random.default_rng(seed).integers(0, 256, (count, *shape), np.uint8)
+def codes(seed, count=48, shape=SHAPE, num_codes=17):
+    return np.random.default_rng(seed).integers(0, num_codes, (count, *shape), np.uint8)
 
 
-def write_arrays(folder, train=0, test=1, labels=None):
+def write_arrays(folder, train=0, test=1, labels=None, num_codes=17):
     folder.mkdir(parents=True, exist_ok=True)
     for split, seed in (("train", train), ("test", test)):
-        np.save(folder / f"{split}.npy", codes(seed))
+        np.save(folder / f"{split}.npy", codes(seed, num_codes=num_codes))
         np.save(folder / f"{split}_labels.npy", np.arange(48) % 3 + (labels or 0))
     return folder
 

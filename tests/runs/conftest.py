@@ -10,11 +10,12 @@ from vdm.data.sources import digits
 @pytest.fixture(scope="module")
 def make_config(make_tiny_config):
     def make(path, name="npy", **changes):
-        return make_tiny_config(
-            data__name=name, data__kwargs__path=str(path), train__num_steps=2,
-            train__save_every=2, train__eval_every=0, train__num_devices=1, eval__draws=1,
-            sample__num_steps=2, **changes,
-        )  # fmt: skip
+        few = {
+            "data__name": name, "data__kwargs__path": str(path), "data__kwargs__num_codes": 17,
+            "train__num_steps": 2, "train__save_every": 2, "train__eval_every": 0,
+            "eval__draws": 1, "sample__num_steps": 2,
+        }  # fmt: skip
+        return make_tiny_config(**few | changes)
 
     return make
 

@@ -107,8 +107,10 @@ def test_points_that_are_not_finite_are_refused(tmp_path):
 
 
 def test_what_is_held_out_is_checked_where_it_is_evaluated_on(make_config, tmp_path):
-    data = write_arrays(tmp_path / "data")
+    data = write_arrays(tmp_path / "data", num_codes=256)
     no_file(data / "test.npy")
-    config = make_config(data, data__holdout=8)
+    config = make_config(
+        data, data__holdout=8, data__kwargs__num_codes=256, train__num_devices=1
+    )  # fmt: skip
     train.train(open_run(config, tmp_path / "run"))  # the test split is not looked at
     assert json.loads((tmp_path / "run" / "eval.json").read_text())["split"] == "holdout"
