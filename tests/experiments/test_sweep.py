@@ -28,7 +28,7 @@ def flags(outdir: Path, **changes) -> argparse.Namespace:
 @pytest.fixture(scope="module")
 def tiny(make_tiny_config):
     def make(name="a", seeds=(0, 1), evaluated_with=(2, 5), **changes) -> list[Job]:
-        few = {"train__num_steps": 4, "train__save_every": 2, "train__eval_every": 0}
+        few = {"train__num_steps": 4, "train__save_every": 4, "train__eval_every": 0}
         config = make_tiny_config(**few | changes)
         return seeded(name, config, seeds, evaluated_with=evaluated_with)
 
