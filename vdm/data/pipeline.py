@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import grain
 import numpy as np
 
 from vdm.data.sources import Split
@@ -48,6 +47,8 @@ def train_batches(
     Raises:
         ValueError: an argument is out of range (at the call, not at the first batch).
     """
+    import grain  # here, because it takes half a second and only training needs it
+
     _check_batch_size(batch_size)
     if seed < 0:
         raise ValueError(f"seed is {seed}; set --config.seed to 0 or more")
