@@ -42,7 +42,7 @@ def test_load_gives_the_numbers_of_eval_json(trained, finished_run):
 
 
 def test_train_leaves_a_workdir_and_returns_its_model(make_tiny_config, tmp_path):
-    config = make_tiny_config(train__num_steps=4, train__save_every=2, train__eval_every=0)
+    config = make_tiny_config(train__num_steps=4, train__save_every=4, train__eval_every=0)
     model = vdm.train(config, tmp_path / "run")
     assert model.step == 4
     assert json.loads((tmp_path / "run" / "eval.json").read_text())["step"] == 4
