@@ -201,8 +201,8 @@ def _to_evaluation(
     _, draws, num_examples = columns.shape
     ends: Sequence[float | None] = (None, None)
     if has_noise_levels(model) and "schedule" in model.supports:
-        ends = np.array([0.0, 1.0], np.float32)
-        omega = jax.device_get(compiled_schedule(model)(params["schedule"], ends))
+        t = np.array([0.0, 1.0], np.float32)
+        omega = jax.device_get(compiled_schedule(model)(params["schedule"], t))
         ends = [float(end.mean()) for end in omega]
     evaluation = Evaluation(
         dict(zip(estimator.columns, columns, strict=True)),
