@@ -145,7 +145,8 @@ def test_a_schedule_of_ones_own_takes_thirty_lines_and_the_command_line(
     assert command.startswith("PYTHONPATH=. python -m vdm.main --config=my_config.py --workdir=")
     small = {k: v for k, v in SMALL.items() if k != "schedule.kwargs.hidden_features"}
     flags = [f"--config.{field}={value}" for field, value in small.items()]  # it takes no such
-    flags += ["--config.train.num_steps=30", "--config.optim.kwargs.warmup_steps=1"]
+    flags += ["--config.train.num_steps=30", "--config.train.save_every=30"]
+    flags += ["--config.optim.kwargs.warmup_steps=1"]
     # In this process, where the folder is the working directory and on the path.
     monkeypatch.setattr(sys, "argv", sys.argv)
     assert program.main(["vdm.main", *command.split()[4:], *flags]) == 0, capsys.readouterr().err
