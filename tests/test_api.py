@@ -135,7 +135,7 @@ def given_samplers():
     ("sample", given_samplers),
     ("bpd", dict),
     ("bpd", lambda: {"bound": "iw-2", "num_steps": 3}),
-    pytest.param("bpd", lambda: {"bound": "ode-decoder"}, marks=pytest.mark.slow),
+    pytest.param("bpd", lambda: {"bound": "ode-decoder", "draws": 1}, marks=pytest.mark.slow),
 ], ids=["sample", "sample by name", "sample by object", "bpd", "bpd iw", "bpd ode"])  # fmt: skip
 def test_a_call_with_another_seed_or_of_a_model_loaded_again_compiles_nothing(
     trained, finished_run, compilations, method, make_arguments
