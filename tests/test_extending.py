@@ -164,7 +164,8 @@ def test_a_schedule_of_ones_own_takes_thirty_lines_and_the_command_line(
 
 @pytest.mark.slow
 def test_variance_training_bends_the_schedule_for_less_variance(folder):
-    config = small("my_config.py", train__num_steps=200, eval__params="raw", eval__draws=20)
+    config = small("my_config.py", train__num_steps=200, train__save_every=200)
+    config.eval.params, config.eval.draws = "raw", 20
     config.optim.kwargs.warmup_steps, config.optim.kwargs.schedule_rate = 1, 10.0
     train_run(config)
     trained = vdm.load("run", params="raw")
