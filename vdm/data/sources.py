@@ -96,7 +96,10 @@ def _read_digits(
     root: Path, version: str, split: str, state: Hashable
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads a split of the digits, or returns what was read while the files had the same state."""
-    return read_records(root, "digits", version, split, (8, 8, 1), sort_by="index")
+    found = read_records(root, "digits", version, split, (8, 8, 1), sort_by="index")
+    for array in found:
+        array.setflags(write=False)  # several readers share it
+    return found
 
 
 def tfds_images(
