@@ -13,6 +13,7 @@ from experiments.dpm_lab.densities import mixture, on_grid
 from experiments.dpm_lab.divergences import js
 from experiments.dpm_lab.grid import Grid
 from experiments.dpm_lab.scale import Scale
+from vdm.io import plots
 
 FOLDER = Path(__file__).parent.parent.parent / "experiments" / "dpm_lab"
 TINY = Scale(Grid(3.0, 0.15), Grid(3.0, 0.15), pairs=1, noises=1)
@@ -168,6 +169,7 @@ def test_smooth_pairs_of_the_gaussian_have_their_closed_form():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", run.PICTURES)
-def test_pictures_are_drawn_from_the_committed_rows(name, tmp_path):
+def test_pictures_are_drawn_from_the_committed_rows(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "_DPI", 300)
     run.PICTURES[name](tmp_path / name, TINY, Rows(MEASURED))
     assert (tmp_path / name).stat().st_size > 10_000

@@ -63,6 +63,8 @@ TINY = {
 def command(workdir: Path, **changes: Any) -> list[str]:
     """The arguments of a training in a workdir."""
     fields = TINY | {name.replace("__", "."): value for name, value in changes.items()}
+    if "optim.name" in fields:
+        del fields["optim.kwargs.decay"]  # another optimiser's
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     return [f"--config={ROOT / 'configs' / 'digits.py'}", f"--workdir={workdir}", *overrides]
 
