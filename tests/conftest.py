@@ -3,6 +3,7 @@
 `make test-gpu` sets VDM_TEST_PLATFORM=cuda, for the tests marked gpu.
 """
 
+import importlib.metadata
 import os
 import sys
 
@@ -12,10 +13,12 @@ PLATFORM = os.environ.get("VDM_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = "cpu" if PLATFORM == "cpu" else f"{PLATFORM},cpu"
 
 # Tests, and the programs that they start, compile much and compute little: LLVM's lowest
-# optimisation level halves the time, XLA's older code for fused operations takes two thirds of
-# the rest, and all processes and runs share one compilation cache.
+# optimisation level halves the time, XLA's older code for fused operations, which newer versions
+# no longer have, takes two thirds of the rest, and all processes and runs share one cache.
 if PLATFORM == "cpu":
-    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    flags = "--xla_backend_optimization_level=0"
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        flags += " --xla_cpu_use_fusion_emitters=false"
     os.environ.setdefault("XLA_FLAGS", flags)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
