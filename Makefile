@@ -26,7 +26,7 @@ $(VENV)/%.installed: pyproject.toml constraints.txt
 demo: $(VENV)/core.installed  ## train, evaluate and sample a VDM on handwritten digits (minutes, CPU)
 	$(BIN)/python -m vdm.main --config=configs/digits.py --workdir=runs/digits
 
-test: $(VENV)/test.installed  ## run the fast tests: six minutes on two cores, ten the first time
+test: $(VENV)/test.installed  ## run the fast tests, six or seven minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-all: $(VENV)/test.installed  ## run every test that needs no GPU
