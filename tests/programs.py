@@ -35,20 +35,17 @@ class Program:
     """`python -m vdm.main` in a process of its own, with the methods of `subprocess.Popen`.
 
     A start costs the imports, five seconds, so the process is forked from one that has them done
-    and has started no JAX backend (`tests.preloaded`). folders: of the user's own modules.
-    environment: the whole one, of the same JAX_ variables as this process.
+    and has started no JAX backend (`tests.preloaded`). Unlike that of a program, its exit calls no
+    function of `atexit`. environment: the whole one, with the JAX_ variables of this process.
     """
 
-    def __init__(
-        self, arguments: Sequence[str], folders: Sequence[Path], environment: dict[str, str]
-    ) -> None:
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.preloaded"])
         self._folder = tempfile.TemporaryDirectory()
         self._texts = [Path(self._folder.name) / name for name in ("out", "err")]
         self._process = context.Process(
-            target=_run_program,
-            args=(list(arguments), list(map(str, folders)), environment, *self._texts),
+            target=_run_program, args=(list(arguments), environment, *self._texts)
         )
         self._process.start()
         assert self._process.pid is not None
@@ -87,9 +84,7 @@ class Program:
         self.send_signal(signal.SIGKILL)
 
 
-def _run_program(
-    arguments: list[str], folders: list[str], environment: dict[str, str], out: Path, err: Path
-) -> None:
+def _run_program(arguments: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
     for file, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
     _obey_file_modes()
@@ -97,7 +92,6 @@ def _run_program(
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # it may be another one in this environment
-    sys.path[:0] = folders
     sys.argv = ["vdm.main", *arguments]
     runpy.run_module("vdm.main", run_name="__main__", alter_sys=True)
 

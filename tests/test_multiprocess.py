@@ -38,7 +38,7 @@ def start(workdir):
         "--config=configs/digits.py", f"--workdir={workdir}",
         *(f"--config.{name}={value}" for name, value in CHANGES.items()),
     ]  # fmt: skip
-    return [Program(arguments, (), environment) for environment in environments()]
+    return [Program(arguments, environment) for environment in environments()]
 
 
 def start_both(*arguments):

@@ -13,14 +13,14 @@ from vdm.io.metrics_log import read_metrics
 NO_END = {"train__num_steps": 100_000, "train__eval_every": 0}
 
 
-def start(arguments: list[str], *folders: Path, **environment: str) -> Program:
-    """Starts `python -m vdm.main`; `folders` hold the user's own modules."""
-    return Program(arguments, folders, {**os.environ, **environment})
+def start(arguments: list[str]) -> Program:
+    """Starts `python -m vdm.main` in this environment."""
+    return Program(arguments, dict(os.environ))
 
 
-def run(arguments: list[str], *folders: Path) -> tuple[int, str, str]:
+def run(arguments: list[str]) -> tuple[int, str, str]:
     """(status, stdout, stderr)."""
-    process = start(arguments, *folders)
+    process = start(arguments)
     out, err = process.communicate()
     return process.returncode, out, err
 
