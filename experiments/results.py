@@ -57,6 +57,15 @@ def parsed(parser: argparse.ArgumentParser, script: str) -> argparse.Namespace:
     return flags
 
 
+LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
+    ("model", "kernel", "gaussian"),
+    ("model", "decoder", "bayes"),
+    ("model", "head", {"name": "table", "kwargs": {}}),
+)
+"""Group, name and default of the fields that are younger than the oldest committed rows. At their
+default they leave a hash as it was before they existed."""
+
+
 def config_hash(config: ConfigDict) -> str:
     """A hash, twelve hex digits, of the resolved config without its seeds, its local paths and the
     destinations of its metrics."""
@@ -66,6 +75,9 @@ def config_hash(config: ConfigDict) -> str:
     fields["eval"].pop("seed")
     fields["sample"].pop("seed")
     fields["data"].pop("data_dir")
+    for group, name, default in LATER_FIELDS:
+        if fields[group].get(name) == default:
+            del fields[group][name]
     return settings_hash(fields)
 
 

@@ -15,6 +15,7 @@ import pytest
 import vdm
 from experiments.results import config_hash
 from vdm.compression.lattice import DamagedError
+from vdm.config.options import complete
 
 HERE = Path(__file__).parent
 CONFIGS = json.loads((HERE / "configs.json").read_text())
@@ -36,7 +37,8 @@ def test_config_resolves_to_the_dict_and_the_hash_that_it_had(name):
     file, _, argument = name.partition(":")
     config = vdm.load_config(f"configs/{file}.py", *([argument] if argument else []))
     earlier = ml_collections.ConfigDict(CONFIGS[name])
-    assert json.loads(json.dumps(config.to_dict())) == CONFIGS[name]
+    resolved = json.loads(json.dumps(complete(config).to_dict()))
+    assert resolved == json.loads(json.dumps(complete(earlier).to_dict()))
     assert config_hash(config) == config_hash(earlier)
 
 

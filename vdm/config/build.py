@@ -21,6 +21,7 @@ from vdm.config.registry import (
     CLASSIFIERS,
     GRIDS,
     GUIDANCES,
+    HEADS,
     LIKELIHOODS,
     METRICS,
     MODELS,
@@ -34,7 +35,7 @@ from vdm.config.registry import (
     check_kind,
 )
 from vdm.data import sources, transforms
-from vdm.diffusion import grids, samplers, weightings
+from vdm.diffusion import code_heads, grids, samplers, weightings
 from vdm.diffusion.ode import Solver
 from vdm.evaluation import guided
 from vdm.evaluation.estimators import (
@@ -113,11 +114,13 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
     """Builds the model from the groups `model`, `schedule`, `network` and `likelihood`, for the
     examples of the source."""
     chosen = config.model
+    head = build_head(chosen.head)
+    codes = chosen.prediction == "codes" and source.num_codes
     facts = {
         "dims": source.shape,
         "num_codes": source.num_codes,
         "num_classes": source.num_classes if chosen.class_conditional else 0,
-        "outputs_per_dim": source.num_codes if chosen.prediction == "codes" else 1,
+        "outputs_per_dim": head.outputs_per_dim(source.num_codes) if codes else 1,
         "augmented": chosen.augmented_flag,
     }
     parts = {
@@ -128,6 +131,9 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
         "label_dropout": chosen.label_dropout,
         "augmented_flag": chosen.augmented_flag,
         "num_steps": chosen.num_steps,
+        "reverse": chosen.kernel,
+        "decoder_rule": chosen.decoder,
+        "head": head,
     }
     for name in facts | parts:
         if name in chosen.kwargs:
@@ -137,6 +143,14 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
                 "set it there"
             )
     return build("model", chosen, MODELS, **facts, **parts)
+
+
+def build_head(head: ConfigDict) -> code_heads.CodeHead:
+    """Builds the head, which makes probabilities of codes from the network's outputs."""
+    built = build("model.head", head, HEADS)
+    fits = all(hasattr(built, name) for name in ("outputs_per_dim", "eps_hat", "log_probs"))
+    check_kind("model.head", head.name, built, fits, "a vdm.diffusion.code_heads.CodeHead")
+    return built
 
 
 def build_weighting(weighting: ConfigDict) -> weightings.Weighting:
@@ -222,6 +236,11 @@ def build_estimator(options: EvalOptions, model: AnyModel) -> Estimator:
         )
     check_choice("eval.bound", options.bound, BOUNDS)
     require(model, "probability_flow", f"eval.bound = {options.bound!r}")
+    if model.network_decodes:
+        raise ValueError(
+            f"eval.bound = {options.bound!r}: the flow ends with the likelihood's own rule, so set "
+            "model.decoder = 'bayes', or choose 'elbo' or 'iw-K'"
+        )
     if model.multivariate:
         raise ValueError(
             f"eval.bound = {options.bound!r}: the flow is solved in one omega for all dimensions, "

@@ -32,6 +32,7 @@ def check(config: ConfigDict, options: Options, built: Built) -> None:
     check_likelihood(config, built.source)
     check_augmented_flag(config)
     check_capabilities(config, built)
+    check_kernel(config, built.model)
     check_shapes(config, built.model)
     check_own(config, built)
     if has_noise_levels(built.model):  # other models have no guidance
@@ -107,12 +108,45 @@ def check_capabilities(config: ConfigDict, built: Built) -> None:
         check_without_schedule(config)
 
 
+def check_kernel(config: ConfigDict, model: AnyModel) -> None:
+    """Checks that the model has what the reverse kernel and the decoder need."""
+    kernel, decoder = config.model.kernel, config.model.decoder
+    if not has_noise_levels(model) or (kernel, decoder) == ("gaussian", "bayes"):
+        return  # `check_without_schedule` refuses these fields for other models
+    field = f"model.kernel = {kernel!r}" if kernel != "gaussian" else f"model.decoder = {decoder!r}"
+    if kernel.startswith("gaussian_fitted"):
+        if config.model.num_steps:
+            raise ValueError(
+                f"{field} is fitted to a trained network: it is for evaluation, with "
+                "model.num_steps = 0 and eval.num_steps = T"
+            )
+        if model.multivariate:
+            raise ValueError(
+                f"{field} needs one omega for all dimensions, but in this schedule each has its "
+                "own: choose 'gaussian' or 'mixture'"
+            )
+    if kernel == "mixture" or decoder == "network":
+        if config.model.prediction != "codes":
+            raise ValueError(
+                f"{field} needs the probability of each code, which a network of "
+                f"model.prediction = {config.model.prediction!r} does not give: choose 'codes'"
+            )
+        require(model, "code_probabilities", field)
+    if config.model.num_steps and config.weighting.name != "bound":
+        raise ValueError(
+            f"weighting.name = {config.weighting.name!r} weights squared errors, which the bound "
+            f"of {field} in T steps is not made of: choose 'bound', or model.num_steps = 0"
+        )
+
+
 def check_without_schedule(config: ConfigDict) -> None:
     """Raises ValueError for a field that needs noise levels or labels, which this model lacks."""
     defaults = {
         "model.class_conditional": False,
         "model.augmented_flag": False,
         "model.num_steps": 0,
+        "model.kernel": "gaussian",
+        "model.decoder": "bayes",
         "weighting.name": "bound",
         "eval.bound": "elbo",
         "eval.num_steps": 0,

@@ -9,6 +9,7 @@ from vdm.config.options import complete
 from vdm.config.registry import (
     AUGMENTATIONS,
     FACTS,
+    HEADS,
     LIKELIHOODS,
     NETWORKS,
     OPTIMIZERS,
@@ -41,12 +42,14 @@ def differing_fields(config: Mapping, other: Mapping) -> list[str]:
     A kwarg that is not given has the default of its component.
     """
     ours, theirs = (_flat(_with_defaults(complete(c).to_dict())) for c in (config, other))
+    # In continuous time these decide how a model is evaluated, not what it is.
+    chosen_later = () if config["model"]["num_steps"] else ("model.kernel", "model.decoder")
     return [
         f"{field}: here {_shown(ours, field)}, there {_shown(theirs, field)}"
         for field in sorted(ours.keys() | theirs.keys())
         if canonical(ours.get(field, "absent")) != canonical(theirs.get(field, "absent"))
         and any(field == f or field.startswith(f + ".") for f in STATE_FIELDS)
-        and field not in NOT_STATE_FIELDS
+        and field not in NOT_STATE_FIELDS + chosen_later
         # A shape that is not given is read from the data; `vdm.runs.data` compares those shapes.
         and not (field == SHAPE_OF_DATA and not (ours.get(field) and theirs.get(field)))
     ]
@@ -98,6 +101,8 @@ def _differs(value: Any, default: Any) -> bool:
 def _model_fields(config: Mapping, differs: Callable[[Any, Any], bool]) -> dict[str, Any]:
     complete_config = complete(config).to_dict()
     groups = {key: complete_config[key] for key in ("model", "schedule", "network", "likelihood")}
+    if groups["model"]["head"]["name"] == "table":  # all there was before this field
+        groups["model"] = {k: v for k, v in groups["model"].items() if k != "head"}
     for what, table in (("schedule", SCHEDULES), ("network", NETWORKS)):
         component = groups[what]
         if component["name"] in table:
@@ -108,7 +113,8 @@ def _model_fields(config: Mapping, differs: Callable[[Any, Any], bool]) -> dict[
                 if name in parameters and differs(value, parameters[name].default)
             }
             groups[what] = component | {"kwargs": given}
-    left_out = NOT_STATE_FIELDS + TRAINING_FIELDS
+    # The kernel and the decoder of a file are in its header.
+    left_out = (*NOT_STATE_FIELDS, *TRAINING_FIELDS, "model.kernel", "model.decoder")
     return {field: v for field, v in _flat(groups).items() if field not in left_out}
 
 
@@ -116,6 +122,7 @@ def _with_defaults(config: Mapping) -> dict[str, Any]:
     """Returns the config with the defaults of its components filled in as kwargs."""
     filled = _fill(config, _COMPONENTS)
     data = _fill(filled["data"], {"augmentation": AUGMENTATIONS})
+    filled["model"] = _fill(filled["model"], {"head": HEADS})
     places = PLACES.get(data["name"], ())
     data["kwargs"] = {name: v for name, v in data["kwargs"].items() if name not in places}
     if data["name"] == "tfds" and data["kwargs"]["dataset"] in TFDS_FACTS:

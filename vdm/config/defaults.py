@@ -97,6 +97,16 @@ def model() -> dict[str, Any]:
         "class_conditional": False,  # whether the network is given the labels
         "label_dropout": 0.0,  # share of labels dropped in training, for classifier-free guidance
         "augmented_flag": False,  # whether the network is told which images are augmented
+        # the reverse step of a bound of T steps: gaussian; mixture, of the codes that prediction =
+        # "codes" expects; gaussian_fitted, gaussian_fitted_per_dim: variances fitted to data
+        "kernel": "gaussian",
+        # the distribution of the data given z_0: bayes, the likelihood's rule; network, what
+        # prediction = "codes" expects
+        "decoder": "bayes",
+        "head": {
+            "name": "table",  # prediction = "codes": one logit for each code
+            "kwargs": {},  # for a head of your own
+        },
     }
 
 

@@ -17,7 +17,9 @@ from vdm.config import defaults
 from vdm.io.places import check_local
 
 PREDICTIONS = ("eps", "x", "v", "score", "next_mean", "codes")
+KERNELS = ("gaussian", "mixture", "gaussian_fitted", "gaussian_fitted_per_dim")
 SCHEDULE_TRAINING = ("bound", "variance", "variance_stratified", "adaptive", "fixed")
+DECODERS = ("bayes", "network")
 DIVERGENCES = ("auto", "exact", "hutchinson")
 PRNG_IMPLS = ("threefry2x32", "rbg")
 
@@ -240,6 +242,8 @@ def _read(config: ConfigDict) -> Options:
         check_local(place, field_at(config, place))
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
     check_choice("model.prediction", config.model.prediction, PREDICTIONS)
+    check_choice("model.kernel", field_at(config, "model.kernel"), KERNELS)
+    check_choice("model.decoder", field_at(config, "model.decoder"), DECODERS)
     check_choice("compress.order", field_at(config, "compress.order"), ORDERS)
     check_choice("train.prng_impl", field_at(config, "train.prng_impl"), PRNG_IMPLS)
     check_choice("eval.params", field_at(config, "eval.params"), ("ema", "raw"))

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vdm.arguments import suggest
 from vdm.data import generated, sources, transforms, user_files
-from vdm.diffusion import flow, grids, langevin, likelihood, samplers, weightings
+from vdm.diffusion import code_heads, flow, grids, langevin, likelihood, samplers, weightings
 from vdm.evaluation import guided
 from vdm.io.canonical import with_tuples
 from vdm.io.errors import describe
@@ -24,6 +24,7 @@ from vdm.models.vdm import VDM
 from vdm.nn import classifiers, mlp, published_schedules, schedules, unet
 from vdm.training import optim
 
+HEADS: Mapping[str, Callable] = {"table": code_heads.Table}
 SOURCES: Mapping[str, Callable] = {
     "digits": sources.digits,
     "tfds": sources.tfds_images,
@@ -62,6 +63,7 @@ WEIGHTINGS: Mapping[str, Callable] = {
 OPTIMIZERS: Mapping[str, Callable] = {"adamw": optim.adamw, "sgd": optim.sgd}
 SAMPLERS: Mapping[str, Callable] = {
     "ancestral": samplers.ancestral,
+    "mixture_ancestral": samplers.mixture_ancestral,
     "ddim": samplers.ddim,
     "heun": samplers.heun,
     "dpm_solver": samplers.dpm_solver,
@@ -90,6 +92,7 @@ TABLES: Mapping[str, Mapping[str, Callable]] = {
     "data": SOURCES,
     "data.augmentation": AUGMENTATIONS,
     "model": MODELS,
+    "model.head": HEADS,
     "schedule": SCHEDULES,
     "network": NETWORKS,
     "likelihood": LIKELIHOODS,

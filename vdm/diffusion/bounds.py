@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
+from vdm.diffusion.codes import log_prob_of
+from vdm.diffusion.kernels import GAUSSIAN, ReverseKernel, Step, guess
 from vdm.diffusion.noise import alpha, diffuse, fresh_noise, level, sigma
 from vdm.diffusion.ode import Solver, flow_log_density
 from vdm.typing import Denoiser, EndPoint, Likelihood, OmegaGrid, PRNGKey
@@ -29,6 +31,8 @@ def path_log_weight(
     omegas: OmegaGrid,
     denoiser: Denoiser,
     likelihood: Likelihood,
+    kernel: ReverseKernel = GAUSSIAN,
+    network_decodes: bool = False,
 ) -> Float[Array, " batch"]:
     """The log importance weight of one path drawn from q, in nats:
     log w = log p(x, z_0 ... z_1) / q(z_0 ... z_1 | x).
@@ -39,6 +43,9 @@ def path_log_weight(
     omegas holds T + 1 increasing values for T steps, or T + 1 for each dimension. E w = p(x) of
     the T-step model, and -E log w is its negative ELBO (VDM Eq. 11-14). Each example has its own
     key, so its path does not depend on the batch; use different keys for each path.
+
+    kernel: p(z_s|z_t). network_decodes: whether p(x|z_0) is what the denoiser says of the codes
+    instead of the likelihood's rule.
     """
     x = likelihood.encode(data)
     axes = tuple(range(1, x.ndim))
@@ -48,15 +55,10 @@ def path_log_weight(
     def step(carry: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
         eps, log_weight = carry
         omega_s, omega_t = level(omegas, index - 1), level(omegas, index)
-        omega_of_each = jnp.broadcast_to(omega_t, keys.shape + omegas.shape[1:])
-        eps_hat = denoiser(diffuse(x, eps, omega_t), omega_of_each)
         # Under q(z_s|z_t,x), z_s = alpha_s x + sigma_s eps_s, where the noise is an AR(1) process.
-        # In units of q's standard deviation the means of p and q lie delta apart and z_s lies xi
-        # from q's, so log p - log q = (xi^2 - (xi - delta)^2) / 2 = xi delta - delta^2 / 2. The
-        # difference of the two log densities of z_s would cancel (D log sigma_s each).
-        xi = noise_at(index)
-        delta = jnp.sqrt(jnp.expm1(omega_t - omega_s)) * (eps - eps_hat)
-        log_weight += jnp.sum(delta * (xi - 0.5 * delta), axis=axes)
+        xi, a_step = noise_at(index), Step(x, eps, omega_s, omega_t)
+        said = guess(denoiser, a_step.z_t, omega_t, kernel.of_codes)
+        log_weight += jnp.sum(kernel.log_ratio(said, a_step, xi), axis=axes)
         # exp((omega_s - omega_t) / 2), rounded to float32, lets the variance of eps drift: by 5e-6
         # over 1000 steps from omega = 5 to -13.3.
         lost = jnp.expm1(0.5 * (omega_s - omega_t))
@@ -69,7 +71,12 @@ def path_log_weight(
     (eps_0, log_weight), _ = jax.lax.scan(
         step, (eps_1, _log_prior_ratio(x, eps_1, level(omegas, jnp.int32(-1)))), indices
     )
-    return log_weight - likelihood.reconstruction(data, eps_0, level(omegas, jnp.int32(0)))
+    omega_0 = level(omegas, jnp.int32(0))
+    if not network_decodes:
+        return log_weight - likelihood.reconstruction(data, eps_0, omega_0)
+    said = guess(denoiser, diffuse(x, eps_0, omega_0), omega_0, True)
+    assert said.log_probs is not None
+    return log_weight + log_prob_of(said.log_probs, data)
 
 
 def _log_prior_ratio(

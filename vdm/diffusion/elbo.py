@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
+from vdm.diffusion.codes import log_prob_of
+from vdm.diffusion.kernels import GAUSSIAN, Guess, ReverseKernel, Step, guess
 from vdm.diffusion.noise import diffuse, expand
 from vdm.diffusion.timesteps import step_interval
 from vdm.typing import Denoiser, Likelihood, PerDraw, PerExample, PRNGKey, PyTree, ScheduleFn
@@ -50,12 +52,14 @@ class Draws(NamedTuple):
     keys: one per example, for the noise levels of a family, such as those that depend on a latent
         variable; what else reads that variable finds it in `NoiseLevels.context`. None where the
         levels are given.
+    u: standard normal, for the divergence of a kernel that has no closed form; None for others.
     """
 
     t: Float[Array, " batch"]
     eps: Float[Array, "batch *dims"]
     eps_0: Float[Array, "batch *dims"]
     keys: Key[Array, " batch"] | None = None
+    u: Float[Array, "batch *dims"] | None = None
 
 
 class NoiseLevels(NamedTuple):
@@ -71,6 +75,10 @@ class NoiseLevels(NamedTuple):
         variable on which its noise levels depend; floating-point arrays, as they have a gradient.
     nats: what the levels themselves cost, by the name of the term of the bound, such as the KL of
         that variable.
+    of_step, of_decoder: what the divergence of each example's step, and the code length of its
+        decoder at omega_t, are multiplied by in a bound of T steps. T and None, or if the network
+        is the decoder, the T steps and the decoder are T + 1 parts of which an example has one:
+        T + 1 for that one and 0 for the other.
 
     To train the schedule, the gradient with respect to these levels is all that is needed from the
     network's backward pass.
@@ -83,6 +91,8 @@ class NoiseLevels(NamedTuple):
     omega_s: PerDraw | None = None
     context: PyTree = ()
     nats: Mapping[str, Float[Array, " batch"]] = {}
+    of_step: Float[Array, " batch"] | None = None
+    of_decoder: Float[Array, " batch"] | None = None
 
     @property
     def omega_mean(self) -> Float[Array, " batch"]:
@@ -108,29 +118,48 @@ class Estimate(NamedTuple):
     levels: NoiseLevels
 
 
-def draw(key: PRNGKey, t: Float[Array, " batch"], dims: tuple[int, ...]) -> Draws:
+def draw(
+    key: PRNGKey, t: Float[Array, " batch"], dims: tuple[int, ...], needs_u: bool = False
+) -> Draws:
     """Draws standard normal noise for the given times and for examples of shape `dims`."""
-    key_eps, key_eps_0 = jax.random.split(key)
-    shape = t.shape + dims
-    return Draws(
-        t,
-        jax.random.normal(key_eps, shape, jnp.float32),
-        jax.random.normal(key_eps_0, shape, jnp.float32),
-    )
+    keys = [*jax.random.split(key), *([jax.random.fold_in(key, 2)] if needs_u else [])]
+    eps, eps_0, *u = (jax.random.normal(k, t.shape + dims, jnp.float32) for k in keys)
+    return Draws(t, eps, eps_0, u=u[0] if needs_u else None)
 
 
-def noise_levels(schedule: ScheduleFn, t: Float[Array, " batch"], num_steps: int) -> NoiseLevels:
-    """Evaluates the schedule at times t in [0, 1) for num_steps steps (0: continuous time)."""
+def noise_levels(
+    schedule: ScheduleFn, t: Float[Array, " batch"], num_steps: int, decoder_is_part: bool = False
+) -> NoiseLevels:
+    """Evaluates the schedule at times t in [0, 1) for num_steps steps (0: continuous time).
+
+    decoder_is_part: of T steps, t chooses among T + 1 parts of the bound, of which the first is the
+    decoder at omega_0.
+    """
     omega_0, omega_1 = schedule(jnp.array([0.0, 1.0], t.dtype))
     if omega_0.ndim:  # One value per dimension, the same for all examples.
         omega_0, omega_1 = omega_0[None], omega_1[None]
     if num_steps == 0:
         omega_t, weight = jax.jvp(schedule, (t,), (jnp.ones_like(t),))
         return NoiseLevels(omega_0, omega_1, omega_t, weight)
-    s, t = step_interval(t, num_steps)
-    omega_s, omega_t = schedule(s), schedule(t)
-    weight = num_steps * jnp.expm1(omega_t - omega_s)
-    return NoiseLevels(omega_0, omega_1, omega_t, weight, omega_s)
+    if not decoder_is_part:
+        s, t = step_interval(t, num_steps)
+        omega_s, omega_t = schedule(s), schedule(t)
+        weight = num_steps * jnp.expm1(omega_t - omega_s)
+        of_step = jnp.full_like(t, num_steps)
+        return NoiseLevels(omega_0, omega_1, omega_t, weight, omega_s, of_step=of_step)
+    parts = num_steps + 1
+    index = step_interval(t, parts)[0] * parts  # 0 for the decoder, or the number of the step
+    index = jnp.round(index)
+    decodes = index == 0
+    omega_t = schedule(index / num_steps)
+    # For the decoder any lower level will do, as what it would contribute is multiplied by 0.
+    below = schedule(jnp.maximum(index - 1, 0) / num_steps)
+    omega_s = below - expand(decodes.astype(t.dtype), below)
+    of_step, of_decoder = jnp.where(decodes, 0.0, parts), jnp.where(decodes, parts, 0.0)
+    weight = expand(of_step, omega_t) * jnp.expm1(omega_t - omega_s)
+    return NoiseLevels(
+        omega_0, omega_1, omega_t, weight, omega_s, of_step=of_step, of_decoder=of_decoder
+    )
 
 
 def prior_matching(x: Float[Array, "batch *dims"], omega_1: PerExample) -> Float[Array, " batch"]:
@@ -174,25 +203,69 @@ def estimate_elbo(
     levels: NoiseLevels,
     denoiser: Denoiser,
     likelihood: Likelihood,
+    kernel: ReverseKernel = GAUSSIAN,
+    network_decodes: bool = False,
 ) -> Estimate:
     """Estimates the negative bound once for each example; unbiased for t ~ U(0, 1).
 
     The cost of the noise levels themselves, if any, becomes further terms.
+
+    kernel: of the T steps; in continuous time all kernels have the same bound. network_decodes:
+    whether p(data | z_0) is what the denoiser says of the codes at z_0, instead of the likelihood's
+    rule. Of T steps that is estimated for the examples whose levels have this part; in continuous
+    time by a second call of the denoiser.
     """
     x = likelihood.encode(data)
-    omega_0 = levels.omega_0
-    if omega_0.ndim == 1:  # a likelihood takes one for all examples, or one for each dimension
-        omega_0 = jnp.broadcast_to(expand(omega_0, x), x.shape)
-    z_t = diffuse(x, draws.eps, levels.omega_t)
-    eps_hat = denoiser(z_t, levels.omega_t)
-    denoising, density = denoising_matching(draws.eps, eps_hat, levels.weight)
+    in_steps = levels.omega_s is not None
+    parts_of_codes = in_steps and (kernel.of_codes or network_decodes)
+    said = guess(denoiser, diffuse(x, draws.eps, levels.omega_t), levels.omega_t, parts_of_codes)
+    if levels.omega_s is None or kernel == GAUSSIAN:
+        denoising, density = denoising_matching(draws.eps, said.eps_hat, levels.weight)
+    else:
+        if levels.of_step is None:
+            raise ValueError(
+                "these noise levels do not say how often each step counts (of_step), which a "
+                f"{type(kernel).__name__} kernel needs: a family with levels of its own has "
+                "model.kernel = 'gaussian'"
+            )
+        step = Step(x, draws.eps, levels.omega_s, levels.omega_t)
+        nats = jnp.sum(kernel.divergence(said, step, draws.u), axis=tuple(range(1, x.ndim)))
+        denoising, density = levels.of_step * nats, loss_density(draws.eps, said.eps_hat)
     terms = ElboTerms(
-        reconstruction=likelihood.reconstruction(data, draws.eps_0, omega_0),
+        reconstruction=_reconstruction(
+            data, x, draws, levels, said, denoiser, likelihood, network_decodes
+        ),
         prior_matching=prior_matching(x, levels.omega_1),
         denoising_matching=denoising,
         more=levels.nats,
     )
     return Estimate(terms, density, levels)
+
+
+def _reconstruction(
+    data: Shaped[Array, "batch *dims"],
+    x: Float[Array, "batch *dims"],
+    draws: Draws,
+    levels: NoiseLevels,
+    said: Guess,
+    denoiser: Denoiser,
+    likelihood: Likelihood,
+    network_decodes: bool,
+) -> Float[Array, " batch"]:
+    """The estimates of -log p(data | z_0), nats; said: of z_t, which is z_0 in the part of T steps
+    that is the decoder."""
+    omega_0 = levels.omega_0
+    if not network_decodes:
+        if omega_0.ndim == 1:  # a likelihood takes one for all examples, or one for each dimension
+            omega_0 = jnp.broadcast_to(expand(omega_0, x), x.shape)
+        return likelihood.reconstruction(data, draws.eps_0, omega_0)
+    if levels.omega_s is None:
+        at_0 = guess(denoiser, diffuse(x, draws.eps_0, omega_0), omega_0, True)
+        assert at_0.log_probs is not None
+        return -log_prob_of(at_0.log_probs, data)
+    assert levels.of_decoder is not None
+    assert said.log_probs is not None
+    return levels.of_decoder * -log_prob_of(said.log_probs, data)
 
 
 def to_bpd(nats: Float[Array, "*shape"], num_dims: int) -> Float[Array, "*shape"]:

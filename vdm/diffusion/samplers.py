@@ -15,7 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from vdm.diffusion.codes import draw_codes
 from vdm.diffusion.interning import interned
+from vdm.diffusion.kernels import guess
+from vdm.diffusion.likelihood import codes_to_x
 from vdm.diffusion.noise import NoiseFn, alpha, fresh_noise, level, posterior, sigma, transition
 from vdm.typing import Denoiser, EndPoint, Kernel, OmegaGrid, PyTree
 
@@ -57,8 +60,8 @@ class Sampler(NamedTuple):
     evaluations: denoiser calls per step; 0 if the number varies, and then the memory must be the
         number of calls so far for each example.
     deterministic: whether z_0 is a function of z_1.
-    needs: what it asks of a model (`vdm.models.interface`): the reverse steps of the bound, or a
-        denoiser that is a score.
+    needs: what it asks of a model (`vdm.models.interface`): the reverse steps of the bound, a
+        denoiser that is a score, or one that gives the probabilities of codes.
     """
 
     step: Step
@@ -165,6 +168,24 @@ def ancestral(variance: str = "posterior", last_noise: bool = True) -> Sampler:
         return mean + jnp.sqrt(var) * noise, memory
 
     return Sampler(step, needs="reverse_steps")
+
+
+@interned
+def mixture_ancestral() -> Sampler:
+    """The ancestral sampler of the mixture kernel: in each step every dimension draws a code
+    k ~ p(code k | z_t), and z_s ~ q(z_s | z_t, x_k). The codes at the end are draws from
+    p(data | z_0). This is the process whose bound `vdm.diffusion.kernels.Mixture` computes."""
+
+    def step(denoiser: Denoiser, z_t: Array, memory: PyTree, i: Interval) -> tuple[Array, PyTree]:
+        log_probs = guess(denoiser, z_t, i.omega_t, True).log_probs
+        assert log_probs is not None
+        codes = draw_codes(log_probs, i.noise(jnp.int32(1)))
+        x = codes_to_x(codes, log_probs.shape[-1])
+        eps = (z_t - alpha(i.omega_t) * x) / sigma(i.omega_t)
+        mean, variance = posterior(z_t, eps, i.omega_s, i.omega_t)
+        return mean + jnp.sqrt(variance) * i.noise(jnp.int32(0)), memory
+
+    return Sampler(step, needs="code_probabilities")
 
 
 @interned

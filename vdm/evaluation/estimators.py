@@ -145,15 +145,16 @@ class Elbo:
         u = (place.draw % strata + jax.random.uniform(key_t, (), jnp.float32)) / strata
         t = jnp.mod(u + place.index.astype(jnp.float32) / place.num_examples, 1.0)
 
-        def noise(i: jax.Array) -> tuple[jax.Array, jax.Array]:
-            key = jax.random.fold_in(key_noise, i)
-            # The largest number that can be folded in, which no draw of the noise uses as counter.
-            other = jax.random.fold_in(key, 2**32 - 1)
-            return jax.random.normal(key, (2, *model.latent_dims)), other
+        def noise(i: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+            key, dims = jax.random.fold_in(key_noise, i), model.latent_dims
+            # The largest numbers that can be folded in, which no draw of the noise uses as counter.
+            other, key_u = (jax.random.fold_in(key, 2**32 - k) for k in (1, 2))
+            u = jax.random.normal(key_u, dims) if model.needs_u(self.num_steps) else None
+            return jax.random.normal(key, (2, *dims)), other, u
 
-        noises, keys = jax.vmap(noise)(place.index)
+        noises, keys, u = jax.vmap(noise)(place.index)
         eps, eps_0 = jnp.moveaxis(noises, 1, 0)
-        draws = Draws(t, eps, eps_0, keys)
+        draws = Draws(t, eps, eps_0, keys, u)
         estimate = model.elbo(params, data, draws, self.num_steps, labels)
         check_terms(model, estimate.terms.more)
         return {

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from vdm.diffusion import guidance
+from vdm.diffusion.codes import CodesDenoiser, guided_log_probs
 from vdm.models.classifier import NoisyClassifier
 from vdm.models.vdm import VDM
 from vdm.typing import NO_LABEL, Denoiser, Params
@@ -72,7 +73,12 @@ class ClassifierFree:
     def __call__(self, model: VDM, params: Params, labels: Int[Array, " batch"]) -> Denoiser:
         """Returns a denoiser that evaluates the network with and without the label."""
         without = model.denoiser(params, jnp.full_like(labels, NO_LABEL))
-        return guidance.classifier_free(model.denoiser(params, labels), without, self.strength)
+        conditional = model.denoiser(params, labels)
+        eps_hat = guidance.classifier_free(conditional, without, self.strength)
+        if not isinstance(conditional, CodesDenoiser) or not isinstance(without, CodesDenoiser):
+            return eps_hat
+        log_probs = guided_log_probs(conditional.log_probs, without.log_probs, self.strength)
+        return CodesDenoiser(eps_hat, log_probs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,9 @@ from vdm.diffusion.interning import kept
 from vdm.diffusion.samplers import Sampler, first_latent
 from vdm.evaluation.calls import Parts, call_size
 from vdm.evaluation.guided import Guidance, Unguided
+from vdm.models.drawn import Drawn
 from vdm.models.interface import has_noise_levels, num_classes, num_codes
 from vdm.models.latent_variable import AnyModel
-from vdm.models.vdm import Drawn
 from vdm.typing import Params, PRNGKey
 
 UNGUIDED = Unguided()

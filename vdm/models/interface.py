@@ -64,6 +64,12 @@ CAPABILITIES: Mapping[str, Capability] = MappingProxyType(
             "the steps p(z_s | z_t) and q(z_s | z_t, x) of bits-back coding",
             "", frozenset({"elbo", "elbo_at", "encode", "kernel", "levels"}),
         ),
+        "code_probabilities": Capability(
+            "the probability of each code given z_t (model.prediction = 'codes')",
+            "", frozenset(
+                {"elbo", "elbo_at", "encode", "kernel", "latent_dims", "levels", "likelihood_of"}
+            ),
+        ),
         "noisy_data": Capability(
             "latents that are noisy data",
             # The last is what an earlier version asked a model for.

@@ -7,7 +7,7 @@ Models hold no parameters. Their methods are pure functions of `params`, a dict 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import chex
 import flax.linen as nn
@@ -17,31 +17,20 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from vdm.devices.keys import root_key
 from vdm.diffusion import bounds
+from vdm.diffusion.code_heads import TABLE, CodeHead
 from vdm.diffusion.elbo import Draws, Estimate, NoiseLevels, estimate_elbo, noise_levels
 from vdm.diffusion.grids import Grid, equal_times
 from vdm.diffusion.interning import kept
-from vdm.diffusion.likelihood import expected_eps
+from vdm.diffusion.kernels import GAUSSIAN, MIXTURE, FittedGaussian, ReverseKernel
 from vdm.diffusion.noise import fresh_noise, level
 from vdm.diffusion.ode import Solver
-from vdm.diffusion.predictions import convert
 from vdm.diffusion.samplers import Sampler, first_latent, reverse_step, run_chain
-from vdm.diffusion.schedule_algebra import next_omega
+from vdm.models.denoiser import make_denoiser
+from vdm.models.drawn import Drawn as Drawn
+from vdm.models.drawn import decode
+from vdm.models.drawn import finite as finite
 from vdm.models.interface import capabilities_of
 from vdm.typing import Denoiser, EndPoint, Likelihood, Params, PRNGKey, ScheduleFn
-
-
-class Drawn(NamedTuple):
-    """A batch of samples.
-
-    data: the examples. finite: whether z_0 was finite, which integer codes no longer show.
-    evaluations: the number of calls of the denoiser for each example. frames: intermediate latents,
-    decoded as if they were z_0.
-    """
-
-    data: Shaped[Array, "batch *dims"]
-    finite: Bool[Array, " batch"]
-    evaluations: Int[Array, " batch"]
-    frames: Shaped[Array, "frames batch *dims"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +39,18 @@ class VDM:
 
     num_classes: the number of label classes; 0 for an unconditional model.
     prediction: what the network's output means, a name of `diffusion.predictions`, or "codes"
-    for logits of the V codes of each dimension (`diffusion.likelihood.expected_eps`).
+    for those of the V codes of each dimension, from which `head` makes probabilities.
     label_dropout: the share of labels that are dropped during training (NO_LABEL).
     augmented_flag: whether the network is told which training examples are augmented; outside
     training it is told that none is.
     num_steps: T, used by prediction "next_mean" only: the network predicts the mean of the step
     s = t - 1/T, on whatever grid it is used. The schedule must then be fixed and shared by all
     dimensions.
+    reverse: p(z_s | z_t) of T steps, a name of `diffusion.kernels.KERNELS`; a fitted one reads its
+    errors from params["kernel"]. In continuous time all kernels have the same bound.
+    decoder_rule: of p(data | z_0): "bayes" for that of the likelihood, "network" for what the
+    network says of the codes at z_0.
+    head: how outputs of the network become probabilities of codes.
     """
 
     schedule: nn.Module
@@ -69,6 +63,9 @@ class VDM:
     label_dropout: float = 0.0
     augmented_flag: bool = False
     num_steps: int = 0
+    reverse: str = "gaussian"
+    decoder_rule: str = "bayes"
+    head: CodeHead = TABLE
 
     HAS_ALL_CAPABILITIES: ClassVar = True
 
@@ -80,8 +77,27 @@ class VDM:
     @property
     def supports(self) -> frozenset[str]:
         """The capabilities of the model, names of `vdm.models.interface.CAPABILITIES`. A subclass
-        loses those that rest on a method it overrides, except those it lists in `keeps`."""
-        return capabilities_of(type(self))
+        loses those that rest on a method it overrides, except those it lists in `keeps`; only a
+        model with prediction "codes" has the probabilities of codes."""
+        own = capabilities_of(type(self))
+        return own if self.prediction == "codes" else own - {"code_probabilities"}
+
+    @property
+    def network_decodes(self) -> bool:
+        """Whether p(data | z_0) is what the network says of the codes."""
+        return self.decoder_rule == "network"
+
+    def needs_u(self, num_steps: int) -> bool:
+        """Whether an estimate of the bound of num_steps steps needs the draws u (`elbo.Draws`)."""
+        return num_steps > 0 and self.reverse == "mixture"
+
+    def reverse_kernel(self, params: Params) -> ReverseKernel:
+        """Returns p(z_s | z_t) of T steps, as what it costs against q(z_s | z_t, x)."""
+        if self.reverse == "gaussian":
+            return GAUSSIAN
+        if self.reverse == "mixture":
+            return MIXTURE
+        return FittedGaussian(**params["kernel"])
 
     @property
     def more_terms(self) -> tuple[str, ...]:
@@ -132,7 +148,7 @@ class VDM:
         through the network.
         """
         del data, key
-        return noise_levels(self.schedule_fn(params), t, num_steps)
+        return noise_levels(self.schedule_fn(params), t, num_steps, self.network_decodes)
 
     def encode(
         self, params: Params, data: Shaped[Array, "batch *dims"], omega: Float[Array, "..."]
@@ -180,34 +196,11 @@ class VDM:
         augmented: Bool[Array, " batch"] | None = None,
     ) -> Denoiser:
         """Returns a function (z_t, omega [batch] or [batch, *dims]) -> eps_hat, whatever the
-        network predicts.
+        network predicts. With prediction "codes" it is a `vdm.diffusion.codes.CodesDenoiser`.
 
         With a dropout_key the network is in training mode.
         """
-        flag: Any = {} if augmented is None else {"augmented": augmented}
-
-        def eps_hat(z_t: Array, omega: Array) -> Array:
-            output: Any = self.network.apply(
-                {"params": params["network"]},
-                z_t,
-                omega,
-                labels,
-                train=dropout_key is not None,
-                rngs={} if dropout_key is None else {"dropout": dropout_key},
-                **flag,
-            )
-            if self.prediction == "codes":
-                return expected_eps(output, z_t, omega)
-            omega_s = None
-            if self.prediction == "next_mean":
-                if not self.num_steps:
-                    raise ValueError(
-                        "prediction 'next_mean' is the mean of a step of 1/T: give num_steps = T"
-                    )
-                omega_s = next_omega(self.schedule_fn(params), omega, self.num_steps)
-            return convert(output, self.prediction, "eps", z_t, omega, omega_s)
-
-        return eps_hat
+        return make_denoiser(self, params, labels, dropout_key, augmented)
 
     def elbo(
         self,
@@ -241,7 +234,10 @@ class VDM:
         chex.assert_shape([draws.eps, draws.eps_0], (len(data), *self.latent_dims))
         denoiser = self.denoiser(params, labels, dropout_key, augmented)
         likelihood = self.likelihood_of(params, dropout_key)
-        return estimate_elbo(data, draws, levels, denoiser, likelihood)
+        kernel = GAUSSIAN if levels.omega_s is None else self.reverse_kernel(params)
+        return estimate_elbo(
+            data, draws, levels, denoiser, likelihood, kernel, self.network_decodes
+        )
 
     def path_log_weight(
         self,
@@ -254,7 +250,10 @@ class VDM:
         and returns log p(x, path) / q(path | x), nats (`vdm.diffusion.bounds.path_log_weight`)."""
         omegas = equal_times(self.schedule_fn(params), num_steps)
         denoiser, likelihood = self.denoiser(params, labels), self.likelihood_of(params)
-        return lambda keys: bounds.path_log_weight(keys, data, omegas, denoiser, likelihood)
+        kernel = self.reverse_kernel(params)
+        return lambda keys: bounds.path_log_weight(
+            keys, data, omegas, denoiser, likelihood, kernel, self.network_decodes
+        )
 
     def flow_bound(
         self, params: Params, dequantisation: str, solver: Solver
@@ -292,17 +291,15 @@ class VDM:
         omegas = grid(self.schedule_fn(params), num_steps)
         z_1 = first_latent(keys, self.latent_dims) if z_1 is None else z_1
         noise = fresh_noise(keys, self.latent_dims)
-        chain = run_chain(z_1, noise, omegas, denoiser, sampler, num_frames, self.kernel)
-        omega_0, likelihood = level(omegas, jnp.int32(0)), self.likelihood_of(params)
-        frames = jax.vmap(lambda z: likelihood.decode(z, omega_0))(chain.frames)
-        return Drawn(
-            likelihood.decode(chain.z_0, omega_0), finite(chain.z_0), chain.evaluations, frames
-        )
-
-
-def finite(values: Shaped[Array, "batch *dims"]) -> Bool[Array, " batch"]:
-    """Returns whether all numbers of each example are finite."""
-    return jnp.all(jnp.isfinite(values), axis=tuple(range(1, values.ndim)))
+        kernel, reverse = self.kernel, self.reverse_kernel(params)
+        if isinstance(reverse, FittedGaussian):
+            kernel = reverse.widened(kernel)
+        chain = run_chain(z_1, noise, omegas, denoiser, sampler, num_frames, kernel)
+        last = noise(jnp.int32(num_steps + 1))  # no step has this index
+        return decode(
+            chain, level(omegas, jnp.int32(0)), last, sampler, denoiser,
+            self.likelihood_of(params), self.network_decodes,
+        )  # fmt: skip
 
 
 def count_parameters(params: Params) -> int:

@@ -94,6 +94,7 @@ def report_evaluation(
             "bound": run.estimator.name,
             "num_steps": run.estimator.num_steps,
             **run.estimator.facts,
+            **_kernel_facts(run),
             "strata": result.strata,
             "split": split.name,
             "dataset": run.source.name,
@@ -132,6 +133,19 @@ def report_evaluation(
     say(describe_evaluation(report))
     say(f"wrote eval.json, {', '.join(written)} in {run.workdir}")
     return result
+
+
+def _kernel_facts(run: Run) -> dict[str, Any]:
+    """Returns what eval.json says of the reverse kernel and the decoder of a bound of T steps."""
+    if not has_noise_levels(model := run.model) or run.estimator.name.startswith("ode"):
+        return {}
+    facts: dict[str, Any] = {"decoder": model.decoder_rule}
+    if run.estimator.num_steps:
+        facts["kernel"] = model.reverse
+        facts["network_evaluations"] = run.estimator.num_steps + model.network_decodes
+        if model.needs_u(run.estimator.num_steps) and run.estimator.name == "elbo":
+            facts["kernel_divergence"] = "mean over one normal draw u and -u"
+    return facts
 
 
 def _identity(run: Run, params: Params, split: Split) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def draw(model: VDM, objective: Objective, params: Params, batch: Batch, key: PR
     data = batch["examples"]
     key_t, key_noise, dropout_key = jax.random.split(key, 3)
     t = timesteps.low_discrepancy(key_t, data.shape[0])
-    draws = elbo.draw(key_noise, t, model.latent_dims)
+    draws = elbo.draw(key_noise, t, model.latent_dims, model.needs_u(objective.num_steps))
     labels = batch["labels"] if model.num_classes else None
     if labels is not None and model.label_dropout:
         # fold_in(key, i) and split(key, 3)[i] are the same key: 3 is another one
