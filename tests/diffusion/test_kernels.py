@@ -60,6 +60,7 @@ def random_step(omega_s, omega_t, batch=7, dim=3, dtype=np.float64):
 def posterior_of(z_t, x, omega_s, omega_t):
     """Mean and standard deviation of q(z_s | z_t, x), by the formulas of VDM appendix A.2 in their
     plainest form."""
+
     def alpha2(omega):
         return 1 / (1 + np.exp(omega))
 
@@ -148,9 +149,7 @@ def test_divergence_has_gradients_at_both_ends_of_c():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("omega_0", "network_decodes"), [(-8.0, False), (-1.0, True)])
 @pytest.mark.parametrize("num_steps", [1, 2, 5, 20])
-def test_every_path_of_the_exact_process_has_the_weight_p_of_x(
-    num_steps, omega_0, network_decodes
-):
+def test_every_path_of_the_exact_process_has_the_weight_p_of_x(num_steps, omega_0, network_decodes):
     data = jnp.asarray(np.random.default_rng(4).integers(0, V, (64, 3)))
     omegas = jnp.linspace(omega_0, 30.0, num_steps + 1)
     log_weight = path_log_weight(
@@ -173,7 +172,10 @@ def expected_bound(kernel, omega_0, num_steps, network_decodes, nodes=(161, 241)
     def estimates(code, t, eps):
         shape = (len(u), 1)
         draws = elbo.Draws(
-            jnp.full(len(u), t), jnp.full(shape, eps), jnp.full(shape, eps), u=jnp.asarray(u)[:, None]
+            jnp.full(len(u), t),
+            jnp.full(shape, eps),
+            jnp.full(shape, eps),
+            u=jnp.asarray(u)[:, None],
         )
         levels = elbo.noise_levels(schedule, draws.t, num_steps, network_decodes)
         data = jnp.full(shape, code)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from vdm.diffusion.likelihood import codes_to_x
 from vdm.diffusion.noise import alpha, expand, sigma
@@ -51,11 +51,15 @@ def log_probs_of(denoiser: Denoiser) -> CodeLogProbs:
     return log_probs
 
 
+def all_codes(num_codes: int, ndim: int) -> Float[Array, "*ones codes"]:
+    """x_k of every code, after `ndim` axes of size one."""
+    return codes_to_x(jnp.arange(num_codes), num_codes).reshape((1,) * ndim + (num_codes,))
+
+
 def _distances(z: Array, omega: PerExample, num_codes: int) -> Array:
     """(z - alpha x_k) / sigma of every code on a last axis."""
-    x = codes_to_x(jnp.arange(num_codes), num_codes).reshape((1,) * z.ndim + (num_codes,))
     omega = expand(omega, z)[..., None]
-    return (z[..., None] - alpha(omega) * x) / sigma(omega)
+    return (z[..., None] - alpha(omega) * all_codes(num_codes, z.ndim)) / sigma(omega)
 
 
 def code_log_probs(
@@ -78,7 +82,7 @@ def mean_eps(
 
 
 def log_prob_of(
-    log_probs: Float[Array, "batch *dims codes"], codes: Int[Array, "batch *dims"]
+    log_probs: Float[Array, "batch *dims codes"], codes: Integer[Array, "batch *dims"]
 ) -> Float[Array, " batch"]:
     """The sum of log p_k at the given codes, nats per example: with the probabilities at z_0, the
     network's own decoder log p(x | z_0)."""

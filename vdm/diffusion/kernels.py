@@ -28,8 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vdm.diffusion.codes import log_probs_of, mean_eps
-from vdm.diffusion.likelihood import codes_to_x
+from vdm.diffusion.codes import all_codes, log_probs_of, mean_eps
 from vdm.diffusion.noise import diffuse, expand
 from vdm.typing import Denoiser, Kernel, PerExample
 
@@ -149,9 +148,8 @@ class Mixture:
     def log_ratio(self, guess: Guess, step: Step, xi: Float[Array, "batch *dims"]) -> Array:
         """log sum_k p_k exp(a_k) with a_k = xi delta_k - 1/2 delta_k^2 <= 1/2 xi^2."""
         assert guess.log_probs is not None
-        num_codes = guess.log_probs.shape[-1]
-        x_k = codes_to_x(jnp.arange(num_codes), num_codes)
-        delta = step.c[..., None] * (x_k - step.x[..., None])
+        c = step.c[..., None] if step.c.ndim else step.c
+        delta = c * (all_codes(guess.log_probs.shape[-1], step.x.ndim) - step.x[..., None])
         exponent = delta * (xi[..., None] - 0.5 * delta)
         # For small c the sum is nearly 1 and its logarithm is rounded away, so that a sum over
         # many steps would be noise; for large c the sum of expm1 is nearly -1.

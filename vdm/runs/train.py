@@ -12,7 +12,7 @@ from vdm.data.sources import Split
 from vdm.devices import processes, sharding
 from vdm.evaluation.guided import Unguided
 from vdm.io import lock
-from vdm.io.atomic import to_json, write_json
+from vdm.io.atomic import read_json, to_json, write_json
 from vdm.io.console import say
 from vdm.io.metrics_log import MetricsWriter, read_metrics
 from vdm.models.interface import has_noise_levels
@@ -50,10 +50,25 @@ def train(run: Run, init_from: str | None = None, accept_new_data: bool = False)
     if not processes.any_of(not finished):
         say(f"{run.workdir} is finished at step {run.checkpoints.steps()[-1]}: {finished}")
         return
+    _check_decoder(run)
     split = training_split(run)
     check_split(run.model, run.source, run.source.load(run.source.evaluation_split))
     with lock.held(run.workdir, "training"):
         _train(run, split, init_from, accept_new_data)
+
+
+def _check_decoder(run: Run) -> None:
+    """Raises ValueError if training would go on with another decoder. A model of continuous time
+    may be evaluated with any, but its ends are trained on one."""
+    saved = run.workdir / "config.json"
+    if not run.checkpoints.steps() or not saved.is_file():
+        return
+    decoder, before = (c["model"].get("decoder", "bayes") for c in (run.resolved, read_json(saved)))
+    if decoder != before:
+        raise ValueError(
+            f"model.decoder = {decoder!r}: {run.workdir} has been trained with {before!r}; train "
+            "on with that one, and choose another with --mode=eval"
+        )
 
 
 def training_split(run: Run) -> Split:
