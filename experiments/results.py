@@ -61,6 +61,7 @@ LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("model", "kernel", "gaussian"),
     ("model", "decoder", "bayes"),
     ("model", "head", {"name": "table", "kwargs": {}}),
+    ("eval", "grid", "equal_times"),
 )
 """Group, name and default of the fields that are younger than the oldest committed rows. At their
 default they leave a hash as it was before they existed."""

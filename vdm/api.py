@@ -19,9 +19,10 @@ from ml_collections import ConfigDict
 from vdm.arguments import check_choice, check_count
 from vdm.compression.limits import ORDERS
 from vdm.config import build as configs
+from vdm.config.checks import check_eval_grid
 from vdm.config.files import load_config as load_config
 from vdm.config.given import check_given
-from vdm.config.options import complete
+from vdm.config.options import EVAL_GRIDS, complete
 from vdm.data.sources import Split
 from vdm.diffusion.grids import Grid
 from vdm.diffusion.samplers import Sampler
@@ -36,7 +37,7 @@ from vdm.models.inputs import check_codes, check_labels
 from vdm.models.latent_variable import AnyModel
 from vdm.models.vdm import VDM, compiled_schedule, count_parameters
 from vdm.nn.stacks import unstack_blocks
-from vdm.runs import compress, states
+from vdm.runs import compress, levels, states
 from vdm.runs.run import Run, build_run, open_run
 from vdm.typing import Params
 
@@ -113,6 +114,7 @@ class Model:
         *,
         bound: str = "elbo",
         num_steps: int = 0,
+        grid: str | None = None,
         draws: int | None = None,
         batch_size: int = 256,
         seed: int = 0,
@@ -120,19 +122,24 @@ class Model:
         """Estimates the bits/dim of data [N, *dims], integer codes or real numbers.
 
         bound: as eval.bound: elbo, iw-K, ode-decoder, ode-uniform, ode-truncated-normal. num_steps:
-        T; 0 for continuous time. draws: None takes the config's number. ValueError for another
-        shape, codes out of range, missing labels, or an argument without effect.
+        T; 0 for continuous time. grid: as eval.grid; None for "equal_times". draws: None takes the
+        config's number. ValueError for another shape, codes out of range, missing labels, or an
+        argument without effect.
         """
         draws = self.run.options.eval.draws if draws is None else draws
         draws, batch_size = check_count("draws", draws, 1), check_count("batch_size", batch_size, 1)
         num_steps, seed = check_count("num_steps", num_steps, 0), check_count("seed", seed, 0)
-        options = dataclasses.replace(self.run.options.eval, bound=bound, num_steps=num_steps)
+        check_choice("grid", grid or "equal_times", EVAL_GRIDS)
+        settings: Any = {"bound": bound, "num_steps": num_steps, "grid": grid or "equal_times"}
+        options = dataclasses.replace(self.run.options.eval, **settings)
+        estimator = configs.build_estimator(options, self.model)
+        check_eval_grid(options, self.model)
         images = check_codes(self.model, np.asarray(images))
         split = Split("given", images, check_labels(labels, len(images), self.num_classes))
+        run, params = levels.for_evaluation(self.run, self.params, options)
         result = evaluate(
-            self.model, self.params, split, self.run.mesh,
-            estimator=configs.build_estimator(options, self.model),
-            draws=draws, seed=seed, parts=Parts(batch_size),
+            run.model, params, split, run.mesh, estimator=estimator, draws=draws, seed=seed,
+            parts=Parts(batch_size),
         )  # fmt: skip
         summary, per_image = result.summary(), result.bpd(result.total).mean(axis=0)
         numbers = (
@@ -177,8 +184,9 @@ class Model:
         if labels is not None and not classes:
             raise ValueError("labels: this model has no classes to draw from; leave them out")
         num_steps = check_count("num_steps", num_steps, 1)
+        run, params = levels.for_samples(run, states.guided_params(run, self.params), num_steps)
         drawn = draw_samples(
-            self.model, states.guided_params(run, self.params), num_samples, run.mesh,
+            run.model, params, num_samples, run.mesh,
             Sampling(run.sampler, num_steps, run.grid, run.guidance),
             parts=Parts(check_count("batch_size", batch_size, 1)),
             seed=check_count("seed", seed, 0),

@@ -8,13 +8,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vdm.config.build import Built
-from vdm.config.options import Options, SampleOptions
+from vdm.config.options import EvalOptions, Options, SampleOptions
 from vdm.config.own_components import check_own
 from vdm.config.registry import MODELS
 from vdm.data.sources import Source
+from vdm.diffusion.grids import least_bound
 from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.features import check_features
 from vdm.evaluation.samples import check_samples
+from vdm.evaluation.step_costs import check_choosable
 from vdm.models.interface import (
     OWN_LATENTS,
     has_noise_levels,
@@ -33,6 +35,7 @@ def check(config: ConfigDict, options: Options, built: Built) -> None:
     check_augmented_flag(config)
     check_capabilities(config, built)
     check_kernel(config, built.model)
+    check_grids(options, built)
     check_shapes(config, built.model)
     check_own(config, built)
     if has_noise_levels(built.model):  # other models have no guidance
@@ -139,6 +142,32 @@ def check_kernel(config: ConfigDict, model: AnyModel) -> None:
         )
 
 
+def check_grids(options: Options, built: Built) -> None:
+    """Checks that the levels of T steps can be chosen where the config says so."""
+    check_eval_grid(options.eval, built.model)
+    if built.grid is least_bound:
+        field = "sample.grid.name = 'least_bound'"
+        check_choosable(built.model, field, options.sample.num_steps)
+
+
+def check_eval_grid(options: EvalOptions, model: AnyModel) -> None:
+    """Raises ValueError unless the bound has steps whose levels options.grid can choose."""
+    if options.grid == "equal_times":
+        return
+    field = f"eval.grid = {options.grid!r}"
+    if options.bound.startswith("ode"):
+        raise ValueError(
+            f"{field}: eval.bound = {options.bound!r} has no levels of steps: set eval.grid = "
+            "'equal_times'"
+        )
+    if not options.num_steps:
+        raise ValueError(
+            f"{field} is for a bound of finitely many steps: set eval.num_steps to their number, "
+            "such as 10, or eval.grid = 'equal_times'"
+        )
+    check_choosable(model, field, options.num_steps)
+
+
 def check_without_schedule(config: ConfigDict) -> None:
     """Raises ValueError for a field that needs noise levels or labels, which this model lacks."""
     defaults = {
@@ -150,6 +179,7 @@ def check_without_schedule(config: ConfigDict) -> None:
         "weighting.name": "bound",
         "eval.bound": "elbo",
         "eval.num_steps": 0,
+        "eval.grid": "equal_times",
         "sample.guidance.name": "none",
         "sample.interpolate": 0,
         "sample.num_frames": 0,

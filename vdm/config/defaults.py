@@ -231,6 +231,8 @@ def evaluation() -> dict[str, Any]:
     return {
         "bound": "elbo",  # or iw-K such as iw-64, ode-decoder, ode-uniform, ode-truncated-normal
         "num_steps": 0,  # T of the bound that is evaluated; 0 is continuous time
+        # levels of the T steps: equal_times of the schedule; least_bound, chosen on training images
+        "grid": "equal_times",
         "draws": 20,  # passes over the data, each with new noise
         "batch_size": 300,  # examples evaluated at once
         "seed": 0,  # of the noise
@@ -262,7 +264,9 @@ def sample() -> dict[str, Any]:
             "tolerance": 1e-3,  # flow: tolerance of its adaptive steps between points of the grid
         },
         "grid": {
-            "name": "equal_times",  # or equal_omegas, karras
+            # or equal_omegas, karras; least_bound: the levels for which the bound of the model's
+            # kernel is least on training images
+            "name": "equal_times",
             "kwargs": {
                 "rho": 7.0,  # karras: how much denser the steps are at low noise
             },

@@ -20,6 +20,7 @@ PREDICTIONS = ("eps", "x", "v", "score", "next_mean", "codes")
 KERNELS = ("gaussian", "mixture", "gaussian_fitted", "gaussian_fitted_per_dim")
 SCHEDULE_TRAINING = ("bound", "variance", "variance_stratified", "adaptive", "fixed")
 DECODERS = ("bayes", "network")
+EVAL_GRIDS = ("equal_times", "least_bound")
 DIVERGENCES = ("auto", "exact", "hutchinson")
 PRNG_IMPLS = ("threefry2x32", "rbg")
 
@@ -65,6 +66,7 @@ class EvalOptions:
 
     bound: str
     num_steps: int
+    grid: str
     draws: int
     batch_size: int
     seed: int
@@ -247,6 +249,7 @@ def _read(config: ConfigDict) -> Options:
     check_choice("compress.order", field_at(config, "compress.order"), ORDERS)
     check_choice("train.prng_impl", field_at(config, "train.prng_impl"), PRNG_IMPLS)
     check_choice("eval.params", field_at(config, "eval.params"), ("ema", "raw"))
+    check_choice("eval.grid", field_at(config, "eval.grid"), EVAL_GRIDS)
     check_choice("eval.ode.divergence", field_at(config, "eval.ode.divergence"), DIVERGENCES)
     ode = _group(config, "eval.ode", OdeOptions, num_steps=0)
     options = Options(

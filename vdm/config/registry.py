@@ -76,6 +76,7 @@ GRIDS: Mapping[str, Callable] = {
     "equal_times": lambda: grids.equal_times,
     "equal_omegas": lambda: grids.equal_omegas,
     "karras": grids.karras,
+    "least_bound": lambda: grids.least_bound,
 }
 GUIDANCES: Mapping[str, Callable] = {
     "none": guided.Unguided,

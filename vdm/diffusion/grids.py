@@ -27,6 +27,16 @@ def equal_omegas(schedule: ScheduleFn, num_steps: int) -> OmegaGrid:
     return between(omega_0, omega_1, num_steps)
 
 
+def least_bound(schedule: ScheduleFn, num_steps: int) -> OmegaGrid:
+    """The levels of least bound, which `vdm.runs.levels` chooses for a trained model and makes its
+    schedule. A schedule alone does not determine them, so calling this raises ValueError."""
+    del schedule
+    raise ValueError(
+        f"the grid 'least_bound' of {num_steps} steps follows from costs measured on training "
+        "images: draw samples by a run or by vdm.load(...).sample, or choose 'equal_times'"
+    )
+
+
 @interned
 def karras(rho: float = 7.0) -> Grid:
     """Equal steps of r^(1/rho), r = sigma / alpha = exp(omega / 2) (Karras et al. 2022,

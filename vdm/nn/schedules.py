@@ -116,6 +116,24 @@ class BetaLinear(nn.Module):
         return math.sqrt(square)
 
 
+def between_levels(
+    omegas: Float[Array, " points"], t: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """omega(t) through omegas at the equally spaced times i / T, T = points - 1, linear in between.
+
+    A grid's t = i / T has a rounding error or two. A t that close to a level is moved to it, so
+    that the grid's levels are the given ones to the last digit.
+    """
+    last = omegas.size - 1
+    place = t * last
+    slip = jnp.round(place) - place
+    near = jnp.abs(slip) <= 2 * jnp.finfo(t.dtype).eps * place
+    place += jax.lax.stop_gradient(jnp.where(near, slip, 0.0))
+    index = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, last - 1)
+    share = place - index
+    return (1 - share) * omegas[index] + share * omegas[index + 1]
+
+
 class DDPMLinear(nn.Module):
     """DDPM's exact levels, omega(i / 999) = -log(abar_{i+1} / (1 - abar_{i+1})), i = 0 ... 999.
 
@@ -131,17 +149,7 @@ class DDPMLinear(nn.Module):
 
     @nn.compact
     def __call__(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        omegas = jnp.asarray(self.levels(), t.dtype)
-        last = self.num_levels - 1
-        # A grid's t = i / 999 has a rounding error or two, worth 1.4e-6 of omega. A t that close to
-        # a level is moved to it, so that the grid's levels are DDPM's to the last digit.
-        place = t * last
-        slip = jnp.round(place) - place
-        near = jnp.abs(slip) <= 2 * jnp.finfo(t.dtype).eps * place
-        place += jax.lax.stop_gradient(jnp.where(near, slip, 0.0))
-        index = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, last - 1)
-        share = place - index
-        return (1 - share) * omegas[index] + share * omegas[index + 1]
+        return between_levels(jnp.asarray(self.levels(), t.dtype), t)
 
     def levels(self) -> np.ndarray:
         """omega at every level, float64 [num_levels]."""

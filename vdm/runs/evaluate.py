@@ -21,7 +21,7 @@ from vdm.io.console import Progress, say
 from vdm.io.journal import Journal
 from vdm.models.interface import has_noise_levels
 from vdm.models.vdm import VDM
-from vdm.runs import states
+from vdm.runs import levels, states
 from vdm.runs.partial import open_journal, parts_in
 from vdm.runs.run import Run
 from vdm.typing import Params, PRNGKey
@@ -83,6 +83,8 @@ def report_evaluation(
     """
     options, start = run.options.eval, time.monotonic()
     split = run.source.load(run.source.evaluation_split)
+    trained = run, params
+    run, params = levels.for_evaluation(run, params, options)
     identity = _identity(run, params, split)
     with open_journal(run, "eval", "evaluating", identity) as journal:
         if journal.dropped:
@@ -94,7 +96,7 @@ def report_evaluation(
             "bound": run.estimator.name,
             "num_steps": run.estimator.num_steps,
             **run.estimator.facts,
-            **_kernel_facts(run),
+            **_kernel_facts(run, params),
             "strata": result.strata,
             "split": split.name,
             "dataset": run.source.name,
@@ -127,7 +129,7 @@ def report_evaluation(
             total=result.total.mean(axis=0),
             total_of_draws=result.total,
         )
-        written = ["eval_examples.npz", *_pictures(run, params, result)]
+        written = ["eval_examples.npz", *_pictures(*trained, result)]
         write_json(run.workdir / "eval.json", report)  # last: if it exists, the others do too
         journal.remove()
     say(describe_evaluation(report))
@@ -135,13 +137,17 @@ def report_evaluation(
     return result
 
 
-def _kernel_facts(run: Run) -> dict[str, Any]:
-    """Returns what eval.json says of the reverse kernel and the decoder of a bound of T steps."""
+def _kernel_facts(run: Run, params: Params) -> dict[str, Any]:
+    """Returns what eval.json says of the reverse kernel, the decoder and the levels of a bound of
+    T steps."""
     if not has_noise_levels(model := run.model) or run.estimator.name.startswith("ode"):
         return {}
     facts: dict[str, Any] = {"decoder": model.decoder_rule}
     if run.estimator.num_steps:
         facts["kernel"] = model.reverse
+        facts["grid"] = run.options.eval.grid
+        if facts["grid"] == "least_bound":
+            facts["omegas"] = jax.device_get(params["schedule"]["omegas"])
         facts["network_evaluations"] = run.estimator.num_steps + model.network_decodes
         if model.needs_u(run.estimator.num_steps) and run.estimator.name == "elbo":
             facts["kernel_divergence"] = "mean over one normal draw u and -u"

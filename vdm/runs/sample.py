@@ -24,7 +24,7 @@ from vdm.io.checksums import params_digest
 from vdm.io.console import Progress, say
 from vdm.io.journal import Journal
 from vdm.models.interface import has_noise_levels
-from vdm.runs import states
+from vdm.runs import levels, states
 from vdm.runs.partial import open_journal, parts_in
 from vdm.runs.run import Run
 from vdm.typing import Params
@@ -138,8 +138,10 @@ def report_samples(run: Run, step: int, params: Params, init_from: str | None = 
     samples.gif if config.sample.num_frames asks for it.
 
     Finished parts are kept in `samples.partial` until everything is written, so killed sampling
-    resumes. The samples are written before they are compared with the data.
+    resumes. The samples are written before they are compared with the data. params: from
+    `states.guided_params`.
     """
+    run, params = levels.for_samples(run, params, run.options.sample.num_steps)
     identity = _samples_identity(run, params)
     kind = sample_dtype(run.model, sampling_of(run))
     with open_journal(run, "samples", "sampling from", identity, kind) as journal:

@@ -17,7 +17,7 @@ from vdm.io.console import say
 from vdm.io.metrics_log import MetricsWriter, read_metrics
 from vdm.models.interface import has_noise_levels
 from vdm.models.vdm import count_parameters
-from vdm.runs import states
+from vdm.runs import levels, states
 from vdm.runs.data import FILENAME as DATA
 from vdm.runs.data import check_split, settle
 from vdm.runs.evaluate import eval_scalars, finished_report, report_evaluation, run_evaluation
@@ -154,7 +154,9 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch], writer: MetricsWr
         )
 
     def evaluate(step: int, state: TrainState, stop: Callable[[], bool]) -> str:
-        evaluation = run_evaluation(run, states.chosen(run, state), options.eval_draws, stop=stop)
+        chosen = states.chosen(run, state)
+        evaluated, params = levels.for_evaluation(run, chosen, run.options.eval)
+        evaluation = run_evaluation(evaluated, params, options.eval_draws, stop=stop)
         writer.write(step, eval_scalars(evaluation))
         return f"step {step}: eval {evaluation.summary()['bpd']:.4f} bits/dim"
 

@@ -1,0 +1,147 @@
+"""Levels of T steps chosen for a trained model, and fitted kernels: what `eval.grid` and
+`sample.grid.name` = "least_bound" and `model.kernel` = "gaussian_fitted" need.
+
+Both follow from the costs of steps on training images (`vdm.evaluation.step_costs`), which are
+measured once for the parameters of a run and kept in its workdir, in step_costs.npz.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vdm.config.compatibility import computed_fields
+from vdm.config.options import EvalOptions
+from vdm.devices import sharding
+from vdm.diffusion import grids
+from vdm.diffusion.least_bound import choose, fine_levels
+from vdm.evaluation.step_costs import (
+    Measured,
+    check_choosable,
+    measure,
+    num_images,
+    schedule_ends,
+)
+from vdm.io.atomic import save_npz
+from vdm.io.canonical import canonical_text
+from vdm.io.checksums import params_digest
+from vdm.io.console import Progress, say
+from vdm.models.interface import has_noise_levels
+from vdm.nn.chosen_levels import ChosenLevels
+from vdm.runs.run import Run
+from vdm.typing import Params
+
+FILENAME = "step_costs.npz"
+
+
+def step_costs(run: Run, params: Params) -> Measured:
+    """Returns the costs of steps of the run's model with these parameters: those in the workdir if
+    they are of this model and these data, otherwise measured now and, in a workdir, kept.
+
+    ValueError without the training data, unless the file there is of this model.
+    """
+    path, model = run.workdir / FILENAME, run.vdm
+    kept = _read(run)
+    try:
+        split = run.source.load("train")
+    except (ValueError, OSError) as error:
+        if kept and kept[0] | {"data": ""} == _identity(run, params, "", kept[0].get("images")):
+            return kept[1]
+        raise ValueError(
+            f"the costs of steps are measured on training images, which are missing: {error}"
+        ) from error
+    identity = _identity(run, params, split.fingerprint, num_images(model, split))
+    if kept and kept[0] == identity:
+        return kept[1]
+    if kept:
+        say(f"{path} is of other parameters or data: measuring the costs of steps again")
+    with Progress("costs of steps", 1, unit="level") as progress:
+        measured = measure(model, params, split, run.mesh, progress.update)
+    if (run.workdir / "config.json").is_file():  # otherwise it is no workdir
+        try:
+            save_npz(path, identity=canonical_text(identity), **measured.arrays())
+        except OSError as error:
+            say(f"the costs of steps are not kept: {error.strerror}: {error.filename}")
+    return measured
+
+
+def _identity(run: Run, params: Params, data: str, images: Any) -> dict[str, Any]:
+    """Returns everything that the costs depend on. data: the fingerprint of the training split."""
+    chosen_later = ("model.kernel", "model.decoder")
+    computed = computed_fields(run.resolved)
+    return {
+        "params": params_digest({name: params[name] for name in ("network", "schedule")}),
+        "computed": {name: v for name, v in computed.items() if name not in chosen_later},
+        "data": data,
+        "images": images,
+    }
+
+
+def _read(run: Run) -> tuple[dict[str, Any], Measured] | None:
+    """Returns the kept costs with their identity; None if there are none, or they are damaged."""
+    path = run.workdir / FILENAME
+    try:
+        with np.load(path, allow_pickle=False) as file:  # checks the checksums of its arrays
+            arrays = {name: file[name] for name in file.files}
+        identity = json.loads(str(arrays.pop("identity")))
+        return identity, Measured.of(arrays, run.vdm)
+    except FileNotFoundError:
+        return None
+    except Exception:  # a flipped bit may look like a password, or a compression unknown to zipfile
+        say(f"{path} is damaged: measuring the costs of steps again")
+    return None
+
+
+def least_bound_levels(run: Run, params: Params, num_steps: int) -> tuple[int, ...]:
+    """Returns the num_steps + 1 levels of least bound on training images, for the model's reverse
+    kernel and decoder, as increasing indices into `fine_levels` between the schedule's ends.
+
+    ValueError for a model that has no such levels, or for too many steps.
+    """
+    check_choosable(run.model, "the grid 'least_bound'", num_steps)
+    measured = step_costs(run, params)
+    return choose(measured.costs(run.vdm.reverse, run.vdm.decoder_rule), num_steps)
+
+
+def with_kernel(run: Run, params: Params) -> Params:
+    """Returns the parameters, with those of the reverse kernel added if it is fitted to data."""
+    if not has_noise_levels(model := run.model) or not model.reverse.startswith("gaussian_fitted"):
+        return params
+    check_choosable(model, f"model.kernel = {model.reverse!r}")
+    fitted = step_costs(run, params).fitted(model.reverse)
+    return params | {"kernel": sharding.put_everywhere(fitted, run.mesh)}
+
+
+def on_levels(run: Run, params: Params, num_steps: int) -> tuple[Run, Params]:
+    """Returns the run and its parameters with the levels of least bound as their schedule, so that
+    num_steps steps at equal times take these levels."""
+    levels = list(least_bound_levels(run, params, num_steps))
+    omegas = fine_levels(*schedule_ends(run.vdm, params))[levels]
+    model = dataclasses.replace(run.vdm, schedule=ChosenLevels(num_steps))
+    schedule = sharding.put_everywhere({"omegas": jnp.asarray(omegas)}, run.mesh)
+    return dataclasses.replace(run, model=model), params | {"schedule": schedule}
+
+
+def for_evaluation(run: Run, params: Params, options: EvalOptions) -> tuple[Run, Params]:
+    """Returns the run and its parameters as a bound of T steps is evaluated: on the levels of
+    options.grid, and with the parameters of a fitted kernel."""
+    if not options.num_steps:
+        return run, params
+    fitted = with_kernel(run, params)
+    if options.grid != "least_bound":
+        return run, fitted
+    chosen, params = on_levels(run, params, options.num_steps)
+    return chosen, fitted | {"schedule": params["schedule"]}
+
+
+def for_samples(run: Run, params: Params, num_steps: int) -> tuple[Run, Params]:
+    """Returns the run and its parameters as samples are drawn in num_steps steps: with the grid
+    "least_bound" at equal times of those levels, and with the parameters of a fitted kernel."""
+    fitted = with_kernel(run, params)
+    if run.grid is not grids.least_bound:
+        return run, fitted
+    chosen, params = on_levels(run, params, num_steps)
+    on_grid = dataclasses.replace(chosen, grid=grids.equal_times)
+    return on_grid, fitted | {"schedule": params["schedule"]}
