@@ -7,7 +7,6 @@ trained.bpd(images).mean, trained.sample(16), trained.compress(images)
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -26,6 +25,7 @@ from vdm.config.options import EVAL_GRIDS, complete
 from vdm.data.sources import Split
 from vdm.diffusion.grids import Grid
 from vdm.diffusion.samplers import Sampler
+from vdm.evaluation.bits_per_dim import BitsPerDim as BitsPerDim
 from vdm.evaluation.bits_per_dim import evaluate
 from vdm.evaluation.calls import Parts
 from vdm.evaluation.guided import Guidance
@@ -56,23 +56,6 @@ def _in_float32(function: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
-@dataclasses.dataclass(frozen=True)
-class BitsPerDim:
-    """The bits/dim of images: upper bounds of -log2 p(x) / D.
-
-    per_image: [N], each averaged over its draws. mean: their mean. stderr_images: its standard
-    error over images; NaN for one image. stderr_monte_carlo: its standard error over the noise of
-    the estimate on these images; NaN for one draw. stderr_degrees: the degrees of freedom of
-    stderr_monte_carlo (`vdm.evaluation.statistics.half_width`); NaN where it is unknown.
-    """
-
-    per_image: np.ndarray
-    mean: float
-    stderr_images: float
-    stderr_monte_carlo: float
-    stderr_degrees: float = math.nan
-
-
 @dataclasses.dataclass(frozen=True, repr=False)
 class Model:
     """A model with its parameters: what `build` and `load` return."""
@@ -99,6 +82,22 @@ class Model:
     def num_classes(self) -> int:
         """The number of label classes; 0 for an unconditional model."""
         return interface.num_classes(self.model)
+
+    @_in_float32
+    def using(self, kernel: str | None = None, decoder: str | None = None) -> "Model":
+        """Returns the model with another reverse kernel or decoder, by the names that model.kernel
+        and model.decoder take; None leaves it. ValueError for one that the model does not have, or
+        if it was trained for T steps of its own."""
+        config = ConfigDict(self.run.resolved)
+        own = dict(config.model)
+        config.model.update(kernel=kernel or own["kernel"], decoder=decoder or own["decoder"])
+        if config.model.num_steps and own != dict(config.model):
+            raise ValueError(
+                f"this model was trained for {config.model.num_steps} steps of kernel "
+                f"{own['kernel']!r} with decoder {own['decoder']!r}: these are part of it"
+            )
+        run = build_run(config, self.run.workdir, lambda _: self.run.source, own_fields=True)
+        return dataclasses.replace(self, run=run)
 
     def split(self, name: str = "test") -> Split:
         """Reads a split of the config's data: "train", "test" or, with data.holdout > 0,
@@ -141,12 +140,7 @@ class Model:
             run.model, params, split, run.mesh, estimator=estimator, draws=draws, seed=seed,
             parts=Parts(batch_size),
         )  # fmt: skip
-        summary, per_image = result.summary(), result.bpd(result.total).mean(axis=0)
-        numbers = (
-            math.nan if (value := summary[key]) is None else value
-            for key in ("bpd", "stderr_images", "stderr_monte_carlo", "stderr_degrees")
-        )
-        return BitsPerDim(per_image, *numbers)
+        return result.bits_per_dim()
 
     @_in_float32
     def sample(

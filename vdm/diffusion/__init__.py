@@ -29,6 +29,9 @@ and for what goes beyond the paper:
     learned hierarchies: VAE, HVAE, DDPM   hierarchy.negative_elbo, log_weight
     importance-weighted bound              bounds.path_log_weight, importance_bound
     probability-flow ODE, its density      ode.flow_log_density, bounds.probability_flow_bound
+    the mixture kernel, fitted variances   kernels.Mixture, FittedGaussian
+    p(code k | z_t), the network's decoder codes.code_log_probs, log_prob_of
+    levels of T steps by their cost        least_bound.choose, StepCosts
     data with known denoiser and bound     exact.GaussianData, MixtureData, FiniteData
     DDIM, Heun, DPM-Solver++, SDE          samplers.ddim, heun, dpm_solver, euler_maruyama
     adaptive ODE sampler; step placement   flow.flow; grids.equal_times, equal_omegas, karras

@@ -36,6 +36,23 @@ KEY_STREAM = 1_000_001
 
 
 @dataclasses.dataclass(frozen=True)
+class BitsPerDim:
+    """The bits/dim of images: upper bounds of -log2 p(x) / D.
+
+    per_image: [N], each averaged over its draws. mean: their mean. stderr_images: its standard
+    error over images; NaN for one image. stderr_monte_carlo: its standard error over the noise of
+    the estimate on these images; NaN for one draw. stderr_degrees: the degrees of freedom of
+    stderr_monte_carlo (`vdm.evaluation.statistics.half_width`); NaN where it is unknown.
+    """
+
+    per_image: np.ndarray
+    mean: float
+    stderr_images: float
+    stderr_monte_carlo: float
+    stderr_degrees: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """The estimates of every draw of every example, in the order of the split.
 
@@ -97,6 +114,15 @@ class Evaluation:
             variance = self.bpd(self.bpd(self.columns["probe_variance"]))
             summary["stderr_hutchinson"] = math.sqrt(variance.sum()) / total.size
         return summary
+
+    def bits_per_dim(self) -> BitsPerDim:
+        """Returns the bits/dim of each image and their errors."""
+        summary, per_image = self.summary(), self.bpd(self.total).mean(axis=0)
+        numbers = (
+            math.nan if (value := summary[key]) is None else value
+            for key in ("bpd", "stderr_images", "stderr_monte_carlo", "stderr_degrees")
+        )
+        return BitsPerDim(per_image, *numbers)
 
     def _denoising_variance(self) -> float | None:
         """Returns the variance of the denoising estimate for one image, one t ~ U(0, 1) and one

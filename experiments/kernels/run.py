@@ -1,0 +1,184 @@
+"""How many bits/dim does each reverse kernel reach in how many network evaluations?"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.kernels.figure import plot
+from experiments.kernels.oracle import oracle_rows
+from experiments.results import Row, format_table, identity, row_identity, write_results
+from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flags, results, seeded
+from vdm import api
+from vdm.api import BitsPerDim, Model, load_config
+from vdm.evaluation.statistics import standard_error
+from vdm.io.atomic import read_json
+
+
+class Kernel(NamedTuple):
+    """A reverse kernel with its decoder and its levels, as the fields of a config name them."""
+
+    kernel: str
+    decoder: str = "bayes"
+    grid: str = "equal_times"
+
+
+class Data(NamedTuple):
+    """A data set: the config that its model is trained with, the seeds of the trainings, and what
+    is evaluated: numbers of steps (0: continuous time), the first `images` test images, draws."""
+
+    file: str
+    preset: str
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]
+    images: int
+    draws: int
+    trained: tuple[int, ...] = ()
+
+
+KERNELS = {
+    "gaussian": Kernel("gaussian"),
+    "gaussian_fitted": Kernel("gaussian_fitted"),
+    "gaussian_fitted_per_dim": Kernel("gaussian_fitted_per_dim"),
+    "mixture": Kernel("mixture"),
+    "mixture, network": Kernel("mixture", "network"),
+    "gaussian, least_bound": Kernel("gaussian", "bayes", "least_bound"),
+    "mixture, network, least_bound": Kernel("mixture", "network", "least_bound"),
+}
+SCALES = {
+    "small": {
+        "digits": Data("digits.py", "", (0, 1, 2), (2, 5, 10, 20, 100), 297, 50, (5, 10, 20)),
+        "fashion_mnist": Data("fashion_mnist.py", "codes", (0,), (5, 10, 20, 50), 2000, 4),
+        "cifar10": Data("cifar10.py", "codes_cpu", (0,), (5, 10, 20, 50), 500, 4),
+    },
+    "full": {
+        "cifar10": Data("cifar10.py", "codes_gpu1h", (0,), (5, 10, 20, 50, 100), 10_000, 4),
+    },
+}
+COLUMNS = ("name", "evaluations", "bpd", "stderr", "stderr_degrees", "stderr_images",
+           "stderr_seeds", "difference", "difference_stderr_images")  # fmt: skip
+
+
+def config_of(data: Data) -> ConfigDict:
+    """The config of a data set's model, trained in continuous time."""
+    return load_config(CONFIGS / data.file, *([data.preset] if data.preset else []))
+
+
+def trained_for(data: Data, num_steps: int) -> ConfigDict:
+    """The same model trained for T steps of the mixture kernel with the network's decoder."""
+    config = config_of(data)
+    config.model.update(num_steps=num_steps, kernel="mixture", decoder="network")
+    config.eval.num_steps = num_steps
+    config.sample.update(name="mixture_ancestral", num_steps=num_steps)
+    return config
+
+
+def make_jobs(scale: str) -> dict[str, dict[int, list[Job]]]:
+    """Data set -> T of the training (0: continuous time) -> a job for each seed."""
+    jobs: dict[str, dict[int, list[Job]]] = {}
+    for name, data in SCALES[scale].items():
+        jobs[name] = {0: seeded(name, config_of(data), data.seeds)}
+        for steps in data.trained:
+            jobs[name][steps] = seeded(f"{name}-T{steps}", trained_for(data, steps), data.seeds)
+    return jobs
+
+
+def measured(models: list[Model], kernel: Kernel, num_steps: int, data: Data) -> list[BitsPerDim]:
+    """The bound of every seed's model on the same images, each with its own noise."""
+    grid = kernel.grid if num_steps else None
+    return [
+        model.using(kernel.kernel, kernel.decoder).bpd(
+            model.split("test").examples[: data.images], num_steps=num_steps, draws=data.draws,
+            grid=grid, seed=seed,
+        )
+        for seed, model in zip(data.seeds, models, strict=True)
+    ]  # fmt: skip
+
+
+def row_of(name: str, bounds: list[BitsPerDim], data: Data) -> Row:
+    """The means over the seeds, with their errors; the degrees are those of one seed's error times
+    their number, because the seeds' noises are independent."""
+    bpds = np.array([bound.mean for bound in bounds])
+    noise = [bound.stderr_monte_carlo for bound in bounds]
+    return {
+        "name": name,
+        "bpd": float(bpds.mean()),
+        "stderr": float(np.sqrt(np.sum(np.square(noise))) / len(noise)),
+        "stderr_degrees": float(sum(bound.stderr_degrees for bound in bounds)),
+        "stderr_images": standard_error(np.mean([bound.per_image for bound in bounds], axis=0)),
+        "stderr_seeds": standard_error(bpds) if len(bpds) > 1 else None,
+        "bpd_of_seeds": bpds.tolist(),
+        "seeds": list(data.seeds),
+        "num_examples": data.images,
+        "draws_per_example": data.draws,
+        "bound": "elbo",
+    }
+
+
+def rows_of(name: str, data: Data, models: list[Model]) -> list[Row]:
+    """The rows of the models that are trained in continuous time: each kernel at each T, with the
+    difference from the Gaussian kernel at that T on the same images, and T = infinity."""
+    rows, start = [], time.monotonic()
+    ends = {
+        decoder: measured(models, Kernel("gaussian", decoder), 0, data)
+        for decoder in ("bayes", "network")
+    }
+    for decoder, bounds in ends.items():
+        label = "any kernel" if decoder == "bayes" else "any kernel, network"
+        rows.append(row_of(f"{name} {label} T=inf", bounds, data) | {"num_steps": 0})
+    for num_steps in data.steps:
+        reference: list[BitsPerDim] = []
+        for label, kernel in KERNELS.items():
+            bounds = measured(models, kernel, num_steps, data)
+            row = row_of(f"{name} {label} T={num_steps}", bounds, data)
+            row |= {"num_steps": num_steps, "evaluations": evaluations(kernel, num_steps)}
+            if reference:
+                change = np.mean(
+                    [b.per_image - r.per_image for b, r in zip(bounds, reference, strict=True)],
+                    axis=0,
+                )
+                row["difference"] = float(change.mean())
+                row["difference_stderr_images"] = standard_error(change)
+            else:
+                reference = bounds
+            row["seconds"], start = time.monotonic() - start, time.monotonic()
+            print(row["name"], f"{row['bpd']:.4f}", flush=True)
+            rows.append(row)
+    return rows
+
+
+def evaluations(kernel: Kernel, num_steps: int) -> int:
+    """Network evaluations of T steps; the network's decoder takes one more."""
+    return num_steps + (kernel.decoder == "network")
+
+
+def main() -> None:
+    """Trains and evaluates, then writes results.json and kernels.png."""
+    flags = parse_flags(__file__)
+    cases, jobs = SCALES[flags.scale], make_jobs(flags.scale)
+    if not finish([job for of in jobs.values() for seeds in of.values() for job in seeds], flags):
+        return
+    rows: list[Row] = []
+    for name, data in cases.items():
+        trainings = jobs[name]
+        identified = identity(trainings[0][0].config, "experiments.kernels.run", flags.scale)
+        workdirs = [flags.outdir / "runs" / job.name for job in trainings[0]]
+        trained = read_json(workdirs[0] / "environment.json")["commit"]
+        own = rows_of(name, data, [api.load(workdir) for workdir in workdirs])
+        rows += [identified | {"train_commit": trained} | row for row in own]
+        for steps in data.trained:
+            found = results(trainings[steps], flags.outdir)
+            row = mean_row(f"{name} trained for T={steps}", trainings[steps], found, flags.outdir)
+            gained = paired(found, results(trainings[0], flags.outdir))
+            row |= {f"{key}_to_inf": value for key, value in gained.items()}
+            rows.append(identified | row | {"evaluations": steps + 1})
+    traced = row_identity({}, "experiments.kernels.run", flags.scale)
+    rows += [traced | row for row in oracle_rows()]
+    write_results(flags.outdir, rows)
+    plot(flags.outdir / "kernels.png", rows)
+    print(format_table(rows, COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
