@@ -111,6 +111,21 @@ def test_the_same_data_under_another_name_are_compared(make_run):
     assert compare([Result(run) for run in runs])[1]["difference"] == 0
 
 
+def test_runs_that_differ_in_kernel_or_grid_are_told_apart_and_paired(make_run, tmp_path, capsys):
+    usual = make_run("a", NATS, num_steps=5)
+    mixture = make_run("b", NATS, num_steps=5, kernel="mixture", grid="least_bound")
+    assert main([str(usual), str(mixture), f"--outdir={tmp_path}"]) == 0
+    header, *lines = (line.split() for line in capsys.readouterr().out.splitlines()[:3])
+    assert header[2:6] == ["T", "kernel", "grid", "step"]
+    assert [line[3:5] for line in lines] == [
+        ["gaussian", "equal_times"],
+        ["mixture", "least_bound"],
+    ]
+    assert json.loads((tmp_path / "compare.json").read_text())[1]["shared_noise"] is True
+    assert main([str(usual), f"--outdir={tmp_path}"]) == 0
+    assert "kernel" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("key", ["eval_seed", "num_steps", "probes"])
 def test_noise_is_shared_only_under_the_same_settings(make_run, key):
     first, other = (Result(make_run(name, NATS, **{key: n})) for n, name in enumerate("ab"))

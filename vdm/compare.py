@@ -41,6 +41,10 @@ COLUMNS = ("run", "bound", "T", "step", "bits/dim", "+- images", "+- noise", "df
 NEEDED = ("bpd", "stderr_images", "stderr_monte_carlo", "bound", "num_steps", "step", "num_dims",
           "num_examples", "draws_per_example", "strata", "data_fingerprint")  # fmt: skip
 
+USUAL = {"kernel": "gaussian", "decoder": "bayes", "grid": "equal_times"}
+"""What a report says of T steps, or means if it does not say it. Each has a column beside T if one
+of the runs differs."""
+
 Row = dict[str, Any]
 
 
@@ -178,11 +182,17 @@ def shares_noise(report: Row, other: Row) -> bool:
 
 def table(rows: Sequence[Row]) -> str:
     """Formats the rows as a table."""
-    cells = [list(COLUMNS)] + [
+    of_steps = {
+        name: [str(row.get(name, usual)) for row in rows]
+        for name, usual in USUAL.items()
+        if any(row.get(name, usual) != usual for row in rows)
+    }
+    cells = [[*COLUMNS[:3], *of_steps, *COLUMNS[3:]]] + [
         [
             row["run"],
             row["bound"],
             {None: "", 0: "inf"}.get(row["num_steps"], str(row["num_steps"])),
+            *(values[place] for values in of_steps.values()),
             str(row["step"]),
             f"{row['bpd']:.4f}",
             _number(row["stderr_images"]),
@@ -193,9 +203,9 @@ def table(rows: Sequence[Row]) -> str:
             _number(row.get("difference_stderr_monte_carlo", "")),
             _degrees(row.get("difference_stderr_degrees")),
         ]
-        for row in rows
+        for place, row in enumerate(rows)
     ]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(map(str.rjust, row[1:], widths[1:]))]).rstrip()
         for row in cells

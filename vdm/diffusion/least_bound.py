@@ -83,9 +83,11 @@ def fine_steps(costs: StepCosts) -> np.ndarray:
     depends on omega_t, times expm1(distance) or, of large steps, a constant.
     """
     points = np.arange(COARSE + 1)
-    # [distance, t]; a distance that reaches below the lowest level has the cost of the next t.
     distance, end = points[:, None], np.maximum(points[:, None], points[None, :])
-    rates = np.log(np.maximum(costs.rates[end - distance, end], LEAST))
+    rates = np.log(np.maximum(costs.rates[end - distance, end], LEAST))  # [distance, t]
+    # From between two levels to the lowest one, the distance reaches below that from the first.
+    d, t = points[1:], points[:-1]
+    rates[d, t] = rates[d, d] + rates[t, t] - rates[t, d]
     place = np.linspace(0, COARSE, FINE + 1)
     below = np.minimum(place.astype(int), COARSE - 1)
     share = place - below

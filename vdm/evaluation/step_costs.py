@@ -36,7 +36,7 @@ from vdm.typing import Params, PRNGKey
 KEY_STREAM = 1_000_003
 """Makes this noise differ from that of training, evaluation and samples with the same seed."""
 
-MOST_IMAGES, LEAST_IMAGES, NUMBERS = 1024, 64, 2**16
+MOST_IMAGES, LEAST_IMAGES, NUMBERS = 512, 64, 2**15
 """Costs are means over the first MOST_IMAGES training images, or over fewer where these have more
 than NUMBERS dimensions together."""
 

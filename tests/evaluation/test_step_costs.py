@@ -1,0 +1,120 @@
+"""The measured costs against the bound that is evaluated on the same images."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.closed_forms import shaken
+from vdm.data.sources import Split
+from vdm.devices import sharding
+from vdm.diffusion.least_bound import COARSE, FINE
+from vdm.diffusion.likelihood import Discretised
+from vdm.evaluation import step_costs
+from vdm.evaluation.bits_per_dim import evaluate
+from vdm.evaluation.estimators import Elbo
+from vdm.evaluation.step_costs import check_choosable, measure
+from vdm.models.vdm import VDM
+from vdm.nn.chosen_levels import ChosenLevels
+from vdm.nn.mlp import MLP
+from vdm.nn.schedules import Linear, Polynomial
+
+DIMS, V = 6, 5
+MODEL = VDM(
+    schedule=Linear(-6.0, 5.0),
+    network=MLP(V, outputs_per_dim=V, width=16, num_blocks=1),
+    likelihood=Discretised(V),
+    dims=(DIMS,),
+    prediction="codes",
+)
+CODES = np.random.default_rng(0).integers(0, V, (400, DIMS), np.uint8)
+SPLIT = Split("train", CODES, None)
+LEVELS = [0, 20, 31, 44, 64]  # of the coarse ones
+KINDS = [
+    ("gaussian", "bayes"), ("gaussian_fitted", "bayes"), ("gaussian_fitted_per_dim", "network"),
+    ("mixture", "bayes"), ("mixture", "network"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.build_mesh(2)
+
+
+@pytest.fixture(scope="module")
+def params(mesh):
+    params = shaken(jax.jit(MODEL.init)(jax.random.key(0)), 0.2)
+    return sharding.put_everywhere(params, mesh)
+
+
+@pytest.fixture(scope="module")
+def measured(params, mesh):
+    return measure(MODEL, params, SPLIT, mesh)
+
+
+@pytest.mark.parametrize(("kernel", "decoder"), KINDS)
+def test_costs_add_up_to_the_bound_of_their_levels(measured, params, mesh, kernel, decoder):
+    costs = measured.costs(kernel, decoder)
+    steps = costs.rates * (costs.omegas[None, :] - costs.omegas[:, None])
+    matching = sum(steps[s, t] for s, t in itertools.pairwise(LEVELS))
+    model = dataclasses.replace(
+        MODEL, schedule=ChosenLevels(len(LEVELS) - 1), reverse=kernel, decoder_rule=decoder
+    )
+    fitted = measured.fitted(kernel) if "fitted" in kernel else {}
+    own = params | {
+        "schedule": {"omegas": jnp.asarray(measured.omegas[LEVELS], jnp.float32)},
+        "kernel": fitted,
+    }
+    result = evaluate(
+        model, sharding.put_everywhere(own, mesh), SPLIT, mesh,
+        estimator=Elbo(len(LEVELS) - 1), draws=100,
+    )  # fmt: skip
+    terms = {name: column.mean() for name, column in result.columns.items()}
+    prior = costs.prior[LEVELS[-1]]
+    assert prior == pytest.approx(terms["prior_matching"], rel=1e-5)
+    total = costs.decoder[LEVELS[0]] + matching + prior
+    # Four errors of the evaluation, and as much for the one draw of the costs.
+    noise = result.monte_carlo_error(result.total).stderr * DIMS * np.log(2)
+    assert noise < 0.03 * total
+    assert total == pytest.approx(result.total.mean(), abs=8 * noise)
+    assert costs.decoder[LEVELS[0]] == pytest.approx(terms["reconstruction"], abs=0.15)
+
+
+def test_a_short_step_costs_its_length_times_the_density(measured):
+    for kernel, decoder in KINDS:
+        rates = measured.costs(kernel, decoder).rates
+        ahead = np.diagonal(rates, 1)[10:50]
+        # At most expm1(0.17) / 0.17 more, and hardly less where the codes do not matter.
+        np.testing.assert_allclose(ahead, np.diagonal(rates)[11:51], rtol=0.15)
+
+
+def test_costs_do_not_depend_on_batches_and_padding(measured, params, mesh, monkeypatch):
+    monkeypatch.setattr(step_costs, "TERMS_OF_CALL", 48 * DIMS * V)  # 96 of 400 on two devices
+    in_batches = measure(MODEL, params, SPLIT, mesh)
+    for name, array in measured.arrays().items():
+        np.testing.assert_allclose(in_batches.arrays()[name], array, rtol=2e-4, atol=1e-4)
+
+
+def test_levels_are_every_sixteenth_fine_one(measured):
+    assert measured.omegas.shape == (COARSE + 1,)
+    assert FINE // COARSE == 16
+    np.testing.assert_allclose(measured.omegas, np.linspace(-6.0, 5.0, 65), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_steps", "message"),
+    [
+        ({"schedule": Polynomial(dims=(DIMS,), per_dimension=True)}, 5, "one omega for all dim"),
+        ({"prediction": "next_mean", "num_steps": 5}, 5, "'next_mean' predicts one step of its"),
+        ({}, 513, "at most 512 steps, not of 513: choose 'equal_times'"),
+    ],
+)
+def test_models_without_levels_to_choose_are_refused(changes, num_steps, message):
+    check_choosable(MODEL, "eval.grid = 'least_bound'", 512)
+    with pytest.raises(ValueError, match=r"^eval\.grid = 'least_bound'.*" + message):
+        check_choosable(
+            dataclasses.replace(MODEL, **changes), "eval.grid = 'least_bound'", num_steps
+        )
