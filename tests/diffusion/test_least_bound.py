@@ -4,6 +4,7 @@ data, of which every cost is known."""
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import LinearConstraint, minimize
@@ -47,7 +48,7 @@ def gaussian_costs():
     omegas = np.linspace(LOW, HIGH, least_bound.COARSE + 1)
     apart = omegas[None, :] - omegas[:, None]
     with jax.enable_x64(True):
-        errors, of_prior = np.asarray(DATA.share(omegas)), np.asarray(prior(omegas))
+        errors, of_prior = map(np.asarray, (DATA.share(jnp.asarray(omegas)), prior(omegas)))
     rates = 0.5 * errors * np.expm1(apart) / np.where(apart == 0, 1.0, apart)
     np.fill_diagonal(rates, 0.5 * errors)
     return StepCosts(omegas, rates, decoder(omegas), of_prior)
@@ -92,7 +93,7 @@ def test_costs_are_exact_at_the_measured_levels_and_near_between():
     costs = gaussian_costs()
     steps, fine = fine_steps(costs), np.linspace(LOW, HIGH, least_bound.FINE + 1)
     with jax.enable_x64(True):
-        errors = np.asarray(DATA.share(fine))[:, None]
+        errors = np.asarray(DATA.share(jnp.asarray(fine)))[:, None]
     exact = 0.5 * np.expm1(fine[:, None] - fine[None, :]) * errors  # [t, s]
     below = np.tri(len(fine), k=-1, dtype=bool)
     assert (steps[~below] == np.inf).all()

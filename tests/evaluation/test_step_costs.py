@@ -30,9 +30,9 @@ MODEL = VDM(
     dims=(DIMS,),
     prediction="codes",
 )
-CODES = np.random.default_rng(0).integers(0, V, (400, DIMS), np.uint8)
+CODES = np.random.default_rng(0).integers(0, V, (3000, DIMS), np.uint8)
 SPLIT = Split("train", CODES, None)
-LEVELS = [0, 20, 31, 44, 64]  # of the coarse ones
+LEVELS = [16, 27, 36, 46, 58]  # of the coarse ones
 KINDS = [
     ("gaussian", "bayes"), ("gaussian_fitted", "bayes"), ("gaussian_fitted_per_dim", "network"),
     ("mixture", "bayes"), ("mixture", "network"),
@@ -46,13 +46,16 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def params(mesh):
-    params = shaken(jax.jit(MODEL.init)(jax.random.key(0)), 0.2)
+    params = jax.jit(MODEL.init)(jax.random.key(0))
+    params["network"] = shaken(params["network"], 0.2)
     return sharding.put_everywhere(params, mesh)
 
 
 @pytest.fixture(scope="module")
 def measured(params, mesh):
-    return measure(MODEL, params, SPLIT, mesh)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_costs, "MOST_IMAGES", len(CODES))
+        return measure(MODEL, params, SPLIT, mesh)
 
 
 @pytest.mark.parametrize(("kernel", "decoder"), KINDS)
@@ -70,17 +73,14 @@ def test_costs_add_up_to_the_bound_of_their_levels(measured, params, mesh, kerne
     }
     result = evaluate(
         model, sharding.put_everywhere(own, mesh), SPLIT, mesh,
-        estimator=Elbo(len(LEVELS) - 1), draws=100,
+        estimator=Elbo(len(LEVELS) - 1), draws=40,
     )  # fmt: skip
     terms = {name: column.mean() for name, column in result.columns.items()}
     prior = costs.prior[LEVELS[-1]]
     assert prior == pytest.approx(terms["prior_matching"], rel=1e-5)
-    total = costs.decoder[LEVELS[0]] + matching + prior
-    # Four errors of the evaluation, and as much for the one draw of the costs.
-    noise = result.monte_carlo_error(result.total).stderr * DIMS * np.log(2)
-    assert noise < 0.03 * total
-    assert total == pytest.approx(result.total.mean(), abs=8 * noise)
-    assert costs.decoder[LEVELS[0]] == pytest.approx(terms["reconstruction"], abs=0.15)
+    # One draw for each of 18,000 dimensions: a mean squared error is right to 1%.
+    assert costs.decoder[LEVELS[0]] == pytest.approx(terms["reconstruction"], rel=0.03)
+    assert matching == pytest.approx(terms["denoising_matching"], rel=0.03)
 
 
 def test_a_short_step_costs_its_length_times_the_density(measured):
@@ -91,10 +91,12 @@ def test_a_short_step_costs_its_length_times_the_density(measured):
         np.testing.assert_allclose(ahead, np.diagonal(rates)[11:51], rtol=0.15)
 
 
-def test_costs_do_not_depend_on_batches_and_padding(measured, params, mesh, monkeypatch):
-    monkeypatch.setattr(step_costs, "TERMS_OF_CALL", 48 * DIMS * V)  # 96 of 400 on two devices
+def test_costs_do_not_depend_on_batches_and_padding(params, mesh, monkeypatch):
+    monkeypatch.setattr(step_costs, "MOST_IMAGES", 50)
+    at_once = measure(MODEL, params, SPLIT, mesh)
+    monkeypatch.setattr(step_costs, "TERMS_OF_CALL", 16 * DIMS * V)  # 32 images on two devices
     in_batches = measure(MODEL, params, SPLIT, mesh)
-    for name, array in measured.arrays().items():
+    for name, array in at_once.arrays().items():
         np.testing.assert_allclose(in_batches.arrays()[name], array, rtol=2e-4, atol=1e-4)
 
 

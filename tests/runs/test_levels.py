@@ -19,7 +19,7 @@ from vdm.runs.run import build_run, open_run
 @pytest.fixture(scope="module", autouse=True)
 def few_images():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step_costs, "MOST_IMAGES", 64)
+        patch.setattr(step_costs, "MOST_IMAGES", 16)
         yield
 
 
@@ -128,7 +128,10 @@ def test_an_evaluation_states_its_levels(make_tiny_config, workdir, finished_cos
         want = fine_levels(equal["omega_0"], equal["omega_1"])[list(chosen)]
         np.testing.assert_array_equal(np.float32(report["omegas"]), want)
         assert [report["omega_0"], report["omega_1"]] == [want[0], want[-1]]
-        assert report["bpd"] < equal["bpd"]
+        noise = np.hypot(report["stderr_monte_carlo"], equal["stderr_monte_carlo"])
+        assert report["bpd"] < equal["bpd"] + 3 * noise
+    # That of the mixture hardly depends on the levels after so few steps of training.
+    assert report["bpd"] < equal["bpd"] - 0.1
     omegas = [reports[k, "least_bound"]["omegas"] for k in ("mixture", "gaussian_fitted_per_dim")]
     assert omegas[0] != omegas[1]
 
