@@ -62,6 +62,7 @@ LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("model", "decoder", "bayes"),
     ("model", "head", {"name": "table", "kwargs": {}}),
     ("eval", "grid", "equal_times"),
+    ("compress", "grid", "equal_times"),
 )
 """Group, name and default of the fields that are younger than the oldest committed rows. At their
 default they leave a hash as it was before they existed."""

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm.arguments import check_choice, check_count
-from vdm.compression.limits import ORDERS
+from vdm.compression.limits import GRIDS, ORDERS
 from vdm.config import build as configs
 from vdm.config.checks import check_eval_grid
 from vdm.config.files import load_config as load_config
@@ -222,6 +222,7 @@ class Model:
         num_steps: int | None = None,
         lanes: int | None = None,
         order: str | None = None,
+        grid: str | None = None,
         seed: int | None = None,
     ) -> bytes:
         """Compresses integer codes [N, *dims] into the content of a file. Arguments that are None
@@ -232,8 +233,9 @@ class Model:
             for key, value in given.items()
             if value is not None
         }
-        if order is not None:
-            changes["order"] = check_choice("order", order, ORDERS)
+        for name, choice, known in (("order", order, ORDERS), ("grid", grid, GRIDS)):
+            if choice is not None:
+                changes[name] = check_choice(name, choice, known)
         options = dataclasses.replace(self.run.options.compress, **changes)
         trained = compress.Trained(self.run, self.params, self.step)
         return compress.pack(trained, np.asarray(images), options, labels=labels)[0]

@@ -47,7 +47,9 @@ def test_what_is_written_is_read(header, words):
 
 def test_all_that_the_options_allow_is_read():
     most = {"num_steps": 2**20, "lanes": 2**16, "cells": 2**10}
-    CompressOptions(**most, order="bit_swap", seed=0, initial_bits="", labels="")
+    CompressOptions(
+        **most, order="bit_swap", seed=0, initial_bits="", labels="", grid="equal_times"
+    )
     header = dataclasses.replace(HEADER, **most, seed=2**64 - 1)
     assert container.read(container.write(header, WORDS))[0] == header
     for field, value in most.items():
@@ -99,7 +101,7 @@ def test_a_header_that_makes_no_sense_is_noticed_though_its_checksum_holds():
 def test_another_version_is_named():
     content = bytearray(container.write(HEADER, WORDS))
     content[4] = 9
-    with pytest.raises(DamagedError, match=r"version 9, but this program reads version 1"):
+    with pytest.raises(DamagedError, match=r"version 9, but this program reads versions 1 and 2"):
         container.read(bytes(content))
     with pytest.raises(DamagedError, match="not a file of compressed images"):
         container.read(b"PK\x03\x04 a zip")

@@ -34,6 +34,7 @@ from vdm.compression.lattice import (
     random_words,
 )
 from vdm.compression.limits import MOST_LANES, ORDERS
+from vdm.compression.steps import Steps, pop_codes, push_codes
 
 SINGLES = 4
 """Number of images coded one by one at first, to learn how many bits an image pops and adds."""
@@ -210,17 +211,17 @@ class Codec:
     ) -> None:
         chain, levels = self.chain, self.chain.levels
         grids = Grids(levels, self.seed, first)
+        steps = Steps(chain, grids, labels)
         x = chain.encode(codes)
         path = self._draw_path(stack, x, grids) if self.order == "top_down" else []
         z = path[0] if path else grids.draw(stack, 0, levels.forward(0), levels.alpha[0] * x)
-        _push_codes(stack, codes, chain.probabilities(z))
+        push_codes(stack, codes, chain.probabilities(z, labels))
         for i in range(1, levels.num_steps + 1):
             if path:
                 above = path[i]
             else:
                 above = grids.draw(stack, i, levels.forward(i), levels.alpha_ratio[i - 1] * z)
-            mean = levels.posterior_mean(i, above, chain.eps_hat(i, above, labels))
-            grids.push(stack, i - 1, z, mean)
+            steps.push(stack, i, z, above)
             z = above
         grids.push(stack, levels.num_steps, z, np.zeros(z.shape))
         if labels is not None:
@@ -234,18 +235,18 @@ class Codec:
         labels = None
         if chain.num_classes:
             labels = stack.pop_uniform(np.full(count, chain.num_classes))
+        steps = Steps(chain, grids, labels)
         z = grids.pop(stack, levels.num_steps, np.zeros((count, *chain.latent_dims)))
         path = [z]  # the latents from the top down, for the top-down order
         for i in range(levels.num_steps, 0, -1):
-            mean = levels.posterior_mean(i, z, chain.eps_hat(i, z, labels))
-            below = grids.pop(stack, i - 1, mean)
+            below = steps.pop(stack, i, z)
             if self.order == "bit_swap":
                 mean = levels.alpha_ratio[i - 1] * below
                 grids.undraw(stack, i, levels.forward(i), z, mean)
             else:
                 path.append(below)
             z = below
-        codes = _pop_codes(stack, chain.probabilities(z)).reshape(count, *chain.dims)
+        codes = pop_codes(stack, chain.probabilities(z, labels)).reshape(count, *chain.dims)
         x = chain.encode(codes)
         if self.order == "bit_swap":
             grids.undraw(stack, 0, levels.forward(0), z, levels.alpha[0] * x)
@@ -253,17 +254,12 @@ class Codec:
             self._undraw_path(stack, x, path[::-1], grids)
         return codes, labels
 
-    def _posterior_mean(self, i: int, z: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """The mean of q(z_{i-1} | z_i, x)."""
-        levels = self.chain.levels
-        return levels.posterior_mean(i, z, (z - levels.alpha[i] * x) / levels.sigma[i])
-
     def _draw_path(self, stack: Stack, x: np.ndarray, grids: Grids) -> list[np.ndarray]:
         """Draws z_0 ... z_T from q(. | x), from the top down."""
         levels = self.chain.levels
         path = [grids.draw(stack, levels.num_steps, levels.last(), levels.alpha[-1] * x)]
         for i in range(levels.num_steps, 0, -1):
-            mean = self._posterior_mean(i, path[-1], x)
+            mean = levels.mean_at(i, path[-1], x)
             path.append(grids.draw(stack, i - 1, levels.reverse(i - 1), mean))
         return path[::-1]
 
@@ -272,7 +268,7 @@ class Codec:
     ) -> None:
         levels = self.chain.levels
         for i in range(1, levels.num_steps + 1):
-            mean = self._posterior_mean(i, path[i], x)
+            mean = levels.mean_at(i, path[i], x)
             grids.undraw(stack, i - 1, levels.reverse(i - 1), path[i - 1], mean)
         grids.undraw(stack, levels.num_steps, levels.last(), path[-1], levels.alpha[-1] * x)
 
@@ -290,13 +286,3 @@ class Codec:
             if self._size(left - size, growth, halvings) == size:
                 return size
         raise DamagedError("its bits do not give the size of a batch")
-
-
-def _push_codes(stack: Stack, codes: np.ndarray, probabilities: np.ndarray) -> None:
-    """Pushes codes image by image, the last image first."""
-    for image, table in zip(codes[::-1], probabilities[::-1], strict=True):
-        stack.push_categorical(image.ravel(), table)
-
-
-def _pop_codes(stack: Stack, probabilities: np.ndarray) -> np.ndarray:
-    return np.stack([stack.pop_categorical(table) for table in probabilities])

@@ -2,7 +2,7 @@
 
     bytes   content
     4       93 56 44 4D (".VDM")
-    1       the version of the format, 1
+    1       the version of the format: 1, or 2 if the numbers that this adds are not all 0
     8       the first bytes of the SHA-256 of all that follows
     8       hash of the model: of its parameters and their config (`fingerprint`)
     4       `Chain.probe`: hash of what the machine computes with the model
@@ -11,6 +11,8 @@
             per standard deviation, lanes, seed, step of the checkpoint, 1 for its EMA (else 0);
             random words that the stack began with; bytes that the user gave in their place, or 0;
             growth of the batches (`codec.UNIT`); sizes in bytes of the next two entries
+    .       version 2: index in KERNELS, index in DECODERS, 1 for chosen levels (else 0), of which
+            the first and then the T differences follow
     .       device and versions, UTF-8
     .       names of the images if they came from a folder: UTF-8, one per line, zlib
     rest    the stack of bits: 32-bit words, the top one last
@@ -21,6 +23,7 @@ follow. Words are little-endian.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -30,13 +33,21 @@ import numpy as np
 
 from vdm.compression.codec import Coded
 from vdm.compression.lattice import DamagedError
-from vdm.compression.limits import MOST_CELLS, MOST_LANES, MOST_STEPS, ORDERS
+from vdm.compression.limits import (
+    DECODERS,
+    KERNELS,
+    MOST_CELLS,
+    MOST_LANES,
+    MOST_STEPS,
+    ORDERS,
+)
+from vdm.diffusion.least_bound import FINE
 from vdm.io.canonical import canonical_text
 from vdm.io.checksums import params_digest
 from vdm.typing import Params
 
 MAGIC = b"\x93VDM"
-VERSION = 1
+VERSIONS = (1, 2)
 DTYPES = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
 
 
@@ -53,6 +64,8 @@ class Header:
         growth: as in `codec.Coded`.
         ema: whether the parameters are the exponential moving average.
         names: of the images, empty unless they came from a folder.
+        kernel, decoder: with which the images were coded, of KERNELS and DECODERS.
+        chosen: the levels of the steps, as in `chain.Chain`; () for equal times.
     """
 
     fingerprint: bytes
@@ -72,6 +85,9 @@ class Header:
     growth: int
     environment: str
     names: tuple[str, ...] = ()
+    kernel: str = "gaussian"
+    decoder: str = "bayes"
+    chosen: tuple[int, ...] = ()
 
 
 def write(header: Header, words: np.ndarray) -> bytes:
@@ -84,12 +100,17 @@ def write(header: Header, words: np.ndarray) -> bytes:
         header.num_steps, header.cells, header.lanes, header.seed, header.step, int(header.ema),
         header.num_initial, header.num_given, header.growth, len(environment), len(names),
     ]  # fmt: skip
+    more = [
+        KERNELS.index(header.kernel), DECODERS.index(header.decoder), int(bool(header.chosen)),
+        *np.diff(header.chosen, prepend=0).tolist(),
+    ]  # fmt: skip
+    version = 2 if any(more) else 1
     body = b"".join(
         [header.fingerprint, header.probe, header.checksum]
-        + [_leb128(number) for number in numbers]
+        + [_leb128(number) for number in (numbers + more if version == 2 else numbers)]
         + [environment, names, words.astype("<u4").tobytes()]
     )
-    return MAGIC + bytes([VERSION]) + _short_hash(body) + body
+    return MAGIC + bytes([version]) + _short_hash(body) + body
 
 
 def read(content: bytes) -> tuple[Header, np.ndarray]:
@@ -98,21 +119,21 @@ def read(content: bytes) -> tuple[Header, np.ndarray]:
         raise DamagedError("it is not a file of compressed images: these begin with 93 56 44 4D")
     if len(content) < 13:
         raise DamagedError("it is cut off")
-    if content[4] != VERSION:
+    if content[4] not in VERSIONS:
         raise DamagedError(
-            f"its format has version {content[4]}, but this program reads version {VERSION}: "
-            "decompress it with the program that wrote it"
+            f"its format has version {content[4]}, but this program reads versions "
+            f"{' and '.join(map(str, VERSIONS))}: decompress it with the program that wrote it"
         )
     body = content[13:]
     if _short_hash(body) != content[5:13]:
         raise DamagedError("it is damaged or cut off (its checksum is wrong): get it again")
     try:
-        return _parse(body)
+        return _parse(body, content[4])
     except (IndexError, UnicodeDecodeError, zlib.error) as error:
         raise DamagedError("its header makes no sense") from error
 
 
-def _parse(body: bytes) -> tuple[Header, np.ndarray]:
+def _parse(body: bytes, version: int) -> tuple[Header, np.ndarray]:
     numbers = _Numbers(body, 20)
     count, num_axes = next(numbers), next(numbers)
     shape = (count, *(next(numbers) for _ in range(num_axes)))
@@ -120,6 +141,14 @@ def _parse(body: bytes) -> tuple[Header, np.ndarray]:
     num_steps, cells, lanes, seed = (next(numbers) for _ in range(4))
     step, ema, num_initial, num_given, growth = (next(numbers) for _ in range(5))
     environment_size, names_size = next(numbers), next(numbers)
+    more: dict[str, Any] = {}
+    if version == 2:
+        more = {"kernel": KERNELS[next(numbers)], "decoder": DECODERS[next(numbers)]}
+        if next(numbers):
+            first, *steps = (next(numbers) for _ in range(num_steps + 1))
+            more["chosen"] = tuple(itertools.accumulate(steps, initial=first))
+            if not all(steps) or more["chosen"][-1] > FINE:
+                raise IndexError
     at = numbers.position
     environment = body[at : at + environment_size].decode()
     at += environment_size
@@ -139,7 +168,7 @@ def _parse(body: bytes) -> tuple[Header, np.ndarray]:
         order=order, num_steps=num_steps, cells=cells, lanes=lanes, seed=seed, step=step,
         ema=bool(ema), num_initial=num_initial, num_given=num_given, growth=growth,
         environment=environment,
-        names=tuple(zlib.decompress(names).decode().split("\n")) if names else (),
+        names=tuple(zlib.decompress(names).decode().split("\n")) if names else (), **more,
     )  # fmt: skip
     return header, np.frombuffer(words, "<u4").astype(np.uint32)
 
@@ -199,3 +228,15 @@ def to_words(given: bytes) -> np.ndarray:
 def coded_of(header: Header, words: np.ndarray) -> Coded:
     """The content of a file in the form that the codec takes."""
     return Coded(words, header.num_initial, -(-header.num_given // 4), header.growth)
+
+
+def describe(content: bytes, coded: Coded, num_dims: int) -> str:
+    """Describes the size of a file in one line; num_dims: that of all its images together."""
+    dims = max(1, num_dims)
+    net, initial = coded.net_bits / dims, 32 * coded.num_initial / dims
+    own = 8 * len(content) - 32 * coded.num_given
+    header = own / dims - net - initial
+    return (
+        f"{len(content):,} bytes, {own / dims:.4f} bits/dim: {net:.4f} of the images, "
+        f"{initial:.4f} of initial bits, {header:.4f} of the header"
+    )

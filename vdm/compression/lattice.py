@@ -131,12 +131,19 @@ class Stack:
     def push_categorical(self, symbols: np.ndarray, probabilities: np.ndarray) -> None:
         """Pushes symbols 0 ... V - 1, whose probabilities are [symbols, V]."""
         self.push(symbols, models.Categorical(perfect=False), probabilities)
-        chosen = np.take_along_axis(probabilities, symbols[:, None], axis=1)
-        self.ideal_bits -= float(np.log2(chosen, dtype=np.float64).sum())
+        self.ideal_bits += _bits_of(symbols, probabilities)
 
     def pop_categorical(self, probabilities: np.ndarray) -> np.ndarray:
-        """Pops what `push_categorical` pushed."""
-        return self.pop(models.Categorical(perfect=False), probabilities)
+        """Pops what `push_categorical` pushed, or draws symbols."""
+        symbols = self.pop(models.Categorical(perfect=False), probabilities)
+        self.ideal_bits -= _bits_of(symbols, probabilities)
+        return symbols
+
+
+def _bits_of(symbols: np.ndarray, probabilities: np.ndarray) -> float:
+    """-log2 of the probabilities of symbols."""
+    chosen = np.take_along_axis(probabilities, symbols[:, None], axis=1)
+    return -float(np.log2(chosen, dtype=np.float64).sum())
 
 
 class Gaussians:

@@ -310,6 +310,8 @@ def compress() -> dict[str, Any]:
     return {
         "num_steps": 500,  # T of the chain of latents: more steps save bits and take more time
         "lanes": 64,  # images coded at once, at most
+        # noise levels of the steps: equal_times, or least_bound for those with the least bound
+        "grid": "equal_times",
         "cells": 1,  # of the latents' grid, per standard deviation of a step
         "order": "bit_swap",  # or top_down, which needs initial bits for all T latents
         "seed": 0,  # of the initial bits

@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 from vdm.arguments import check_choice, check_count, check_number, check_share, suggest
-from vdm.compression.limits import MOST_CELLS, MOST_LANES, MOST_STEPS, ORDERS
+from vdm.compression import limits
 from vdm.config import defaults
 from vdm.io.places import check_local
 
 PREDICTIONS = ("eps", "x", "v", "score", "next_mean", "codes")
 KERNELS = ("gaussian", "mixture", "gaussian_fitted", "gaussian_fitted_per_dim")
 SCHEDULE_TRAINING = ("bound", "variance", "variance_stratified", "adaptive", "fixed")
-DECODERS = ("bayes", "network")
 EVAL_GRIDS = ("equal_times", "least_bound")
 DIVERGENCES = ("auto", "exact", "hutchinson")
 PRNG_IMPLS = ("threefry2x32", "rbg")
@@ -102,7 +101,8 @@ class CompressOptions:
 
     num_steps: T of the chain of latents. lanes: the largest number of images coded at once. cells:
     grid cells per standard deviation. seed: of the initial bits, unless initial_bits names a file
-    to take them from. labels: a file of labels. ValueError for numbers too large for the format.
+    to take them from. labels: a file of labels. grid: how the noise levels of the steps are chosen.
+    ValueError for numbers too large for the format.
     """
 
     num_steps: int
@@ -112,10 +112,11 @@ class CompressOptions:
     seed: int
     initial_bits: str
     labels: str
+    grid: str
 
     def __post_init__(self) -> None:
-        for field, most in (("num_steps", MOST_STEPS), ("lanes", MOST_LANES),
-                            ("cells", MOST_CELLS)):  # fmt: skip
+        for field, most in (("num_steps", limits.MOST_STEPS), ("lanes", limits.MOST_LANES),
+                            ("cells", limits.MOST_CELLS)):  # fmt: skip
             if getattr(self, field) > most:
                 raise ValueError(
                     f"compress.{field} = {getattr(self, field)}: it must be at most {most}"
@@ -245,8 +246,9 @@ def _read(config: ConfigDict) -> Options:
     check_choice("schedule.train", config.schedule.train, SCHEDULE_TRAINING)
     check_choice("model.prediction", config.model.prediction, PREDICTIONS)
     check_choice("model.kernel", field_at(config, "model.kernel"), KERNELS)
-    check_choice("model.decoder", field_at(config, "model.decoder"), DECODERS)
-    check_choice("compress.order", field_at(config, "compress.order"), ORDERS)
+    check_choice("model.decoder", field_at(config, "model.decoder"), limits.DECODERS)
+    check_choice("compress.order", field_at(config, "compress.order"), limits.ORDERS)
+    check_choice("compress.grid", field_at(config, "compress.grid"), limits.GRIDS)
     check_choice("train.prng_impl", field_at(config, "train.prng_impl"), PRNG_IMPLS)
     check_choice("eval.params", field_at(config, "eval.params"), ("ema", "raw"))
     check_choice("eval.grid", field_at(config, "eval.grid"), EVAL_GRIDS)

@@ -1,11 +1,12 @@
 """--mode=compress and --mode=decompress: images to a compressed file, and back."""
 
+import dataclasses
 import importlib.metadata
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -55,8 +56,16 @@ class Trained(NamedTuple):
             for settings in earlier
         )
 
-    def chain(self, num_steps: int, cells: int, num_devices: int = 0) -> Chain:
-        """Returns the model as a chain of num_steps steps.
+    def as_in(self, header: Header) -> "Trained":
+        """Returns the run with the kernel and the decoder with which a file was written."""
+        changes: Any = {"reverse": header.kernel, "decoder_rule": header.decoder}
+        model = dataclasses.replace(self.run.vdm, **changes)
+        return self._replace(run=dataclasses.replace(self.run, model=model))
+
+    def chain(
+        self, num_steps: int, cells: int, chosen: tuple[int, ...] = (), num_devices: int = 0
+    ) -> Chain:
+        """Returns the model as a chain of num_steps steps, at equal times or at chosen levels.
 
         num_devices: the number of devices whose rounding the result must have; 0 for those of the
         run. The work is done by as many of this run's devices as divide it evenly.
@@ -68,7 +77,7 @@ class Trained(NamedTuple):
         if used < mesh.devices.size:
             mesh = sharding.build_mesh(used)
             params = jax.device_put(params, sharding.replicated(mesh))
-        return Chain(self.run.vdm, params, mesh, num_steps, cells, shards)
+        return Chain(self.run.vdm, params, mesh, num_steps, cells, shards, chosen)
 
 
 class Restored(NamedTuple):
@@ -108,7 +117,12 @@ def pack(
     """
     dims = trained.run.vdm.dims
     codes = check_codes(trained.run.vdm, images.reshape(_full_shape(images.shape, dims)))
-    chain = trained.chain(options.num_steps, options.cells)
+    chosen = ()
+    if options.grid == "least_bound":
+        from vdm.runs.levels import least_bound_levels
+
+        chosen = least_bound_levels(trained.run, trained.params, options.num_steps)
+    chain = trained.chain(options.num_steps, options.cells, chosen)
     if labels is not None and not chain.num_classes:
         raise ValueError(
             "the labels would be lost: a file stores labels only if its model is conditional on "
@@ -123,7 +137,8 @@ def pack(
         order=options.order, num_steps=options.num_steps, cells=options.cells, lanes=options.lanes,
         seed=options.seed, step=trained.step, ema=trained.run.options.eval.params == "ema",
         num_initial=coded.num_initial, num_given=len(given), growth=coded.growth,
-        environment=environment(trained.run), names=names,
+        environment=environment(trained.run), names=names, kernel=trained.run.vdm.reverse,
+        decoder=trained.run.vdm.decoder_rule, chosen=chosen,
     )  # fmt: skip
     return container.write(header, coded.words), coded
 
@@ -149,7 +164,8 @@ def unpack(
             f"it was written on {written_on}, and this is {here}: networks round differently "
             "there; decompress it on a machine of that kind"
         )
-    chain = trained.chain(header.num_steps, header.cells, int(num_devices))
+    trained = trained.as_in(header)
+    chain = trained.chain(header.num_steps, header.cells, header.chosen, int(num_devices))
     if header.probe != chain.probe():
         raise DamagedError(
             "this machine computes the model differently than the one that wrote it "
@@ -226,7 +242,7 @@ def compress(run: Run, source: str, target: str, init_from: str | None = None) -
             labels=labels, given=given, names=names, on_images=progress.update,
         )  # fmt: skip
     write_bytes(target, content)
-    say(f"wrote {target}: {len(images)} images, {describe(content, coded, images.size)}")
+    say(f"wrote {target}: {len(images)} images, {container.describe(content, coded, images.size)}")
     if len(content) - 4 * coded.num_given > images.nbytes:
         say(
             f"that is more than the {images.nbytes:,} bytes of the codes themselves: there are too "
@@ -248,18 +264,6 @@ def _check_greys(run: Run, images: np.ndarray, source: str) -> None:
     raise ValueError(
         f"--input={source}: these pictures have greys up to {largest}, and the model's codes are "
         f"0 to {num_codes - 1}{remedy}"
-    )
-
-
-def describe(content: bytes, coded: Coded, num_dims: int) -> str:
-    """Describes the size of a file in one line; num_dims: that of all its images together."""
-    dims = max(1, num_dims)
-    net, initial = coded.net_bits / dims, 32 * coded.num_initial / dims
-    own = 8 * len(content) - 32 * coded.num_given
-    header = own / dims - net - initial
-    return (
-        f"{len(content):,} bytes, {own / dims:.4f} bits/dim: {net:.4f} of the images, "
-        f"{initial:.4f} of initial bits, {header:.4f} of the header"
     )
 
 
