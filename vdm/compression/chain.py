@@ -36,8 +36,8 @@ the Gaussians of that step would have no width."""
 FINEST = 2.0**-18
 """The smallest permitted cell; a step of 1e-4 in omega at omega_0 = -13.3 needs it."""
 
-LEAST_LOG_PROB = -100.0
-"""A code's log probability, if the network gives less or NaN: coding is lossless with any model."""
+LEAST_LOG_PROB = -80.0
+"""A code's log probability, if the network gives less."""
 
 
 class Levels:
@@ -214,7 +214,9 @@ class Chain:
     def log_probs(self, i: int, z: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         """The network's log p(code | z_i) for every code, float32 [batch, D, V]."""
         log_probs = self._at(self._functions.log_probs, i, z, labels)
-        return np.fmax(log_probs, LEAST_LOG_PROB).reshape(len(z), math.prod(self.dims), -1)
+        # Coding is lossless with any model, even one that gives NaN.
+        log_probs = np.maximum(np.nan_to_num(log_probs, nan=0.0), LEAST_LOG_PROB)
+        return log_probs.reshape(len(z), math.prod(self.dims), -1)
 
     def _at(
         self, function: Callable, i: int, z: np.ndarray, labels: np.ndarray | None

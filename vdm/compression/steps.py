@@ -15,7 +15,7 @@ import numpy as np
 
 from vdm.compression.cells import Grids
 from vdm.compression.chain import Chain
-from vdm.compression.lattice import REACH, Stack
+from vdm.compression.lattice import Stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,47 +57,38 @@ class Steps:
 
 
 class _Posterior:
-    """p(k | z_{i-1}, z_i), proportional to p_k N(z_{i-1}; A z_i + B x_k, v), of every dimension.
-
-    It is of the codes from which z_{i-1} lies at most REACH standard deviations of q(z_{i-1} | x),
-    as all but 2e-9 do. The coder would give each of the others 2^-24: of 256 codes, these
-    would cost 6e-4 bits a step. Tables are made for one image at a time.
-    """
+    """p(k | z_{i-1}, z_i), proportional to p_k N(z_{i-1}; A z_i + B x_k, v), of every dimension;
+    made for one image at a time, as it is large if there are many codes."""
 
     def __init__(
         self, chain: Chain, i: int, below: np.ndarray, above: np.ndarray, log_probs: np.ndarray
     ) -> None:
-        levels, shape = chain.levels, log_probs.shape[:2]
-        position, c = levels.position(i, below, above)
+        position, c = chain.levels.position(i, below, above)
+        shape = (*log_probs.shape[:2], 1)
         self._position = position.reshape(shape)
         self._c = np.broadcast_to(c, position.shape).reshape(shape)
         self._log_probs, self._x = log_probs, chain.x_of_codes
-        num_codes = log_probs.shape[-1]
-        scale = num_codes / (2 * levels.alpha[i - 1])  # neighbouring x_k are 2 / V apart
-        half = int(np.ceil((REACH * levels.sigma[i - 1] * scale).max()))
-        self._width = min(2 * half + 1, num_codes)
-        nearest = np.rint(below * scale + (num_codes - 1) / 2)
-        first = np.clip(nearest - half, 0, num_codes - self._width)
-        self._first = first.astype(np.int64).reshape(shape)
 
     def draw(self, stack: Stack) -> np.ndarray:
         """Pops a code for each dimension, int64 [batch, D]."""
-        return np.stack(
-            [first + stack.pop_categorical(self._table(n)) for n, first in enumerate(self._first)]
-        )
+        return np.stack([stack.pop_categorical(self.table(n)) for n in range(len(self._c))])
 
     def undraw(self, stack: Stack, codes: np.ndarray) -> None:
         """Undoes `draw`."""
         for n in reversed(range(len(codes))):
-            stack.push_categorical(codes[n] - self._first[n], self._table(n))
+            stack.push_categorical(codes[n], self.table(n))
 
-    def _table(self, n: int) -> np.ndarray:
-        """The probabilities of the codes from `first` on, of image n, float64 [D, width]."""
-        codes = self._first[n][:, None] + np.arange(self._width)
-        distance = self._position[n][:, None] - self._c[n][:, None] * self._x[codes]
-        exponent = np.take_along_axis(self._log_probs[n], codes, axis=1) - 0.5 * distance**2
-        table = np.exp(exponent - exponent.max(axis=1, keepdims=True))
-        return table / table.sum(axis=1, keepdims=True)
+    def table(self, n: int) -> np.ndarray:
+        """The probabilities of image n, float64 [D, V]."""
+        exponent = self._position[n] - self._c[n] * self._x
+        np.square(exponent, out=exponent)
+        exponent *= -0.5
+        exponent += self._log_probs[n]
+        exponent -= exponent.max(axis=1, keepdims=True)
+        # The coder's least probability draws any code, so none may be 0 for `Stack.ideal_bits`.
+        table = np.exp(np.maximum(exponent, -700.0, out=exponent), out=exponent)
+        table /= table.sum(axis=1, keepdims=True)
+        return table
 
 
 def push_codes(stack: Stack, codes: np.ndarray, probabilities: np.ndarray) -> None:
