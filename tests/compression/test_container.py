@@ -1,6 +1,7 @@
 """The file format: what is written can be read, and damage is noticed before decoding."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from vdm.compression import container
 from vdm.compression.container import DTYPES, Header
 from vdm.compression.lattice import DamagedError
-from vdm.compression.limits import ORDERS
+from vdm.compression.limits import DECODERS, KERNELS, ORDERS
 from vdm.config.options import CompressOptions
 
 HEADER = Header(
@@ -35,6 +36,7 @@ HEADERS = st.builds(
     ema=st.booleans(), num_initial=st.just(0), num_given=st.just(0), growth=st.just(9),
     environment=st.text(max_size=20).map(encodable),
     names=st.lists(NAMES.map(lambda name: encodable(name) or "?"), max_size=4).map(tuple),
+    kernel=st.sampled_from(KERNELS), decoder=st.sampled_from(DECODERS),
 )  # fmt: skip
 
 
@@ -43,6 +45,31 @@ def test_what_is_written_is_read(header, words):
     found, found_words = container.read(container.write(header, np.array(words, np.uint32)))
     assert found == header
     assert found_words.tolist() == words
+
+
+def test_what_version_1_can_say_is_written_as_it_was():
+    content = container.write(HEADER, WORDS)
+    assert content[4] == 1
+    # of what the program wrote before there was a version 2
+    assert hashlib.sha256(content).hexdigest().startswith("b29cb5665feae586")
+    for change in ({"kernel": "mixture"}, {"decoder": "network"},
+                   {"num_steps": 1, "chosen": (0, 1)}):  # fmt: skip
+        other = container.write(dataclasses.replace(HEADER, **change), WORDS)
+        assert other[4] == 2
+        assert len(other) <= len(content) + 5
+
+
+@pytest.mark.parametrize("chosen", [(0, 1024), (3, 200, 201, 1024), tuple(range(1025))])
+def test_chosen_levels_are_read(chosen):
+    header = dataclasses.replace(HEADER, num_steps=len(chosen) - 1, chosen=chosen)
+    assert container.read(container.write(header, WORDS))[0] == header
+
+
+def test_levels_that_do_not_rise_or_end_too_high_are_damage():
+    for chosen in ((0, 5, 5), (0, 5, 1025)):
+        header = dataclasses.replace(HEADER, num_steps=2, chosen=chosen)
+        with pytest.raises(DamagedError, match="its header makes no sense"):
+            container.read(container.write(header, WORDS))
 
 
 def test_all_that_the_options_allow_is_read():

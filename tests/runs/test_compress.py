@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 import vdm
 from tests.data import png
 from vdm.compression import container
+from vdm.compression.lattice import DamagedError
 from vdm.config.compatibility import earlier_model_fields
 from vdm.io.atomic import read_json
 from vdm.runs import compress, states
@@ -187,6 +189,29 @@ def test_a_conditional_model_asks_for_labels(make_tiny_config, images):
     content = model.compress(images[:2], labels, num_steps=1)
     trained = compress.Trained(model.run, model.params, model.step)
     np.testing.assert_array_equal(compress.unpack(trained, content).labels, labels)
+
+
+@pytest.mark.parametrize("decoder", ["bayes", "network"])
+def test_kernel_decoder_and_levels_of_a_file_are_in_its_header(model, images, monkeypatch, decoder):
+    chosen = (10, 400, 900)
+    levels = SimpleNamespace(least_bound_levels=lambda run, params, num_steps: chosen)
+    monkeypatch.setitem(sys.modules, "vdm.runs.levels", levels)
+    mixture = dataclasses.replace(model.vdm, reverse="mixture", decoder_rule=decoder)
+    other = dataclasses.replace(model, run=dataclasses.replace(model.run, model=mixture))
+    content = other.compress(images[:20], num_steps=2, grid="least_bound")
+    header, words = container.read(content)
+    assert (header.kernel, header.decoder, header.chosen) == ("mixture", decoder, chosen)
+    np.testing.assert_array_equal(model.decompress(content), images[:20])
+    plain = other.compress(images[:20], num_steps=2)
+    assert container.read(plain)[0].chosen == ()
+    np.testing.assert_array_equal(model.decompress(plain), images[:20])
+    for change in ({"kernel": "gaussian"}, {"chosen": (10, 401, 900)}, {"chosen": ()},
+                   {"decoder": "bayes" if decoder == "network" else "network"}):  # fmt: skip
+        wrong = container.write(dataclasses.replace(header, **change), words)
+        with pytest.raises(DamagedError, match="computes the model differently"):
+            model.decompress(wrong)
+    with pytest.raises(ValueError, match="unknown grid 'karras'"):
+        model.compress(images[:2], grid="karras")
 
 
 @pytest.mark.slow
