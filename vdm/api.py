@@ -28,7 +28,7 @@ from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.bits_per_dim import BitsPerDim as BitsPerDim
 from vdm.evaluation.bits_per_dim import evaluate
 from vdm.evaluation.calls import Parts
-from vdm.evaluation.guided import Guidance
+from vdm.evaluation.guided import Guidance, check_guided_codes
 from vdm.evaluation.samples import Sampling, draw_samples
 from vdm.io.atomic import read_json
 from vdm.io.places import check_local
@@ -171,6 +171,7 @@ class Model:
         run = self._sampled_with(sampler, grid, guidance)
         if interface.has_noise_levels(model := self.model):
             run.guidance.check(model)
+            check_guided_codes(run.guidance, model, run.sampler)
             interface.require(model, run.sampler.needs, "this sampler")
         num_samples = check_count("num_samples", num_samples, 1)
         num_steps = run.options.sample.num_steps if num_steps is None else num_steps

@@ -105,6 +105,15 @@ def test_what_a_schedule_cannot_learn_is_refused_before_training():
         ({"sample.interpolate": 8}, "choose sample.name = 'ddim'"),
         ({"sample.features": "nowhere.npz"}, "there is no such file"),
         ({"sample.name": "ancestal"}, "did you mean 'ancestral'"),
+        (
+            {"sample.name": "mixture_ancestral", "model.prediction": "eps"},
+            "sample.name = 'mixture_ancestral' needs the probability of each code",
+        ),
+        (
+            {"sample.name": "mixture_ancestral", "sample.guidance.name": "classifier"},
+            "sample.guidance.name = 'classifier' guides eps_hat, not the probability of each code",
+        ),
+        ({"model.decoder": "network", "sample.guidance.name": "classifier"}, "guides eps_hat, not"),
         ({"sample.grid.name": "karas"}, "did you mean 'karras'"),
         ({"sample.grid.kwargs": {"roh": 7.0}}, "roh is not a parameter"),
         ({"sample.guidance.name": "clasifier"}, "did you mean 'classifier'"),

@@ -15,6 +15,7 @@ from vdm.data.sources import Source
 from vdm.diffusion.grids import least_bound
 from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.features import check_features
+from vdm.evaluation.guided import check_guided_codes
 from vdm.evaluation.samples import check_samples
 from vdm.evaluation.step_costs import check_choosable
 from vdm.models.interface import (
@@ -40,6 +41,7 @@ def check(config: ConfigDict, options: Options, built: Built) -> None:
     check_own(config, built)
     if has_noise_levels(built.model):  # other models have no guidance
         built.guidance.check(built.model)
+        check_guided_codes(built.guidance, built.model, built.sampler)
     classes = num_classes(built.model) or built.guidance.num_classes
     check_sample(options.sample, built.sampler, classes)
     if options.sample.features:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 
 from vdm.diffusion import guidance
 from vdm.diffusion.codes import CodesDenoiser, guided_log_probs
+from vdm.diffusion.samplers import Sampler
 from vdm.models.classifier import NoisyClassifier
 from vdm.models.vdm import VDM
 from vdm.typing import NO_LABEL, Denoiser, Params
@@ -117,3 +118,15 @@ class Classified:
         denoiser = model.denoiser(params, given if model.num_classes else None)
         log_prob = self.classifier.log_prob(params["classifier"], labels)
         return guidance.classifier(denoiser, log_prob, self.strength)
+
+
+def check_guided_codes(guidance: Guidance, model: VDM, sampler: Sampler) -> None:
+    """Raises ValueError if samples draw codes by their probabilities, which classifier guidance, a
+    change of eps_hat alone, does not give."""
+    drawn = sampler.needs == "code_probabilities" or model.network_decodes
+    if drawn and isinstance(guidance, Classified):
+        raise ValueError(
+            "sample.guidance.name = 'classifier' guides eps_hat, not the probability of each code, "
+            "from which sample.name = 'mixture_ancestral' and model.decoder = 'network' draw: "
+            "choose 'none' or 'classifier_free', or another sampler with model.decoder = 'bayes'"
+        )
