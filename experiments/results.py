@@ -1,7 +1,9 @@
 """Code that all experiments share: flags, the identity of a row, results.json and its table."""
 
 import argparse
+import functools
 import hashlib
+import operator
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +65,7 @@ LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("model", "head", {"name": "table", "kwargs": {}}),
     ("eval", "grid", "equal_times"),
     ("compress", "grid", "equal_times"),
+    ("sample.kwargs", "noisy_below", 100.0),
 )
 """Group, name and default of the fields that are younger than the oldest committed rows. At their
 default they leave a hash as it was before they existed."""
@@ -77,9 +80,10 @@ def config_hash(config: ConfigDict) -> str:
     fields["eval"].pop("seed")
     fields["sample"].pop("seed")
     fields["data"].pop("data_dir")
-    for group, name, default in LATER_FIELDS:
-        if fields[group].get(name) == default:
-            del fields[group][name]
+    for place, name, default in LATER_FIELDS:
+        group = functools.reduce(operator.getitem, place.split("."), fields)
+        if group.get(name) == default:
+            del group[name]
     return settings_hash(fields)
 
 

@@ -111,6 +111,13 @@ def test_dpm_solver_weighs_the_step_before_by_unequal_steps():
         np.testing.assert_allclose(got, z, rtol=1e-12)
 
 
+def test_stochastic_steps_of_dpm_solver_begin_below_a_level():
+    # This first step, of constant x_hat, is from omega_t = 0.4.
+    for below, same in ((0.39, samplers.ddim()), (0.41, samplers.ancestral())):
+        got = one_step(samplers.dpm_solver(stochastic=True, noisy_below=below))
+        np.testing.assert_allclose(got, one_step(same), rtol=1e-10)
+
+
 @pytest.mark.equation("S2 102", "vdm.diffusion.langevin:langevin_steps")
 def test_langevin_dynamics_have_the_variance_of_their_step():
     # Of q(z_t) = N(0, sigma^2): sigma^2 / (1 - step / 2), after many steps from anywhere.

@@ -25,6 +25,7 @@ SAMPLERS = {
     "heun": samplers.heun(),
     "dpm_solver": samplers.dpm_solver(),
     "dpm_solver, stochastic": samplers.dpm_solver(stochastic=True),
+    "dpm_solver, noisy below 1": samplers.dpm_solver(stochastic=True, noisy_below=1.0),
     "flow": flow.flow(1e-4),
     "predictor_corrector": langevin.predictor_corrector(),
     "annealed_langevin": langevin.annealed_langevin(),
@@ -35,7 +36,7 @@ SAMPLERS = {
     ("name", "theory"),
     [("ancestral", 1), ("forward", 1), ("ancestral, last step without noise", 1), ("ddim", 1),
      ("ddim 0.5", 1), ("euler_maruyama", 1), ("heun", 2), ("dpm_solver", 2),
-     ("dpm_solver, stochastic", 2)],
+     ("dpm_solver, stochastic", 2), ("dpm_solver, noisy below 1", 2)],
 )  # fmt: skip
 def test_mean_and_variance_converge_at_the_order_of_the_sampler(name, theory):
     steps = [50, 200]
@@ -108,7 +109,9 @@ def test_flow_gives_each_dimension_its_own_noise_level():
     np.testing.assert_allclose(*solve(jnp.array([[1.0, 1.0], [0.5, -1.0]])), rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["ancestral", "heun", "dpm_solver", "annealed_langevin"])
+@pytest.mark.parametrize(
+    "name", ["ancestral", "heun", "dpm_solver", "dpm_solver, noisy below 1", "annealed_langevin"]
+)
 def test_samples_of_a_mixture_have_its_moments(name):
     keys = jax.random.split(jax.random.key(0), 4000)
     omegas = jnp.linspace(-10.0, 10.0, 201)

@@ -250,13 +250,14 @@ def evaluation() -> dict[str, Any]:
 def sample() -> dict[str, Any]:
     """The sampler, and which samples are drawn."""
     return {
-        # ancestral, ddim, heun, dpm_solver, euler_maruyama, predictor_corrector, annealed_langevin
-        # or flow
+        # ancestral, mixture_ancestral, ddim, heun, dpm_solver, euler_maruyama, predictor_corrector,
+        # annealed_langevin or flow
         "name": "ancestral",
         "kwargs": {
             "variance": "posterior",  # ancestral: variance of a step; or forward, DDPM's beta
             "last_noise": True,  # ancestral, euler_maruyama: add noise in the last step too
             "stochastic": False,  # dpm_solver: solve the reverse SDE instead of the ODE
+            "noisy_below": 100.0,  # dpm_solver: stochastic steps are those from a smaller omega
             "eta": 0.0,  # ddim: from 0, deterministic, to 1, ancestral
             "corrections": 1,  # predictor_corrector, annealed_langevin: Langevin steps per level
             "snr": 0.16,  # predictor_corrector: signal-to-noise ratio of its Langevin steps

@@ -34,6 +34,7 @@ and for what goes beyond the paper:
     levels of T steps by their cost        least_bound.choose, StepCosts
     data with known denoiser and bound     exact.GaussianData, MixtureData, FiniteData
     DDIM, Heun, DPM-Solver++, SDE          samplers.ddim, heun, dpm_solver, euler_maruyama
+    codes drawn from p(code | z_t)         samplers.mixture_ancestral
     adaptive ODE sampler; step placement   flow.flow; grids.equal_times, equal_omegas, karras
     score matching, Langevin dynamics      score_matching, langevin.annealed_langevin
     guidance                               guidance.classifier_free, classifier

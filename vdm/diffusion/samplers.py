@@ -244,14 +244,17 @@ def heun() -> Sampler:
 
 
 @interned
-def dpm_solver(stochastic: bool = False) -> Sampler:
+def dpm_solver(stochastic: bool = False, noisy_below: float = 100.0) -> Sampler:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): a second-order method with
     one evaluation per step, which extrapolates x_hat from this step and the one before.
 
     z_s = (sigma_s / sigma_t) z_t - alpha_s expm1(-h) D, where h = (omega_t - omega_s) / 2 is the
     step in log(alpha / sigma) and D = x_hat + (h / (2 h_before)) (x_hat - x_hat_before); in the
-    first step D = x_hat. stochastic: their solver of the reverse SDE, an ancestral step with D in
-    place of x_hat.
+    first step D = x_hat.
+
+    stochastic: their solver of the reverse SDE, an ancestral step with D in place of x_hat.
+    noisy_below: stochastic steps begin here; those from omega_t >= noisy_below solve the ODE. Both
+        have the same q(z_s) if the denoiser is ideal.
     """
 
     def init(z_1: Array) -> PyTree:
@@ -265,11 +268,13 @@ def dpm_solver(stochastic: bool = False) -> Sampler:
         first = h_before == 0
         slope = jnp.where(first, 0.0, 0.5 * h / jnp.where(first, 1.0, h_before))
         extrapolated = x_hat + slope * (x_hat - x_before)
+        ratio = sigma(i.omega_s) / sigma(i.omega_t)
+        z_s = ratio * z_t - alpha(i.omega_s) * jnp.expm1(-h) * extrapolated
         if stochastic:
             eps_of_mean = (z_t - alpha(i.omega_t) * extrapolated) / sigma(i.omega_t)
             mean, variance = posterior(z_t, eps_of_mean, i.omega_s, i.omega_t)
-            return mean + jnp.sqrt(variance) * i.noise(jnp.int32(0)), (x_hat, h)
-        ratio = sigma(i.omega_s) / sigma(i.omega_t)
-        return ratio * z_t - alpha(i.omega_s) * jnp.expm1(-h) * extrapolated, (x_hat, h)
+            noisy = mean + jnp.sqrt(variance) * i.noise(jnp.int32(0))
+            z_s = jnp.where(i.omega_t < noisy_below, noisy, z_s)
+        return z_s, (x_hat, h)
 
     return Sampler(step, init, deterministic=not stochastic)
