@@ -115,10 +115,8 @@ class Levels:
         """How far z_{i-1} lies from the mean of q(z_{i-1} | z_i, x = 0), and how far that mean
         moves with x, c of `vdm.diffusion.kernels`; both in standard deviations of q."""
         std = self._reverse_std[i - 1]
-        ratio = self.alpha_ratio[i - 1] * self.sigma[i] * std
-        return (below - self.mean_at(i, above, 0.0)) / std, self.shrink[i - 1] * self.alpha[
-            i
-        ] / ratio
+        moves = self.shrink[i - 1] * self.alpha[i] / self.sigma[i] / self.alpha_ratio[i - 1]
+        return (below - self.mean_at(i, above, 0.0)) / std, moves / std
 
 
 class _Functions(NamedTuple):
