@@ -24,7 +24,7 @@ from vdm.devices.waiting import wait
 from vdm.diffusion.codes import log_prob_of
 from vdm.diffusion.elbo import prior_matching
 from vdm.diffusion.interning import kept
-from vdm.diffusion.kernels import MIXTURE, Step, guess
+from vdm.diffusion.kernels import MIXTURE, Guess, Step, guess
 from vdm.diffusion.least_bound import COARSE, FINE, MOST_STEPS, StepCosts, fine_levels
 from vdm.diffusion.noise import diffuse
 from vdm.evaluation.calls import call_size
@@ -36,7 +36,7 @@ from vdm.typing import Params, PRNGKey
 KEY_STREAM = 1_000_003
 """Makes this noise differ from that of training, evaluation and samples with the same seed."""
 
-MOST_IMAGES, LEAST_IMAGES, NUMBERS = 512, 64, 2**15
+MOST_IMAGES, LEAST_IMAGES, NUMBERS = 1024, 64, 2**16
 """Costs are means over the first MOST_IMAGES training images, or over fewer where these have more
 than NUMBERS dimensions together."""
 
@@ -179,10 +179,16 @@ def _make_measure(
         if said.log_probs is None:
             return sums
 
+        def flat(values: Array) -> Array:
+            """With one axis for all dimensions, the loop takes a fifth of the time on a CPU."""
+            return values.reshape(len(x), -1, *values.shape[x.ndim :])
+
+        in_a_row = Guess(flat(said.eps_hat), flat(said.log_probs))
+
         def cost(s: Array, nats: Array) -> Array:
-            step = Step(x, eps, omegas[s], omega_t)
-            of_dims = MIXTURE.divergence(said, step, u)
-            return nats.at[:, s].set(jnp.sum(of_dims, axis=tuple(range(1, x.ndim))))
+            step = Step(flat(x), flat(eps), omegas[s], omega_t)
+            of_dims = MIXTURE.divergence(in_a_row, step, flat(u))
+            return nats.at[:, s].set(jnp.sum(of_dims, axis=1))
 
         # One lower level at a time: the terms of all codes are the largest arrays here.
         nats = jax.lax.fori_loop(0, level, cost, jnp.zeros((len(x), omegas.size)))
