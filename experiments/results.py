@@ -66,6 +66,7 @@ LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("eval", "grid", "equal_times"),
     ("compress", "grid", "equal_times"),
     ("sample.kwargs", "noisy_below", 100.0),
+    ("model", "head", {"name": "table", "kwargs": {"components": 4}}),
 )
 """Group, name and default of the fields that are younger than the oldest committed rows. At their
 default they leave a hash as it was before they existed."""

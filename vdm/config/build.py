@@ -114,7 +114,7 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
     """Builds the model from the groups `model`, `schedule`, `network` and `likelihood`, for the
     examples of the source."""
     chosen = config.model
-    head = build_head(chosen.head)
+    head = build_head(chosen.head, source.num_codes)
     codes = chosen.prediction == "codes" and source.num_codes
     facts = {
         "dims": source.shape,
@@ -145,9 +145,9 @@ def build_model(config: ConfigDict, source: sources.Source) -> AnyModel:
     return build("model", chosen, MODELS, **facts, **parts)
 
 
-def build_head(head: ConfigDict) -> code_heads.CodeHead:
+def build_head(head: ConfigDict, num_codes: int) -> code_heads.CodeHead:
     """Builds the head, which makes probabilities of codes from the network's outputs."""
-    built = build("model.head", head, HEADS)
+    built = build("model.head", head, HEADS, num_codes=num_codes)
     fits = all(hasattr(built, name) for name in ("outputs_per_dim", "eps_hat", "log_probs"))
     check_kind("model.head", head.name, built, fits, "a vdm.diffusion.code_heads.CodeHead")
     return built

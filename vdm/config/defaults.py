@@ -104,8 +104,12 @@ def model() -> dict[str, Any]:
         # prediction = "codes" expects
         "decoder": "bayes",
         "head": {
-            "name": "table",  # prediction = "codes": one logit for each code
-            "kwargs": {},  # for a head of your own
+            # prediction = "codes": table, one logit for each code; normals, a mixture of normals
+            # over the codes, for many codes
+            "name": "table",
+            "kwargs": {
+                "components": 4,  # normals: of the mixture; each has three outputs of the network
+            },
         },
     }
 

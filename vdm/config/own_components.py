@@ -28,10 +28,10 @@ from vdm.typing import Likelihood, Params
 
 def check_own(config: ConfigDict, built: Built) -> None:
     """Checks every component that is not built in, as far as is possible before training."""
-    model, num_codes = built.model, built.source.num_codes
+    model = built.model
     if config.likelihood.name not in LIKELIHOODS:
         name = config.likelihood.name
-        check_likelihood(name, model.likelihood, built.source.shape, num_codes)
+        check_likelihood(name, model.likelihood, built.source.shape, built.source.num_codes)
     check_weighting(config.weighting.name, built.weighting)
     if built.augmentation is not None:
         name = config.data.augmentation.name
@@ -43,7 +43,7 @@ def check_own(config: ConfigDict, built: Built) -> None:
     if config.model.name not in MODELS:
         check_family(config.model.name, model, config.model.num_steps)
     if config.network.name not in NETWORKS and config.model.name in MODELS:
-        check_network(config.network.name, model, num_codes)
+        check_network(config.network.name, model)
     if config.sample.grid.name not in GRIDS:
         check_grid(config.sample.grid.name, built.grid, model)
 
@@ -103,9 +103,9 @@ def check_schedule(name: str, model: VDM) -> None:
             raise ValueError("gives an omega that does not increase with t from 0 to 1")
 
 
-def check_network(name: str, model: VDM, num_codes: int) -> None:
-    """Checks that the output has z's shape, or for prediction "codes" one more axis with the logits
-    of the codes."""
+def check_network(name: str, model: VDM) -> None:
+    """Checks that the output has z's shape, or for prediction "codes" one more axis with what the
+    head reads."""
     with _named("network", name):
         z = jax.ShapeDtypeStruct((2, *model.latent_dims), jnp.float32)
         omega = jax.ShapeDtypeStruct(z.shape if model.multivariate else (2,), jnp.float32)
@@ -116,7 +116,8 @@ def check_network(name: str, model: VDM, num_codes: int) -> None:
             return model.network.apply({"params": params}, z, omega, labels, train=False)
 
         shape = jax.eval_shape(output, params, z, omega, labels).shape
-        expected = (*z.shape, num_codes) if model.prediction == "codes" else z.shape
+        outputs = model.head.outputs_per_dim(num_codes(model))
+        expected = (*z.shape, outputs) if model.prediction == "codes" else z.shape
         if shape != expected:
             raise ValueError(
                 f"gives shape {shape} for z of shape {z.shape}: for model.prediction = "

@@ -24,7 +24,7 @@ from vdm.models.vdm import VDM
 from vdm.nn import classifiers, mlp, published_schedules, schedules, unet
 from vdm.training import optim
 
-HEADS: Mapping[str, Callable] = {"table": code_heads.Table}
+HEADS: Mapping[str, Callable] = {"table": code_heads.Table, "normals": code_heads.Normals}
 SOURCES: Mapping[str, Callable] = {
     "digits": sources.digits,
     "tfds": sources.tfds_images,

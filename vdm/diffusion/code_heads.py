@@ -5,12 +5,18 @@ says, q(z_t | x_k) (`vdm.diffusion.codes`).
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+import math
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
+from vdm.arguments import check_count
 from vdm.diffusion.codes import code_log_probs
-from vdm.diffusion.likelihood import expected_eps
+from vdm.diffusion.lattice_sums import log_sum_and_mean
+from vdm.diffusion.likelihood import codes_to_x, expected_eps, x_to_codes
+from vdm.diffusion.noise import alpha, expand, sigma
 from vdm.typing import PerExample
 
 
@@ -59,3 +65,100 @@ class Table:
 
 
 TABLE = Table()
+
+
+WIDEST = 4.0
+"""The largest scale of a component of `Normals`: nearly the same for all codes, which are in
+[-1, 1]."""
+
+NARROWEST = 0.25
+"""The smallest scale, in codes: at the nearest code's centre, exp(-8) is left for its neighbours.
+"""
+
+
+class Components(NamedTuple):
+    """The components of `Normals` at z_t, each an array [batch, *dims, M].
+
+    Component m times q(z_t | x_k) is again a normal over codes. nearest: the code nearest to its
+    centre. slope, precision: of `vdm.diffusion.lattice_sums`. from_z: (z_t - alpha x_nearest) /
+    sigma. per_code: how much that falls from one code to the next, which is the same for all
+    components. logits: of the weights of the products.
+    """
+
+    nearest: Int[Array, "batch *dims components"]
+    slope: Float[Array, "batch *dims components"]
+    precision: Float[Array, "batch *dims components"]
+    from_z: Float[Array, "batch *dims components"]
+    per_code: Float[Array, "..."]
+    logits: Float[Array, "batch *dims components"]
+    log_sum: Float[Array, "batch *dims components"]
+    mean: Float[Array, "batch *dims components"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Normals:
+    """A mixture of M normals over the lattice of codes, with 3 M outputs for each dimension:
+
+        p(code k | z_t) proportional to q(z_t | x_k) sum_m w_m exp(-1/2 (x_k - mu_m)^2 / s_m^2) / s_m
+
+    The outputs are the log weights, the means and the log scales, in this order. All 0, as those of
+    a network at its start, they are equal weights, means spread over [-1, 1] and scales as large as
+    the distance between these. (Salimans et al. 2017, arXiv:1701.05517, have logistics.)
+    """
+
+    num_codes: int
+    components: int = 4
+
+    def __post_init__(self) -> None:
+        check_count("components", self.components, 1)
+
+    def outputs_per_dim(self, num_codes: int) -> int:
+        """3 M."""
+        del num_codes
+        return 3 * self.components
+
+    def parameters(
+        self, outputs: Float[Array, "batch *dims outputs"]
+    ) -> tuple[Float[Array, "batch *dims components"], ...]:
+        """log w_m up to a constant, mu_m and log s_m."""
+        log_weight, mean, raw_scale = jnp.split(outputs, 3, axis=-1)
+        spread = codes_to_x(jnp.arange(self.components), self.components)
+        spacing = 2 / self.num_codes
+        least, most = math.log(NARROWEST * spacing), math.log(WIDEST)
+        share = (math.log(max(2 / self.components, spacing)) - least) / (most - least)
+        share_of_range = jax.nn.sigmoid(raw_scale + math.log(share / (1 - share)))
+        return log_weight, mean + spread, least + (most - least) * share_of_range
+
+    def at(self, outputs: Array, z: Array, omega: PerExample) -> Components:
+        """The components times q(z_t | x_k)."""
+        log_weight, mean, log_scale = self.parameters(outputs)
+        omega, z = expand(omega, z)[..., None], z[..., None]
+        spacing = 2 / self.num_codes
+        # In a code's distance to the next: standard deviations of the noise, and of the component.
+        of_noise, of_scale = spacing * jnp.exp(-0.5 * omega), spacing * jnp.exp(-log_scale)
+        precision = jnp.square(of_noise) + jnp.square(of_scale)
+        # What is measured from this code does not depend on which it is, so it needs no gradient.
+        from_mean = jnp.square(of_scale) / precision * (mean - z / alpha(omega))
+        centre = jax.lax.stop_gradient(z / alpha(omega) + from_mean)
+        nearest = x_to_codes(centre, self.num_codes)
+        x = codes_to_x(nearest, self.num_codes)
+        from_z, from_mean = (z - alpha(omega) * x) / sigma(omega), (mean - x) * jnp.exp(-log_scale)
+        slope = of_noise * from_z + of_scale * from_mean
+        log_sum, j = log_sum_and_mean(self.num_codes, nearest, slope, precision)
+        squares = jnp.square(from_z) + jnp.square(from_mean)
+        logits = log_weight - log_scale - 0.5 * squares + log_sum
+        return Components(nearest, slope, precision, from_z, of_noise, logits, log_sum, j)
+
+    def eps_hat(self, outputs: Array, z: Array, omega: PerExample) -> Array:
+        """The mean of (z_t - alpha x_k) / sigma; no array has an axis of V codes."""
+        at = self.at(outputs, z, omega)
+        distance = at.from_z - at.per_code * at.mean
+        return jnp.sum(jax.nn.softmax(at.logits, axis=-1) * distance, axis=-1)
+
+    def log_probs(self, outputs: Array, z: Array, omega: PerExample) -> Array:
+        """The log of the sum over components of their weight times their share of each code."""
+        at = self.at(outputs, z, omega)
+        log_weight = jax.nn.log_softmax(at.logits, axis=-1) - at.log_sum
+        j = jnp.arange(self.num_codes)[:, None] - at.nearest[..., None, :]
+        exponent = j * (at.slope[..., None, :] - 0.5 * j * at.precision[..., None, :])
+        return jax.nn.logsumexp(log_weight[..., None, :] + exponent, axis=-1)
