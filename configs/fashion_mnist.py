@@ -8,6 +8,9 @@ Expected  3.036 bits/dim on the 10,000 test images, +- 0.010 over images
 
           configs/fashion_mnist.py:peer    the same blocks, as long, with the settings of the
                                            published code: a fixed linear omega, AdamW at 2e-4
+          configs/fashion_mnist.py:codes   the same blocks, as long, but the network says what it
+                                           expects of each code, by four normals; its bound of T
+                                           steps is that of the mixture kernel
           configs/fashion_mnist.py:gpu1h   meant for an hour of a GPU; not run by us
 """
 
@@ -26,6 +29,9 @@ PRESETS = {
         "optim.ema_rate": 0.9999, "optim.ema_warmup": False,
         # 0.9999^2500: 78% of that average would still be the initial network.
         "eval.params": "raw",
+    },
+    "codes": {
+        "model.prediction": "codes", "model.head.name": "normals", "model.kernel": "mixture",
     },
     "gpu1h": {
         "network.kwargs.width": 128, "network.kwargs.num_blocks": 8,

@@ -62,7 +62,6 @@ def parsed(parser: argparse.ArgumentParser, script: str) -> argparse.Namespace:
 LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("model", "kernel", "gaussian"),
     ("model", "decoder", "bayes"),
-    ("model", "head", {"name": "table", "kwargs": {}}),
     ("eval", "grid", "equal_times"),
     ("compress", "grid", "equal_times"),
     ("sample.kwargs", "noisy_below", 100.0),

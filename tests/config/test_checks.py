@@ -123,6 +123,18 @@ def test_one_that_is_right_passes(group, name, build):
     build(group, name)
 
 
+def test_a_network_of_the_users_own_gives_what_the_head_reads(tmp_path, monkeypatch):
+    (tmp_path / "my_logits.py").write_text(SLIPS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = load_config("configs/digits.py")
+    config.model.head.name = "normals"
+    config.network = {"name": "my_logits:Logits", "kwargs": {}}
+    build_run(config, Path("unused"))
+    config.network = {"name": "my_logits:Few", "kwargs": {}}
+    with pytest.raises(ValueError, match=re.escape("'codes' it must be (2, 8, 8, 1, 12)")):
+        build_run(config, Path("unused"))
+
+
 def test_a_module_that_is_not_found_is_looked_for_on_pythonpath():
     config = load_config("configs/digits.py")
     config.schedule.name = "nowhere.at_all:Net"

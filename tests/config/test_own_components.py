@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vdm.api import load_config
 from vdm.config import build as configs
+from vdm.diffusion.kernels import guess
 from vdm.runs import train
 from vdm.runs.run import build_run
 
@@ -51,6 +53,41 @@ def test_a_weighting_of_the_users_own_gives_one_number_for_each_example(tmp_path
     config.weighting = {"name": "my_weightings:total", "kwargs": {}}
     with pytest.raises(ValueError, match=r"gives shape \(\) .* one multiplier for each"):
         build_run(config, Path("unused"))
+
+
+def test_a_head_of_the_users_own(tmp_path, monkeypatch):
+    (tmp_path / "my_heads.py").write_text(
+        "import dataclasses\n"
+        "import jax.numpy as jnp\n"
+        "from vdm.diffusion.codes import code_log_probs, mean_eps\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Parabola:\n"
+        "    num_codes: int\n"
+        "    sharpness: float\n"
+        "    def outputs_per_dim(self, num_codes):\n"
+        "        return 2\n"
+        "    def log_probs(self, outputs, z, omega):\n"
+        "        k = self.sharpness * jnp.arange(self.num_codes)\n"
+        "        k = k.reshape((1,) * z.ndim + (-1,))\n"
+        "        logits = outputs[..., :1] * k + outputs[..., 1:] * k**2\n"
+        "        return code_log_probs(logits, z, omega)\n"
+        "    def eps_hat(self, outputs, z, omega):\n"
+        "        return mean_eps(self.log_probs(outputs, z, omega), z, omega)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = load("digits")
+    config.model.head.name = "my_heads:Parabola"
+    config.model.head.kwargs.sharpness = 0.1
+    config.model.kernel, config.model.decoder = "mixture", "network"
+    model = build_run(config, Path("unused")).vdm
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    assert params["network"]["conv_out"]["bias"].shape == (2,)
+
+    def log_probs(params):
+        z, omega = jnp.zeros((3, 8, 8, 1)), jnp.zeros(3)
+        return guess(model.denoiser(params), z, omega, True).log_probs
+
+    assert jax.eval_shape(log_probs, params).shape == (3, 8, 8, 1, 17)
 
 
 def test_an_augmentation_of_the_users_own(tmp_path, monkeypatch):

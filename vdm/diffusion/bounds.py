@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from vdm.diffusion.codes import log_prob_of
 from vdm.diffusion.kernels import GAUSSIAN, ReverseKernel, Step, guess
 from vdm.diffusion.noise import alpha, diffuse, fresh_noise, level, sigma
 from vdm.diffusion.ode import Solver, flow_log_density
@@ -75,8 +74,7 @@ def path_log_weight(
     if not network_decodes:
         return log_weight - likelihood.reconstruction(data, eps_0, omega_0)
     said = guess(denoiser, diffuse(x, eps_0, omega_0), omega_0, True)
-    assert said.log_probs is not None
-    return log_weight + log_prob_of(said.log_probs, data)
+    return log_weight + said.log_prob_of(data)
 
 
 def _log_prior_ratio(

@@ -6,7 +6,7 @@ says, q(z_t | x_k) (`vdm.diffusion.codes`).
 
 import dataclasses
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -76,15 +76,18 @@ NARROWEST = 0.25
 """
 
 
-class Components(NamedTuple):
-    """The components of `Normals` at z_t, each an array [batch, *dims, M].
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Components:
+    """The M components of `Normals` times q(z_t | x_k), each of which is again a normal over codes;
+    arrays [batch, *dims, M].
 
-    Component m times q(z_t | x_k) is again a normal over codes. nearest: the code nearest to its
-    centre. slope, precision: of `vdm.diffusion.lattice_sums`. from_z: (z_t - alpha x_nearest) /
-    sigma. per_code: how much that falls from one code to the next, which is the same for all
-    components. logits: of the weights of the products.
+    nearest: the code nearest to the normal's centre. slope, precision: of
+    `vdm.diffusion.lattice_sums`. from_z: (z_t - alpha x_nearest) / sigma. per_code: what that loses
+    from one code to the next. logits: of the components' weights. log_sum, mean: of `lattice_sums`.
     """
 
+    num_codes: int = dataclasses.field(metadata={"static": True})
     nearest: Int[Array, "batch *dims components"]
     slope: Float[Array, "batch *dims components"]
     precision: Float[Array, "batch *dims components"]
@@ -94,12 +97,54 @@ class Components(NamedTuple):
     log_sum: Float[Array, "batch *dims components"]
     mean: Float[Array, "batch *dims components"]
 
+    @property
+    def log_weight(self) -> Float[Array, "batch *dims components"]:
+        """The log of each component's weight, less that of the sum of its terms."""
+        return jax.nn.log_softmax(self.logits, axis=-1) - self.log_sum
+
+    def eps_hat(self) -> Float[Array, "batch *dims"]:
+        """The mean of (z_t - alpha x_k) / sigma."""
+        distance = self.from_z - self.per_code * self.mean
+        return jnp.sum(jax.nn.softmax(self.logits, axis=-1) * distance, axis=-1)
+
+    def log_prob_of(self, codes: Int[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
+        """log p_k at the given codes."""
+        j = codes[..., None].astype(jnp.int32) - self.nearest
+        exponent = j * (self.slope - 0.5 * j * self.precision)
+        return jax.nn.logsumexp(self.log_weight + exponent, axis=-1)
+
+    def log_probs(self) -> Float[Array, "batch *dims codes"]:
+        """log p_k of every code."""
+        one = jax.vmap(lambda code: self.log_prob_of(jnp.full(self.nearest.shape[:-1], code)))
+        return jnp.moveaxis(one(jnp.arange(self.num_codes)), 0, -1)
+
+    def log_mean_exp(
+        self,
+        x: Float[Array, "batch *dims"],
+        c: Float[Array, "..."],
+        xi: Float[Array, "batch *dims"],
+    ) -> Float[Array, "batch *dims"]:
+        """log sum_k p_k exp(xi delta_k - 1/2 delta_k^2) with delta_k = c (x_k - x): the factor is
+        a normal over codes too, so the result has the sums of M normals and no table."""
+        c, xi = c[..., None], xi[..., None]
+        step = 2 / self.num_codes * c
+        delta = c * (codes_to_x(self.nearest, self.num_codes) - x[..., None])
+        slope = self.slope + step * (xi - delta)
+        precision = self.precision + jnp.square(step)
+        # The products' own nearest codes, j of them further.
+        j = jax.lax.stop_gradient(jnp.round(slope / precision)).astype(jnp.int32)
+        nearest = jnp.clip(self.nearest + j, 0, self.num_codes - 1)
+        j = nearest - self.nearest
+        log_sum, _ = log_sum_and_mean(self.num_codes, nearest, slope - j * precision, precision)
+        exponent = delta * (xi - 0.5 * delta) + j * (slope - 0.5 * j * precision)
+        return jax.nn.logsumexp(self.log_weight + exponent + log_sum, axis=-1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Normals:
     """A mixture of M normals over the lattice of codes, with 3 M outputs for each dimension:
 
-        p(code k | z_t) proportional to q(z_t | x_k) sum_m w_m exp(-1/2 (x_k - mu_m)^2 / s_m^2) / s_m
+        p_k(z_t) proportional to q(z_t | x_k) sum_m w_m exp(-1/2 (x_k - mu_m)^2 / s_m^2) / s_m
 
     The outputs are the log weights, the means and the log scales, in this order. All 0, as those of
     a network at its start, they are equal weights, means spread over [-1, 1] and scales as large as
@@ -123,6 +168,7 @@ class Normals:
         """log w_m up to a constant, mu_m and log s_m."""
         log_weight, mean, raw_scale = jnp.split(outputs, 3, axis=-1)
         spread = codes_to_x(jnp.arange(self.components), self.components)
+        spread = spread.reshape((1,) * (outputs.ndim - 1) + (-1,))
         spacing = 2 / self.num_codes
         least, most = math.log(NARROWEST * spacing), math.log(WIDEST)
         share = (math.log(max(2 / self.components, spacing)) - least) / (most - least)
@@ -147,18 +193,14 @@ class Normals:
         log_sum, j = log_sum_and_mean(self.num_codes, nearest, slope, precision)
         squares = jnp.square(from_z) + jnp.square(from_mean)
         logits = log_weight - log_scale - 0.5 * squares + log_sum
-        return Components(nearest, slope, precision, from_z, of_noise, logits, log_sum, j)
+        return Components(
+            self.num_codes, nearest, slope, precision, from_z, of_noise, logits, log_sum, j
+        )
 
     def eps_hat(self, outputs: Array, z: Array, omega: PerExample) -> Array:
         """The mean of (z_t - alpha x_k) / sigma; no array has an axis of V codes."""
-        at = self.at(outputs, z, omega)
-        distance = at.from_z - at.per_code * at.mean
-        return jnp.sum(jax.nn.softmax(at.logits, axis=-1) * distance, axis=-1)
+        return self.at(outputs, z, omega).eps_hat()
 
     def log_probs(self, outputs: Array, z: Array, omega: PerExample) -> Array:
         """The log of the sum over components of their weight times their share of each code."""
-        at = self.at(outputs, z, omega)
-        log_weight = jax.nn.log_softmax(at.logits, axis=-1) - at.log_sum
-        j = jnp.arange(self.num_codes)[:, None] - at.nearest[..., None, :]
-        exponent = j * (at.slope[..., None, :] - 0.5 * j * at.precision[..., None, :])
-        return jax.nn.logsumexp(log_weight[..., None, :] + exponent, axis=-1)
+        return self.at(outputs, z, omega).log_probs()

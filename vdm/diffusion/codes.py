@@ -11,6 +11,7 @@ network's own decoder p(x | z_0) = prod_d p_k(z_0) and samples of codes use all 
 
 import dataclasses
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +26,39 @@ CodeLogProbs = Callable[[Array, Array], Array]
 last axis, nats."""
 
 
+class CodeSums(Protocol):
+    """The probabilities of codes in a form that needs no table of all V of them."""
+
+    def eps_hat(self) -> Float[Array, "batch *dims"]:
+        """The mean of (z_t - alpha x_k) / sigma."""
+        ...
+
+    def log_probs(self) -> Float[Array, "batch *dims codes"]:
+        """The table all the same."""
+        ...
+
+    def log_prob_of(self, codes: Int[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
+        """log p_k at the given codes."""
+        ...
+
+    def log_mean_exp(
+        self,
+        x: Float[Array, "batch *dims"],
+        c: Float[Array, "..."],
+        xi: Float[Array, "batch *dims"],
+    ) -> Float[Array, "batch *dims"]:
+        """log sum_k p_k exp(xi delta_k - 1/2 delta_k^2) with delta_k = c (x_k - x)."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class CodesDenoiser:
-    """A denoiser, (z_t, omega) -> eps_hat, that also gives the probabilities of the codes."""
+    """A denoiser, (z_t, omega) -> eps_hat, that also gives the probabilities of the codes; sums:
+    without a table, if the head can."""
 
     eps_hat: Denoiser
     log_probs: CodeLogProbs
+    sums: Callable[[Array, Array], CodeSums] | None = None
 
     def __call__(
         self, z: Float[Array, "batch *dims"], omega: PerExample

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
-from vdm.diffusion.codes import log_prob_of
 from vdm.diffusion.kernels import GAUSSIAN, Guess, ReverseKernel, Step, guess
 from vdm.diffusion.noise import diffuse, expand
 from vdm.diffusion.timesteps import step_interval
@@ -261,11 +260,9 @@ def _reconstruction(
         return likelihood.reconstruction(data, draws.eps_0, omega_0)
     if levels.omega_s is None:
         at_0 = guess(denoiser, diffuse(x, draws.eps_0, omega_0), omega_0, True)
-        assert at_0.log_probs is not None
-        return -log_prob_of(at_0.log_probs, data)
+        return -at_0.log_prob_of(data)
     assert levels.of_decoder is not None
-    assert said.log_probs is not None
-    return levels.of_decoder * -log_prob_of(said.log_probs, data)
+    return levels.of_decoder * -said.log_prob_of(data)
 
 
 def to_bpd(nats: Float[Array, "*shape"], num_dims: int) -> Float[Array, "*shape"]:

@@ -49,7 +49,9 @@ def make_denoiser(
 
     if model.prediction != "codes":
         return eps_hat
+    sums: Any = getattr(model.head, "at", None)
     return CodesDenoiser(
         eps_hat,
         lambda z_t, omega: model.head.log_probs(output_at(z_t, omega), z_t, omega),
+        sums and (lambda z_t, omega: sums(output_at(z_t, omega), z_t, omega)),
     )
