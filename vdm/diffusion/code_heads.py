@@ -146,9 +146,12 @@ class Normals:
 
         p_k(z_t) proportional to q(z_t | x_k) sum_m w_m exp(-1/2 (x_k - mu_m)^2 / s_m^2) / s_m
 
-    The outputs are the log weights, the means and the log scales, in this order. All 0, as those of
-    a network at its start, they are equal weights, means spread over [-1, 1] and scales as large as
-    the distance between these. (Salimans et al. 2017, arXiv:1701.05517, have logistics.)
+    The outputs are the log weights, the means and the log scales, in this order. A mean is measured
+    from alpha z_t in units of sqrt(s_m^2 + sigma^2), so that eps_hat changes by at most as much as
+    this output, at every noise level and scale; x itself as the output would count 1 / s_m times.
+    All 0, as those of a network at its start, they are equal weights, scales of 2 / M and means
+    that spread the components over [-1, 1] where z_t is noise. (Salimans et al. 2017,
+    arXiv:1701.05517, have logistics.)
     """
 
     num_codes: int
@@ -163,21 +166,27 @@ class Normals:
         return 3 * self.components
 
     def parameters(
-        self, outputs: Float[Array, "batch *dims outputs"]
+        self,
+        outputs: Float[Array, "batch *dims outputs"],
+        z: Float[Array, "batch *dims"],
+        omega: PerExample,
     ) -> tuple[Float[Array, "batch *dims components"], ...]:
         """log w_m up to a constant, mu_m and log s_m."""
-        log_weight, mean, raw_scale = jnp.split(outputs, 3, axis=-1)
+        log_weight, raw_mean, raw_scale = jnp.split(outputs, 3, axis=-1)
         spread = codes_to_x(jnp.arange(self.components), self.components)
         spread = spread.reshape((1,) * (outputs.ndim - 1) + (-1,))
         spacing = 2 / self.num_codes
         least, most = math.log(NARROWEST * spacing), math.log(WIDEST)
         share = (math.log(max(2 / self.components, spacing)) - least) / (most - least)
         share_of_range = jax.nn.sigmoid(raw_scale + math.log(share / (1 - share)))
-        return log_weight, mean + spread, least + (most - least) * share_of_range
+        log_scale = least + (most - least) * share_of_range
+        omega = expand(omega, z)[..., None]
+        unit = jnp.sqrt(jnp.exp(2 * log_scale) + jax.nn.sigmoid(omega))
+        return log_weight, alpha(omega) * z[..., None] + unit * (raw_mean + spread), log_scale
 
     def at(self, outputs: Array, z: Array, omega: PerExample) -> Components:
         """The components times q(z_t | x_k)."""
-        log_weight, mean, log_scale = self.parameters(outputs)
+        log_weight, mean, log_scale = self.parameters(outputs, z, omega)
         omega, z = expand(omega, z)[..., None], z[..., None]
         spacing = 2 / self.num_codes
         # In a code's distance to the next: standard deviations of the noise, and of the component.
