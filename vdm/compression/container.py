@@ -13,7 +13,8 @@
             growth of the batches (`codec.UNIT`); sizes in bytes of the next two entries
     .       version 2: index in KERNELS, index in DECODERS, 1 for chosen levels (else 0), of which
             the first and then the T differences follow
-    .       device and versions, UTF-8
+    .       device and versions, UTF-8; in version 2 deflated with the dictionary ENVIRONMENT, which
+            saves 35 of 95 bytes before the bits
     .       names of the images if they came from a folder: UTF-8, one per line, zlib
     rest    the stack of bits: 32-bit words, the top one last
 
@@ -48,6 +49,7 @@ from vdm.typing import Params
 
 MAGIC = b"\x93VDM"
 VERSIONS = (1, 2)
+ENVIRONMENT = b"1 x NVIDIA 2 x cpu; jax 0.10.2, constriction 0.5.0"
 DTYPES = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
 
 
@@ -94,17 +96,20 @@ def write(header: Header, words: np.ndarray) -> bytes:
     """The bytes of a file with this header and stack."""
     environment = header.environment.encode()
     names = zlib.compress("\n".join(header.names).encode(), 9) if header.names else b""
+    more = [
+        KERNELS.index(header.kernel), DECODERS.index(header.decoder), int(bool(header.chosen)),
+        *np.diff(header.chosen, prepend=0).tolist(),
+    ]  # fmt: skip
+    version = 2 if any(more) else 1
+    if version == 2:
+        deflate = zlib.compressobj(9, wbits=-15, zdict=ENVIRONMENT)
+        environment = deflate.compress(environment) + deflate.flush()
     count, *axes = header.shape
     numbers = [
         count, len(axes), *axes, DTYPES.index(header.dtype), ORDERS.index(header.order),
         header.num_steps, header.cells, header.lanes, header.seed, header.step, int(header.ema),
         header.num_initial, header.num_given, header.growth, len(environment), len(names),
     ]  # fmt: skip
-    more = [
-        KERNELS.index(header.kernel), DECODERS.index(header.decoder), int(bool(header.chosen)),
-        *np.diff(header.chosen, prepend=0).tolist(),
-    ]  # fmt: skip
-    version = 2 if any(more) else 1
     body = b"".join(
         [header.fingerprint, header.probe, header.checksum]
         + [_leb128(number) for number in (numbers + more if version == 2 else numbers)]
@@ -150,7 +155,9 @@ def _parse(body: bytes, version: int) -> tuple[Header, np.ndarray]:
             if not all(steps) or more["chosen"][-1] > FINE:
                 raise IndexError
     at = numbers.position
-    environment = body[at : at + environment_size].decode()
+    environment = body[at : at + environment_size]
+    if version == 2:
+        environment = zlib.decompressobj(wbits=-15, zdict=ENVIRONMENT).decompress(environment)
     at += environment_size
     names = body[at : at + names_size]
     words = body[at + names_size :]
@@ -167,7 +174,7 @@ def _parse(body: bytes, version: int) -> tuple[Header, np.ndarray]:
         fingerprint=body[:8], probe=body[8:12], checksum=body[12:20], shape=shape, dtype=dtype,
         order=order, num_steps=num_steps, cells=cells, lanes=lanes, seed=seed, step=step,
         ema=bool(ema), num_initial=num_initial, num_given=num_given, growth=growth,
-        environment=environment,
+        environment=environment.decode(),
         names=tuple(zlib.decompress(names).decode().split("\n")) if names else (), **more,
     )  # fmt: skip
     return header, np.frombuffer(words, "<u4").astype(np.uint32)
