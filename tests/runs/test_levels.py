@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import vdm
+from vdm.data.sources import Split
 from vdm.diffusion.grids import least_bound
 from vdm.diffusion.least_bound import fine_levels
 from vdm.evaluation import step_costs
@@ -58,6 +59,11 @@ def test_costs_are_measured_once_for_the_parameters(make_tiny_config, workdir, c
     assert (changed.errors != first.errors).any()
     levels.step_costs(run, other)
     assert len(calls) == 2
+    split = run.source.load("train")
+    fewer = Split("train", split.examples[1:], split.labels[1:])
+    source = dataclasses.replace(run.source, load=lambda name: fewer)
+    levels.step_costs(dataclasses.replace(run, source=source), other)
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "of_another_shape"])
