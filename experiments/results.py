@@ -62,8 +62,8 @@ def parsed(parser: argparse.ArgumentParser, script: str) -> argparse.Namespace:
 LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("model", "kernel", "gaussian"),
     ("model", "decoder", "bayes"),
-    ("eval", "grid", "equal_times"),
-    ("compress", "grid", "equal_times"),
+    ("eval", "grid", {"name": "equal_times", "kwargs": {"rho": 7.0}}),
+    ("compress", "grid", {"name": "equal_times", "kwargs": {"rho": 7.0}}),
     ("sample.kwargs", "noisy_below", 100.0),
     ("model", "head", {"name": "table", "kwargs": {"components": 4}}),
 )

@@ -7,6 +7,7 @@ trained.bpd(images).mean, trained.sample(16), trained.compress(images)
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -16,14 +17,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vdm.arguments import check_choice, check_count
-from vdm.compression.limits import GRIDS, ORDERS
+from vdm.compression.limits import ORDERS
 from vdm.config import build as configs
 from vdm.config.checks import check_eval_grid
 from vdm.config.files import load_config as load_config
 from vdm.config.given import check_given
-from vdm.config.options import EVAL_GRIDS, complete
+from vdm.config.options import complete
 from vdm.data.sources import Split
-from vdm.diffusion.grids import Grid
+from vdm.diffusion.grids import Grid, equal_times
 from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.bits_per_dim import BitsPerDim as BitsPerDim
 from vdm.evaluation.bits_per_dim import evaluate
@@ -113,7 +114,7 @@ class Model:
         *,
         bound: str = "elbo",
         num_steps: int = 0,
-        grid: str | None = None,
+        grid: Grid | str | None = None,
         draws: int | None = None,
         batch_size: int = 256,
         seed: int = 0,
@@ -128,14 +129,13 @@ class Model:
         draws = self.run.options.eval.draws if draws is None else draws
         draws, batch_size = check_count("draws", draws, 1), check_count("batch_size", batch_size, 1)
         num_steps, seed = check_count("num_steps", num_steps, 0), check_count("seed", seed, 0)
-        check_choice("grid", grid or "equal_times", EVAL_GRIDS)
-        settings: Any = {"bound": bound, "num_steps": num_steps, "grid": grid or "equal_times"}
-        options = dataclasses.replace(self.run.options.eval, **settings)
+        options = dataclasses.replace(self.run.options.eval, bound=bound, num_steps=num_steps)
         estimator = configs.build_estimator(options, self.model)
-        check_eval_grid(options, self.model)
+        chosen = self._grid("eval.grid", grid) if grid else equal_times
+        check_eval_grid("this grid", options, chosen, self.model)
         images = check_codes(self.model, np.asarray(images))
         split = Split("given", images, check_labels(labels, len(images), self.num_classes))
-        run, params = levels.for_evaluation(self.run, self.params, options)
+        run, params = levels.for_evaluation(self.run, self.params, num_steps, chosen)
         result = evaluate(
             run.model, params, split, run.mesh, estimator=estimator, draws=draws, seed=seed,
             parts=Parts(batch_size),
@@ -189,6 +189,14 @@ class Model:
         ).data  # fmt: skip
         return drawn.astype(np.int32) if drawn.dtype.kind == "u" else drawn
 
+    def _grid(self, group: str, grid: Grid | str) -> Grid:
+        """Returns a grid by its name, with the kwargs of that group of the config, or as given."""
+        if not isinstance(grid, str):
+            return grid
+        named = ConfigDict(functools.reduce(operator.getitem, group.split("."), self.run.resolved))
+        named.name = grid
+        return configs.build_grid(group, named)
+
     def _sampled_with(self, sampler: Any, grid: Any, guidance: Any) -> Run:
         """Returns the run with these components, objects or names, instead of the config's."""
         config, changes = ConfigDict(self.run.resolved), {}
@@ -196,7 +204,7 @@ class Model:
             "sampler": (sampler, isinstance(sampler, Sampler), config.sample,
                         lambda: configs.build_sampler(config.sample)),
             "grid": (grid, callable(grid), config.sample.grid,
-                     lambda: configs.build_grid(config.sample.grid)),
+                     lambda: configs.build_grid("sample.grid", config.sample.grid)),
             "guidance": (guidance, hasattr(guidance, "passes"), config.sample.guidance,
                          lambda: configs.build_guidance(
                              config.sample.guidance, self.run.classifier, self.model)),
@@ -223,7 +231,7 @@ class Model:
         num_steps: int | None = None,
         lanes: int | None = None,
         order: str | None = None,
-        grid: str | None = None,
+        grid: Grid | str | None = None,
         seed: int | None = None,
     ) -> bytes:
         """Compresses integer codes [N, *dims] into the content of a file. Arguments that are None
@@ -234,11 +242,13 @@ class Model:
             for key, value in given.items()
             if value is not None
         }
-        for name, choice, known in (("order", order, ORDERS), ("grid", grid, GRIDS)):
-            if choice is not None:
-                changes[name] = check_choice(name, choice, known)
+        if order is not None:
+            changes["order"] = check_choice("order", order, ORDERS)
         options = dataclasses.replace(self.run.options.compress, **changes)
-        trained = compress.Trained(self.run, self.params, self.step)
+        run = self.run
+        if grid is not None:
+            run = dataclasses.replace(run, compress_grid=self._grid("compress.grid", grid))
+        trained = compress.Trained(run, self.params, self.step)
         return compress.pack(trained, np.asarray(images), options, labels=labels)[0]
 
     @_in_float32

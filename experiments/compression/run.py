@@ -61,7 +61,7 @@ COLUMNS = (
 def row_of(case: Case, model: api.Model) -> Row:
     """Codes the images, decodes them, and evaluates the bound of T steps on them."""
     images = model.run.source.load("test").examples[: case.count].astype(np.uint8)
-    options = CompressOptions(case.num_steps, case.lanes, 1, case.order, 0, "", "", "equal_times")
+    options = CompressOptions(case.num_steps, case.lanes, 1, case.order, 0, "", "")
     source = compress.Trained(model.run, model.params, model.step)
     start = time.monotonic()
     coded = [

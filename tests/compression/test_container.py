@@ -74,9 +74,7 @@ def test_levels_that_do_not_rise_or_end_too_high_are_damage():
 
 def test_all_that_the_options_allow_is_read():
     most = {"num_steps": 2**20, "lanes": 2**16, "cells": 2**10}
-    CompressOptions(
-        **most, order="bit_swap", seed=0, initial_bits="", labels="", grid="equal_times"
-    )
+    CompressOptions(**most, order="bit_swap", seed=0, initial_bits="", labels="")
     header = dataclasses.replace(HEADER, **most, seed=2**64 - 1)
     assert container.read(container.write(header, WORDS))[0] == header
     for field, value in most.items():

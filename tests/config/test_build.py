@@ -81,7 +81,7 @@ def test_a_component_is_swapped_by_its_name_alone():
         assert callable(configs.build_sampler(config.sample).step)
     for name in registry.GRIDS:
         config.sample.grid.name = name
-        grid = configs.build_grid(config.sample.grid)
+        grid = configs.build_grid("sample.grid", config.sample.grid)
         if name == "least_bound":  # a schedule does not determine it
             with pytest.raises(ValueError, match=r"measured on training images.*'equal_times'"):
                 grid(lambda t: 13 * t - 8, 4)

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from vdm.compression import container
 from vdm.compression.lattice import DamagedError
 from vdm.config.compatibility import earlier_model_fields
 from vdm.io.atomic import read_json
-from vdm.runs import compress, states
+from vdm.runs import compress, levels, states
 from vdm.runs.run import open_run
 
 pytestmark = pytest.mark.usefixtures("at_home")
@@ -194,8 +193,7 @@ def test_a_conditional_model_asks_for_labels(make_tiny_config, images):
 @pytest.mark.parametrize("decoder", ["bayes", "network"])
 def test_kernel_decoder_and_levels_of_a_file_are_in_its_header(model, images, monkeypatch, decoder):
     chosen = (10, 400, 900)
-    levels = SimpleNamespace(least_bound_levels=lambda run, params, num_steps: chosen)
-    monkeypatch.setitem(sys.modules, "vdm.runs.levels", levels)
+    monkeypatch.setattr(levels, "least_bound_levels", lambda run, params, num_steps: chosen)
     mixture = dataclasses.replace(model.vdm, reverse="mixture", decoder_rule=decoder)
     other = dataclasses.replace(model, run=dataclasses.replace(model.run, model=mixture))
     content = other.compress(images[:20], num_steps=2, grid="least_bound")
@@ -210,8 +208,12 @@ def test_kernel_decoder_and_levels_of_a_file_are_in_its_header(model, images, mo
         wrong = container.write(dataclasses.replace(header, **change), words)
         with pytest.raises(DamagedError, match="computes the model differently"):
             model.decompress(wrong)
-    with pytest.raises(ValueError, match="unknown grid 'karras'"):
-        model.compress(images[:2], grid="karras")
+    # Any grid will do: the file names the nearest of the fine levels.
+    content = other.compress(images[:2], num_steps=2, grid="karras")
+    assert container.read(content)[0].chosen[::2] == (0, 1024)
+    np.testing.assert_array_equal(model.decompress(content), images[:2])
+    with pytest.raises(ValueError, match="did you mean 'karras'"):
+        model.compress(images[:2], grid="karas")
 
 
 @pytest.mark.slow

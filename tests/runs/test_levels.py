@@ -121,8 +121,8 @@ def test_an_evaluation_states_its_levels(make_tiny_config, workdir, finished_cos
     for kernel in ("mixture", "gaussian_fitted_per_dim"):
         for grid in ("equal_times", "least_bound"):
             config = make_tiny_config(
-                model__kernel=kernel, model__decoder="network", eval__num_steps=5, eval__grid=grid,
-                eval__draws=12,
+                model__kernel=kernel, model__decoder="network", eval__num_steps=5,
+                eval__grid__name=grid, eval__draws=12,
             )  # fmt: skip
             run = open_run(config, workdir)
             evaluate.evaluate_run(run)
@@ -184,8 +184,8 @@ def test_samples_are_drawn_at_the_levels_of_their_config(make_tiny_config, workd
 def test_a_config_whose_levels_cannot_be_chosen_is_refused(
     make_tiny_config, tmp_path, changes, message
 ):
-    config = make_tiny_config(eval__grid="least_bound", **changes)
-    with pytest.raises(ValueError, match=r"eval\.grid = 'least_bound'.*" + message):
+    config = make_tiny_config(eval__grid__name="least_bound", **changes)
+    with pytest.raises(ValueError, match=r"eval\.grid\.name = 'least_bound'.*" + message):
         build_run(config, tmp_path)
 
 

@@ -35,6 +35,7 @@ def test_a_run_leaves_every_file_of_the_interface(finished_run):
         "bound", "num_steps", "num_examples", "draws_per_example", "split",
         "dataset", "data_fingerprint", "params", "step", "omega_0", "omega_1", "train_secs",
         "train_images", "eval_secs", "seed", "eval_seed", "num_dims", "strata",
+        "kernel", "decoder", "grid",
     }  # fmt: skip
     assert (report["num_examples"], report["split"], report["step"]) == (297, "test", 30)
     terms = report["bpd_reconstruction"] + report["bpd_prior"] + report["bpd_denoising"]

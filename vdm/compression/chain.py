@@ -302,7 +302,7 @@ def _omegas(model: VDM, params: Params, num_steps: int, chosen: tuple[int, ...])
         return jax.device_get(equal_times(model.schedule_fn(params), num_steps))
     if model.multivariate:
         raise ValueError(
-            "compress.grid = 'least_bound' needs one omega for all dimensions, but in this "
+            "compress.grid.name = 'least_bound' needs one omega for all dimensions, but in this "
             "schedule each has its own: choose 'equal_times'"
         )
     ends = compiled_schedule(model)(params["schedule"], np.array([0.0, 1.0], np.float32))

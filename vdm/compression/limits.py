@@ -7,8 +7,5 @@ ORDERS = ("bit_swap", "top_down")
 KERNELS, DECODERS = ("gaussian", "mixture"), ("bayes", "network")
 """The reverse kernels and decoders with which images can be coded."""
 
-GRIDS = ("equal_times", "least_bound")
-"""How the noise levels of the steps are chosen."""
-
 MOST_STEPS, MOST_LANES, MOST_CELLS = 2**20, 2**16, 2**10
 """The largest values permitted in a file; its reader treats larger ones as damage."""

@@ -64,6 +64,8 @@ class Built:
     optimizer: optax.GradientTransformation
     sampler: samplers.Sampler
     grid: grids.Grid
+    eval_grid: grids.Grid
+    compress_grid: grids.Grid
     guidance: guided.Guidance
     classifier: NoisyClassifier | None
 
@@ -79,7 +81,9 @@ def build_all(config: ConfigDict, source: sources.Source) -> Built:
         weighting=build_weighting(config.weighting),
         optimizer=build_optimizer(config.optim, config.train.num_steps),
         sampler=build_sampler(config.sample),
-        grid=build_grid(config.sample.grid),
+        grid=build_grid("sample.grid", config.sample.grid),
+        eval_grid=build_grid("eval.grid", config.eval.grid),
+        compress_grid=build_grid("compress.grid", config.compress.grid),
         guidance=build_guidance(config.sample.guidance, classifier),
         classifier=classifier,
     )
@@ -174,9 +178,9 @@ def build_sampler(sample: ConfigDict) -> samplers.Sampler:
     return sampler
 
 
-def build_grid(grid: ConfigDict) -> grids.Grid:
-    """Builds the grid of the sampler's steps."""
-    return build("sample.grid", grid, GRIDS)
+def build_grid(group: str, grid: ConfigDict) -> grids.Grid:
+    """Builds the grid of steps that a group such as "sample.grid" names."""
+    return build(group, grid, GRIDS)
 
 
 def build_classifier(classifier: ConfigDict, source: sources.Source) -> NoisyClassifier | None:

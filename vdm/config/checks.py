@@ -12,7 +12,7 @@ from vdm.config.options import EvalOptions, Options, SampleOptions
 from vdm.config.own_components import check_own
 from vdm.config.registry import MODELS
 from vdm.data.sources import Source
-from vdm.diffusion.grids import least_bound
+from vdm.diffusion.grids import Grid, equal_times, least_bound
 from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.features import check_features
 from vdm.evaluation.guided import check_guided_codes
@@ -36,7 +36,7 @@ def check(config: ConfigDict, options: Options, built: Built) -> None:
     check_augmented_flag(config)
     check_capabilities(config, built)
     check_kernel(config, built.model)
-    check_grids(options, built)
+    check_grids(config, options, built)
     check_shapes(config, built.model)
     check_own(config, built)
     if has_noise_levels(built.model):  # other models have no guidance
@@ -144,28 +144,32 @@ def check_kernel(config: ConfigDict, model: AnyModel) -> None:
         )
 
 
-def check_grids(options: Options, built: Built) -> None:
+def check_grids(config: ConfigDict, options: Options, built: Built) -> None:
     """Checks that the levels of T steps can be chosen where the config says so."""
-    check_eval_grid(options.eval, built.model)
+    field = f"eval.grid.name = {config.eval.grid.name!r}"
+    check_eval_grid(field, options.eval, built.eval_grid, built.model)
     if built.grid is least_bound:
         field = "sample.grid.name = 'least_bound'"
         check_choosable(built.model, field, options.sample.num_steps)
+    if built.compress_grid is not equal_times:
+        field = f"compress.grid.name = {config.compress.grid.name!r}"
+        check_choosable(built.model, field, options.compress.num_steps)
 
 
-def check_eval_grid(options: EvalOptions, model: AnyModel) -> None:
-    """Raises ValueError unless the bound has steps whose levels options.grid can choose."""
-    if options.grid == "equal_times":
+def check_eval_grid(field: str, options: EvalOptions, grid: Grid, model: AnyModel) -> None:
+    """Raises ValueError unless the bound has steps whose levels the grid can choose. field: what
+    chose the grid."""
+    if grid is equal_times:
         return
-    field = f"eval.grid = {options.grid!r}"
     if options.bound.startswith("ode"):
         raise ValueError(
-            f"{field}: eval.bound = {options.bound!r} has no levels of steps: set eval.grid = "
+            f"{field}: eval.bound = {options.bound!r} has no levels of steps: set eval.grid.name = "
             "'equal_times'"
         )
     if not options.num_steps:
         raise ValueError(
             f"{field} is for a bound of finitely many steps: set eval.num_steps to their number, "
-            "such as 10, or eval.grid = 'equal_times'"
+            "such as 10, or eval.grid.name = 'equal_times'"
         )
     check_choosable(model, field, options.num_steps)
 
@@ -181,7 +185,7 @@ def check_without_schedule(config: ConfigDict) -> None:
         "weighting.name": "bound",
         "eval.bound": "elbo",
         "eval.num_steps": 0,
-        "eval.grid": "equal_times",
+        "eval.grid.name": "equal_times",
         "sample.guidance.name": "none",
         "sample.interpolate": 0,
         "sample.num_frames": 0,

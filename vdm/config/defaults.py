@@ -235,8 +235,12 @@ def evaluation() -> dict[str, Any]:
     return {
         "bound": "elbo",  # or iw-K such as iw-64, ode-decoder, ode-uniform, ode-truncated-normal
         "num_steps": 0,  # T of the bound that is evaluated; 0 is continuous time
-        # levels of the T steps: equal_times of the schedule; least_bound, chosen on training images
-        "grid": "equal_times",
+        "grid": {
+            # levels of the T steps: equal_times of the schedule, equal_omegas, karras; least_bound,
+            # those for which the bound is least on training images
+            "name": "equal_times",
+            "kwargs": {"rho": 7.0},  # karras: how much denser the steps are at low noise
+        },
         "draws": 20,  # passes over the data, each with new noise
         "batch_size": 300,  # examples evaluated at once
         "seed": 0,  # of the noise
@@ -315,8 +319,10 @@ def compress() -> dict[str, Any]:
     return {
         "num_steps": 500,  # T of the chain of latents: more steps save bits and take more time
         "lanes": 64,  # images coded at once, at most
-        # noise levels of the steps: equal_times, or least_bound for those with the least bound
-        "grid": "equal_times",
+        "grid": {
+            "name": "equal_times",  # levels of the T steps, as eval.grid
+            "kwargs": {"rho": 7.0},  # karras: how much denser the steps are at low noise
+        },
         "cells": 1,  # of the latents' grid, per standard deviation of a step
         "order": "bit_swap",  # or top_down, which needs initial bits for all T latents
         "seed": 0,  # of the initial bits

@@ -19,7 +19,6 @@ from vdm.io.places import check_local
 PREDICTIONS = ("eps", "x", "v", "score", "next_mean", "codes")
 KERNELS = ("gaussian", "mixture", "gaussian_fitted", "gaussian_fitted_per_dim")
 SCHEDULE_TRAINING = ("bound", "variance", "variance_stratified", "adaptive", "fixed")
-EVAL_GRIDS = ("equal_times", "least_bound")
 DIVERGENCES = ("auto", "exact", "hutchinson")
 PRNG_IMPLS = ("threefry2x32", "rbg")
 
@@ -65,7 +64,6 @@ class EvalOptions:
 
     bound: str
     num_steps: int
-    grid: str
     draws: int
     batch_size: int
     seed: int
@@ -101,8 +99,7 @@ class CompressOptions:
 
     num_steps: T of the chain of latents. lanes: the largest number of images coded at once. cells:
     grid cells per standard deviation. seed: of the initial bits, unless initial_bits names a file
-    to take them from. labels: a file of labels. grid: how the noise levels of the steps are chosen.
-    ValueError for numbers too large for the format.
+    to take them from. labels: a file of labels. ValueError for numbers too large for the format.
     """
 
     num_steps: int
@@ -112,7 +109,6 @@ class CompressOptions:
     seed: int
     initial_bits: str
     labels: str
-    grid: str
 
     def __post_init__(self) -> None:
         for field, most in (("num_steps", limits.MOST_STEPS), ("lanes", limits.MOST_LANES),
@@ -248,10 +244,8 @@ def _read(config: ConfigDict) -> Options:
     check_choice("model.kernel", field_at(config, "model.kernel"), KERNELS)
     check_choice("model.decoder", field_at(config, "model.decoder"), limits.DECODERS)
     check_choice("compress.order", field_at(config, "compress.order"), limits.ORDERS)
-    check_choice("compress.grid", field_at(config, "compress.grid"), limits.GRIDS)
     check_choice("train.prng_impl", field_at(config, "train.prng_impl"), PRNG_IMPLS)
     check_choice("eval.params", field_at(config, "eval.params"), ("ema", "raw"))
-    check_choice("eval.grid", field_at(config, "eval.grid"), EVAL_GRIDS)
     check_choice("eval.ode.divergence", field_at(config, "eval.ode.divergence"), DIVERGENCES)
     ode = _group(config, "eval.ode", OdeOptions, num_steps=0)
     options = Options(

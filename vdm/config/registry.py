@@ -100,6 +100,8 @@ TABLES: Mapping[str, Mapping[str, Callable]] = {
     "weighting": WEIGHTINGS,
     "optim": OPTIMIZERS,
     "sample": SAMPLERS,
+    "eval.grid": GRIDS,
+    "compress.grid": GRIDS,
     "sample.grid": GRIDS,
     "sample.guidance": GUIDANCES,
     "classifier": CLASSIFIERS,

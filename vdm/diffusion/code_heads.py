@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from vdm.arguments import check_count
 from vdm.diffusion.codes import code_log_probs
@@ -107,7 +107,7 @@ class Components:
         distance = self.from_z - self.per_code * self.mean
         return jnp.sum(jax.nn.softmax(self.logits, axis=-1) * distance, axis=-1)
 
-    def log_prob_of(self, codes: Int[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
+    def log_prob_of(self, codes: Integer[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
         """log p_k at the given codes."""
         j = codes[..., None].astype(jnp.int32) - self.nearest
         exponent = j * (self.slope - 0.5 * j * self.precision)

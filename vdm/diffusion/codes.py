@@ -37,7 +37,7 @@ class CodeSums(Protocol):
         """The table all the same."""
         ...
 
-    def log_prob_of(self, codes: Int[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
+    def log_prob_of(self, codes: Integer[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
         """log p_k at the given codes."""
         ...
 

@@ -243,7 +243,7 @@ def estimate_elbo(
 
 def _reconstruction(
     data: Shaped[Array, "batch *dims"],
-    x: Float[Array, "batch *dims"],
+    x: Float[Array, "batch ..."],
     draws: Draws,
     levels: NoiseLevels,
     said: Guess,

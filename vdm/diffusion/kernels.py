@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from vdm.diffusion.codes import CodeSums, all_codes, log_prob_of, log_probs_of, mean_eps
 from vdm.diffusion.noise import diffuse, expand
@@ -70,7 +70,7 @@ class Guess(NamedTuple):
     log_probs: Float[Array, "batch *dims codes"] | None = None
     sums: CodeSums | None = None
 
-    def log_prob_of(self, codes: Int[Array, "batch *dims"]) -> Float[Array, " batch"]:
+    def log_prob_of(self, codes: Integer[Array, "batch *dims"]) -> Float[Array, " batch"]:
         """The sum of log p_k at the given codes, nats per example."""
         if self.sums is not None:
             return jnp.sum(self.sums.log_prob_of(codes), axis=tuple(range(1, codes.ndim)))

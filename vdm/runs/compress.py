@@ -32,6 +32,7 @@ from vdm.io.console import Progress, say
 from vdm.models import interface
 from vdm.models.inputs import check_codes, check_labels
 from vdm.runs import states
+from vdm.runs.levels import numbered_levels
 from vdm.runs.run import Run
 from vdm.typing import Params
 
@@ -117,11 +118,8 @@ def pack(
     """
     dims = trained.run.vdm.dims
     codes = check_codes(trained.run.vdm, images.reshape(_full_shape(images.shape, dims)))
-    chosen = ()
-    if options.grid == "least_bound":
-        from vdm.runs.levels import least_bound_levels
-
-        chosen = least_bound_levels(trained.run, trained.params, options.num_steps)
+    run, params = trained.run, trained.params
+    chosen = numbered_levels(run, params, options.num_steps, run.compress_grid)
     chain = trained.chain(options.num_steps, options.cells, chosen)
     if labels is not None and not chain.num_classes:
         raise ValueError(

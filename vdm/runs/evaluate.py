@@ -11,6 +11,7 @@ import numpy as np
 from vdm.config.compatibility import computed_fields
 from vdm.data.sources import Split
 from vdm.devices import sharding
+from vdm.diffusion.grids import equal_times
 from vdm.diffusion.interning import kept
 from vdm.evaluation.bits_per_dim import TERMS, Evaluation, evaluate, examples_per_call
 from vdm.evaluation.diagnostics import Diagnosis, can_diagnose, diagnose
@@ -84,7 +85,7 @@ def report_evaluation(
     options, start = run.options.eval, time.monotonic()
     split = run.source.load(run.source.evaluation_split)
     trained = run, params
-    run, params = levels.for_evaluation(run, params, options)
+    run, params = levels.for_evaluation(run, params, options.num_steps, run.eval_grid)
     identity = _identity(run, params, split)
     with open_journal(run, "eval", "evaluating", identity) as journal:
         if journal.dropped:
@@ -140,17 +141,17 @@ def report_evaluation(
 def _kernel_facts(run: Run, params: Params) -> dict[str, Any]:
     """Returns what eval.json says of the reverse kernel, the decoder and the levels of a bound of
     T steps."""
-    if not has_noise_levels(model := run.model) or run.estimator.name.startswith("ode"):
+    if not has_noise_levels(model := run.model):
         return {}
-    facts: dict[str, Any] = {"decoder": model.decoder_rule}
-    if run.estimator.num_steps:
-        facts["kernel"] = model.reverse
-        facts["grid"] = run.options.eval.grid
-        if facts["grid"] == "least_bound":
-            facts["omegas"] = jax.device_get(params["schedule"]["omegas"])
-        facts["network_evaluations"] = run.estimator.num_steps + model.network_decodes
-        if model.needs_u(run.estimator.num_steps) and run.estimator.name == "elbo":
-            facts["kernel_divergence"] = "mean over one normal draw u and -u"
+    grid = run.resolved["eval"]["grid"]["name"]
+    facts: dict[str, Any] = {"kernel": model.reverse, "decoder": model.decoder_rule, "grid": grid}
+    if not run.estimator.num_steps:
+        return facts
+    if run.eval_grid is not equal_times:
+        facts["omegas"] = jax.device_get(params["schedule"]["omegas"])
+    facts["network_evaluations"] = run.estimator.num_steps + model.network_decodes
+    if model.needs_u(run.estimator.num_steps) and run.estimator.name == "elbo":
+        facts["kernel_divergence"] = "mean over one normal draw u and -u"
     return facts
 
 

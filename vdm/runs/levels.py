@@ -9,13 +9,14 @@ import dataclasses
 import json
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vdm.config.compatibility import computed_fields
-from vdm.config.options import EvalOptions
 from vdm.devices import sharding
 from vdm.diffusion import grids
+from vdm.diffusion.grids import Grid
 from vdm.diffusion.least_bound import choose, fine_levels
 from vdm.evaluation.step_costs import (
     Measured,
@@ -114,25 +115,48 @@ def with_kernel(run: Run, params: Params) -> Params:
     return params | {"kernel": sharding.put_everywhere(fitted, run.mesh)}
 
 
-def on_levels(run: Run, params: Params, num_steps: int) -> tuple[Run, Params]:
-    """Returns the run and its parameters with the levels of least bound as their schedule, so that
+def numbered_levels(run: Run, params: Params, num_steps: int, grid: Grid) -> tuple[int, ...]:
+    """Returns the levels of a grid as indices into `fine_levels`, by which a compressed file names
+    them: those of least bound, or the nearest ones to another grid's; () for equal times, whose
+    levels need no names. ValueError if two levels are the same."""
+    if grid is grids.equal_times:
+        return ()
+    if grid is grids.least_bound:
+        return least_bound_levels(run, params, num_steps)
+    check_choosable(run.model, "a compress.grid other than 'equal_times'", num_steps)
+    fine = fine_levels(*schedule_ends(run.vdm, params))
+    omegas = np.asarray(grid(run.vdm.schedule_fn(params), num_steps))
+    indices = np.abs(fine[None, :] - omegas[:, None]).argmin(axis=1)
+    if (np.diff(indices) <= 0).any():
+        raise ValueError(
+            f"compress.num_steps = {num_steps}: the levels of compress.grid are too close to each "
+            "other; take fewer steps, or compress.grid.name = 'equal_times'"
+        )
+    return tuple(indices.tolist())
+
+
+def on_levels(run: Run, params: Params, num_steps: int, grid: Grid) -> tuple[Run, Params]:
+    """Returns the run and its parameters with the levels of a grid as their schedule, so that
     num_steps steps at equal times take these levels."""
-    levels = list(least_bound_levels(run, params, num_steps))
-    omegas = fine_levels(*schedule_ends(run.vdm, params))[levels]
+    if grid is grids.least_bound:
+        levels = list(least_bound_levels(run, params, num_steps))
+        omegas = jnp.asarray(fine_levels(*schedule_ends(run.vdm, params))[levels])
+    else:
+        omegas = grid(run.vdm.schedule_fn(params), num_steps)
     model = dataclasses.replace(run.vdm, schedule=ChosenLevels(num_steps))
-    schedule = sharding.put_everywhere({"omegas": jnp.asarray(omegas)}, run.mesh)
+    schedule = sharding.put_everywhere({"omegas": jax.device_get(omegas)}, run.mesh)
     return dataclasses.replace(run, model=model), params | {"schedule": schedule}
 
 
-def for_evaluation(run: Run, params: Params, options: EvalOptions) -> tuple[Run, Params]:
-    """Returns the run and its parameters as a bound of T steps is evaluated: on the levels of
-    options.grid, and with the parameters of a fitted kernel."""
-    if not options.num_steps:
+def for_evaluation(run: Run, params: Params, num_steps: int, grid: Grid) -> tuple[Run, Params]:
+    """Returns the run and its parameters as a bound of T steps is evaluated: on the levels of the
+    grid, and with the parameters of a fitted kernel."""
+    if not num_steps:
         return run, params
     fitted = with_kernel(run, params)
-    if options.grid != "least_bound":
+    if grid is grids.equal_times:
         return run, fitted
-    chosen, params = on_levels(run, params, options.num_steps)
+    chosen, params = on_levels(run, params, num_steps, grid)
     return chosen, fitted | {"schedule": params["schedule"]}
 
 
@@ -142,6 +166,6 @@ def for_samples(run: Run, params: Params, num_steps: int) -> tuple[Run, Params]:
     fitted = with_kernel(run, params)
     if run.grid is not grids.least_bound:
         return run, fitted
-    chosen, params = on_levels(run, params, num_steps)
+    chosen, params = on_levels(run, params, num_steps, run.grid)
     on_grid = dataclasses.replace(chosen, grid=grids.equal_times)
     return on_grid, fitted | {"schedule": params["schedule"]}

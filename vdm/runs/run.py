@@ -60,6 +60,8 @@ class Run:
     optimizer: optax.GradientTransformation
     sampler: Sampler
     grid: Grid
+    eval_grid: Grid
+    compress_grid: Grid
     guidance: Guidance
     classifier: NoisyClassifier | None
     estimator: Estimator
