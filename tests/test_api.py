@@ -105,6 +105,26 @@ def test_build_starts_from_the_seed(make_tiny_config):
     assert np.isfinite(model.bpd(images, draws=2).mean)
 
 
+def test_a_model_is_used_with_another_kernel_and_decoder(trained):
+    images = np.full((2, 8, 8, 1), 3)
+    mixture = trained.using("mixture", decoder="network")
+    assert (mixture.vdm.reverse, mixture.vdm.decoder_rule) == ("mixture", "network")
+    assert mixture.using().vdm == mixture.vdm
+    assert trained.using("mixture").vdm.decoder_rule == "bayes"
+    bounds = [model.bpd(images, num_steps=2, draws=4).mean for model in (trained, mixture)]
+    assert bounds[1] < bounds[0]
+    with pytest.raises(ValueError, match="did you mean 'mixture'"):
+        trained.using("mixtur")
+
+
+def test_a_model_trained_for_T_steps_keeps_its_kernel(make_tiny_config):
+    config = make_tiny_config(model__num_steps=3, model__kernel="mixture")
+    model = vdm.build(config)
+    assert model.using("mixture").vdm == model.vdm
+    with pytest.raises(ValueError, match="trained for 3 steps of kernel 'mixture' with decoder"):
+        model.using(decoder="network")
+
+
 def test_a_model_is_printed_in_a_line(trained):
     assert repr(trained) == "<vdm.Model of digits: 9,164 parameters of step 30>"
 

@@ -39,7 +39,7 @@ from vdm.models.latent_variable import AnyModel
 from vdm.models.vdm import VDM, compiled_schedule, count_parameters
 from vdm.nn.stacks import unstack_blocks
 from vdm.runs import compress, levels, states
-from vdm.runs.run import Run, build_run, open_run
+from vdm.runs.run import Run, build_run, open_run, with_kernel
 from vdm.typing import Params
 
 P = ParamSpec("P")
@@ -89,16 +89,7 @@ class Model:
         """Returns the model with another reverse kernel or decoder, by the names that model.kernel
         and model.decoder take; None leaves it. ValueError for one that the model does not have, or
         if it was trained for T steps of its own."""
-        config = ConfigDict(self.run.resolved)
-        own = dict(config.model)
-        config.model.update(kernel=kernel or own["kernel"], decoder=decoder or own["decoder"])
-        if config.model.num_steps and own != dict(config.model):
-            raise ValueError(
-                f"this model was trained for {config.model.num_steps} steps of kernel "
-                f"{own['kernel']!r} with decoder {own['decoder']!r}: these are part of it"
-            )
-        run = build_run(config, self.run.workdir, lambda _: self.run.source, own_fields=True)
-        return dataclasses.replace(self, run=run)
+        return dataclasses.replace(self, run=with_kernel(self.run, kernel, decoder))
 
     def split(self, name: str = "test") -> Split:
         """Reads a split of the config's data: "train", "test" or, with data.holdout > 0,

@@ -14,10 +14,11 @@ from experiments.results import Row, format_table, identity, write_results
 from experiments.sweep import CONFIGS, finish, parse_flags, seeded
 from vdm import api
 from vdm.config.options import CompressOptions
+from vdm.config.registry import GRIDS
 from vdm.data.sources import Split
 from vdm.evaluation.statistics import half_width
 from vdm.io.atomic import read_json
-from vdm.io.plots import BLUE, VERMILLION, make_figure, save_figure
+from vdm.io.plots import BLUE, GREEN, VERMILLION, make_figure, save_figure
 from vdm.runs import compress
 
 
@@ -32,11 +33,16 @@ class Case(NamedTuple):
     draws: int
     order: str = "bit_swap"
     lanes: int = 64
+    kernel: str = "gaussian"
+    decoder: str = "bayes"
+    grid: str = "equal_times"
 
     @property
     def name(self) -> str:
         """The name of the row."""
-        changed = "" if self.order == "bit_swap" else f" {self.order}"
+        usual = ("bit_swap", "gaussian", "bayes", "equal_times")
+        given = (self.order, self.kernel, self.decoder, self.grid)
+        changed = "".join(f" {a}" for a, b in zip(given, usual, strict=True) if a != b)
         return f"{self.data} {self.count} T={self.num_steps}{changed}"
 
 
@@ -45,6 +51,20 @@ SCALES = {
         *(Case("digits", 297, steps, 4, 400) for steps in (10, 20, 50, 100)),
         Case("digits", 297, 250, 2, 400),
         *(Case("digits", 297, steps, 1, 400) for steps in (500, 1000)),
+        *(Case("digits", 297, steps, 4, 400, kernel="mixture") for steps in (10, 20, 64)),
+        *(
+            Case(
+                "digits",
+                297,
+                steps,
+                4,
+                400,
+                kernel="mixture",
+                decoder="network",
+                grid="least_bound",
+            )
+            for steps in (10, 20)
+        ),
         Case("digits", 20, 100, 2, 400),
         Case("digits", 20, 100, 2, 400, "top_down"),
         *(Case("fashion_mnist", 1000, steps, 1, 30) for steps in (10, 20, 50)),
@@ -61,6 +81,9 @@ COLUMNS = (
 def row_of(case: Case, model: api.Model) -> Row:
     """Codes the images, decodes them, and evaluates the bound of T steps on them."""
     images = model.run.source.load("test").examples[: case.count].astype(np.uint8)
+    model = model.using(case.kernel, case.decoder)
+    grid = GRIDS[case.grid]()
+    model = dataclasses.replace(model, run=dataclasses.replace(model.run, compress_grid=grid))
     options = CompressOptions(case.num_steps, case.lanes, 1, case.order, 0, "", "")
     source = compress.Trained(model.run, model.params, model.step)
     start = time.monotonic()
@@ -75,11 +98,14 @@ def row_of(case: Case, model: api.Model) -> Row:
     nets = [bits.net_bits / images.size for _, bits in coded]
     path = [bits.ideal_bits / images.size for _, bits in coded]
     content, bits = coded[0]
-    bound = model.bpd(images, num_steps=case.num_steps, draws=case.draws)
+    bound = model.bpd(images, num_steps=case.num_steps, draws=case.draws, grid=grid)
     return {
         "name": case.name,
         "images": case.count,
         "num_steps": case.num_steps,
+        "kernel": case.kernel,
+        "decoder": case.decoder,
+        "grid": case.grid,
         "bpd": bound.mean,
         "stderr": bound.stderr_monte_carlo,
         "stderr_degrees": bound.stderr_degrees,
@@ -124,14 +150,19 @@ def plot(path: Path, rows: list[Row]) -> None:
         most = max(row["images"] for row in rows if row["name"].startswith(data))
         own = [row for row in rows if row["name"].startswith(data) and "net" in row]
         own = [row for row in own if row["images"] == most]
-        steps = [row["num_steps"] for row in own]
-        axes.plot(steps, [row["bpd"] for row in own], color="black", linewidth=1.0, label="bound")
-        axes.errorbar(steps, [row["net"] for row in own],
-                      [half_width(row["net_stderr"], len(row["seeds"]) - 1) for row in own],
-                      fmt="o", color=BLUE,
-                      markersize=7, markerfacecolor="none", label="net rate")  # fmt: skip
-        axes.plot(steps, [row["gross"] for row in own], "s", markersize=3.5, color=VERMILLION,
-                  label="whole file")  # fmt: skip
+        for kernel, line, colour in (("gaussian", "-", BLUE), ("mixture", "--", GREEN)):
+            mine = [row for row in own if row.get("kernel", "gaussian") == kernel]
+            mine = [row for row in mine if row.get("grid", "equal_times") == "equal_times"]
+            steps = [row["num_steps"] for row in mine]
+            named = "bound" if kernel == "gaussian" else "bound, mixture"
+            axes.plot(steps, [row["bpd"] for row in mine], color="black", linewidth=1.0,
+                      linestyle=line, label=named)  # fmt: skip
+            widths = [half_width(row["net_stderr"], len(row["seeds"]) - 1) for row in mine]
+            axes.errorbar(steps, [row["net"] for row in mine], widths, fmt="o", color=colour,
+                          markersize=7, markerfacecolor="none", label="net rate")  # fmt: skip
+            axes.plot(steps, [row["gross"] for row in mine], "s", markersize=3.5,
+                      color=VERMILLION, label="whole file")  # fmt: skip
+        steps = sorted({row["num_steps"] for row in own})
         axes.set_xscale("log")
         axes.set_xticks(steps, [str(step) for step in steps])
         axes.minorticks_off()
@@ -140,7 +171,8 @@ def plot(path: Path, rows: list[Row]) -> None:
         axes.set_xlabel("steps $T$")
     all_axes[0].set_ylabel("bits/dim")
     handles, labels = all_axes[0].get_legend_handles_labels()
-    order = [labels.index(label) for label in ("bound", "net rate", "whole file")]
+    shown = ("bound", "bound, mixture", "net rate", "whole file")
+    order = [labels.index(label) for label in shown if label in labels]
     all_axes[0].legend([handles[i] for i in order], [labels[i] for i in order], frameon=False)
     save_figure(figure, path)
 

@@ -11,6 +11,7 @@ FAMILIES = {
     "euler_maruyama": (ORANGE, "^"),
     "predictor_corrector": (PURPLE, "v"),
     "annealed_langevin": (GREY, "D"),
+    "mixture_ancestral": (BLUE, "*"),
     "heun": (SKY, "P"),
     "dpm_solver": (VERMILLION, "X"),
     "flow": (BLACK, "<"),
@@ -20,6 +21,7 @@ VARIANTS = {
     "no last noise": ":",
     "eta 0.5": "--",
     "stochastic": "--",
+    "noise below 1": ":",
     "tolerance 0.01": "--",
 }
 

@@ -25,9 +25,10 @@ from vdm.typing import Params
 CONFIG = CONFIGS / "digits.py"
 SEEDS = (0, 1, 2)
 BUDGETS = (10, 24)  # network evaluations per image
-NUM_SAMPLES = {"small": 300, "full": 1500}
+NUM_SAMPLES = {"small": 1500, "full": 5000}
 SAMPLERS: dict[str, Sampler] = {
     "ancestral": samplers.ancestral(),
+    "mixture_ancestral": samplers.mixture_ancestral(),
     "euler_maruyama": samplers.euler_maruyama(),
     "predictor_corrector": langevin.predictor_corrector(),
     "annealed_langevin": langevin.annealed_langevin(corrections=1, step_size=0.5),
@@ -35,6 +36,7 @@ SAMPLERS: dict[str, Sampler] = {
     "heun": samplers.heun(),
     "dpm_solver": samplers.dpm_solver(),
     "dpm_solver, stochastic": samplers.dpm_solver(stochastic=True),
+    "dpm_solver, noise below 1": samplers.dpm_solver(stochastic=True, noisy_below=1.0),
     "flow, tolerance 0.1": flow.flow(1e-1),
     "flow, tolerance 0.01": flow.flow(1e-2),
 }

@@ -235,12 +235,7 @@ def evaluation() -> dict[str, Any]:
     return {
         "bound": "elbo",  # or iw-K such as iw-64, ode-decoder, ode-uniform, ode-truncated-normal
         "num_steps": 0,  # T of the bound that is evaluated; 0 is continuous time
-        "grid": {
-            # levels of the T steps: equal_times of the schedule, equal_omegas, karras; least_bound,
-            # those for which the bound is least on training images
-            "name": "equal_times",
-            "kwargs": {"rho": 7.0},  # karras: how much denser the steps are at low noise
-        },
+        "grid": grid(),  # of the T steps of the bound
         "draws": 20,  # passes over the data, each with new noise
         "batch_size": 300,  # examples evaluated at once
         "seed": 0,  # of the noise
@@ -272,14 +267,7 @@ def sample() -> dict[str, Any]:
             "step_size": 0.1,  # annealed_langevin: step size divided by sigma^2
             "tolerance": 1e-3,  # flow: tolerance of its adaptive steps between points of the grid
         },
-        "grid": {
-            # or equal_omegas, karras; least_bound: the levels for which the bound of the model's
-            # kernel is least on training images
-            "name": "equal_times",
-            "kwargs": {
-                "rho": 7.0,  # karras: how much denser the steps are at low noise
-            },
-        },
+        "grid": grid(),  # of the steps of the sampler
         "guidance": {
             "name": "none",  # or classifier_free; classifier needs --mode=classifier first
             "kwargs": {
@@ -296,6 +284,16 @@ def sample() -> dict[str, Any]:
         "num_images": 64,  # number of images drawn
         "batch_size": 64,  # images drawn at once
         "seed": 0,  # of the noise
+    }
+
+
+def grid() -> dict[str, Any]:
+    """The noise levels of T steps."""
+    return {
+        # equal_times of the schedule, equal_omegas, karras; least_bound: those for which the bound
+        # of the model's kernel is least on training images
+        "name": "equal_times",
+        "kwargs": {"rho": 7.0},  # karras: how much denser the steps are at low noise
     }
 
 
@@ -319,10 +317,7 @@ def compress() -> dict[str, Any]:
     return {
         "num_steps": 500,  # T of the chain of latents: more steps save bits and take more time
         "lanes": 64,  # images coded at once, at most
-        "grid": {
-            "name": "equal_times",  # levels of the T steps, as eval.grid
-            "kwargs": {"rho": 7.0},  # karras: how much denser the steps are at low noise
-        },
+        "grid": grid(),  # of the chain of latents
         "cells": 1,  # of the latents' grid, per standard deviation of a step
         "order": "bit_swap",  # or top_down, which needs initial bits for all T latents
         "seed": 0,  # of the initial bits

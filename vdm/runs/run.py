@@ -186,3 +186,17 @@ def build_run(
         ),
         mesh=sharding.build_mesh(options.train.num_devices, options.train.fsdp),
     )
+
+
+def with_kernel(run: Run, kernel: str | None, decoder: str | None) -> Run:
+    """Returns the run with another reverse kernel or decoder; None leaves it. ValueError if its
+    model does not have it, or was trained for T steps of its own."""
+    config = ConfigDict(run.resolved)
+    own = dict(config.model)
+    config.model.update(kernel=kernel or own["kernel"], decoder=decoder or own["decoder"])
+    if config.model.num_steps and own != dict(config.model):
+        raise ValueError(
+            f"this model was trained for {config.model.num_steps} steps of kernel "
+            f"{own['kernel']!r} with decoder {own['decoder']!r}: these are part of it"
+        )
+    return build_run(config, run.workdir, lambda _: run.source, own_fields=True)
