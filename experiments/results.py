@@ -63,6 +63,7 @@ LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("model", "kernel", "gaussian"),
     ("model", "decoder", "bayes"),
     ("eval", "grid", {"name": "equal_times", "kwargs": {"rho": 7.0}}),
+    ("compress", "kernel", "model"),
     ("compress", "grid", {"name": "equal_times", "kwargs": {"rho": 7.0}}),
     ("sample.kwargs", "noisy_below", 100.0),
     ("model", "head", {"name": "table", "kwargs": {"components": 4}}),

@@ -27,6 +27,9 @@ def test_a_finished_run_is_evaluated_with_another_kernel_and_decoder(
     assert [reports[0][key] for key in stated] == ["elbo", 3, "mixture", "network", 4]
     assert [reports[1][key] for key in stated] == ["elbo", 3, "gaussian", "bayes", 3]
     assert "u and -u" in reports[0]["kernel_divergence"]
+    said = [evaluate.describe_evaluation(report) for report in reports]
+    assert "elbo, T = 3, mixture kernel, network decoder, ema" in said[0]
+    assert "elbo, T = 3, ema" in said[1]
     assert "kernel_divergence" not in reports[1]
     assert reports[0]["bpd"] < reports[1]["bpd"] - 1
     first, second = compare([Result(tmp_path / name) for name in ("gaussian", "mixture")])

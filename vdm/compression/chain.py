@@ -194,7 +194,7 @@ class Chain:
                 f"T = {num_steps} steps with {cells_per_std} cells per standard deviation: both "
                 "must be at least 1"
             )
-        _check(model, params)
+        check_codable(model, params)
         omegas = _omegas(model, params, num_steps, chosen)
         self.levels = Levels(np.array(omegas, np.float32), cells_per_std)
         self.mixture, self._network_decodes = model.reverse == "mixture", model.network_decodes
@@ -278,7 +278,7 @@ class Chain:
         return digest.digest()[:4]
 
 
-def _check(model: VDM, params: Params) -> None:
+def check_codable(model: VDM, params: Params) -> None:
     """Raises ValueError for a model whose images cannot be coded."""
     require(model, "lossless_codec", "lossless compression")
     parts = (model.likelihood, model.likelihood_of(params))
@@ -302,8 +302,8 @@ def _omegas(model: VDM, params: Params, num_steps: int, chosen: tuple[int, ...])
         return jax.device_get(equal_times(model.schedule_fn(params), num_steps))
     if model.multivariate:
         raise ValueError(
-            "compress.grid.name = 'least_bound' needs one omega for all dimensions, but in this "
-            "schedule each has its own: choose 'equal_times'"
+            "chosen levels, as of compress.grid, need one omega for all dimensions, but in this "
+            "schedule each has its own: choose compress.grid.name = 'equal_times'"
         )
     ends = compiled_schedule(model)(params["schedule"], np.array([0.0, 1.0], np.float32))
     fine = fine_levels(*jax.device_get(ends).tolist())

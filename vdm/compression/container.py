@@ -49,6 +49,7 @@ from vdm.typing import Params
 
 MAGIC = b"\x93VDM"
 VERSIONS = (1, 2)
+# Part of version 2, whatever the versions of the packages are: it must not change.
 ENVIRONMENT = b"1 x NVIDIA 2 x cpu; jax 0.10.2, constriction 0.5.0"
 DTYPES = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
 

@@ -17,7 +17,7 @@ from vdm.diffusion.samplers import Sampler
 from vdm.evaluation.features import check_features
 from vdm.evaluation.guided import check_guided_codes
 from vdm.evaluation.samples import check_samples
-from vdm.evaluation.step_costs import check_choosable
+from vdm.evaluation.step_costs import check_choosable, check_steppable
 from vdm.models.interface import (
     OWN_LATENTS,
     has_noise_levels,
@@ -116,6 +116,12 @@ def check_capabilities(config: ConfigDict, built: Built) -> None:
 def check_kernel(config: ConfigDict, model: AnyModel) -> None:
     """Checks that the model has what the reverse kernel and the decoder need."""
     kernel, decoder = config.model.kernel, config.model.decoder
+    if has_noise_levels(model) and (model.reverse, model.decoder_rule) != (kernel, decoder):
+        raise ValueError(
+            f"model.kernel = {kernel!r}, model.decoder = {decoder!r}: model.name = "
+            f"{config.model.name!r} does not take them; let it have the parameters reverse and "
+            "decoder_rule, or choose 'gaussian' and 'bayes'"
+        )
     if not has_noise_levels(model) or (kernel, decoder) == ("gaussian", "bayes"):
         return  # `check_without_schedule` refuses these fields for other models
     field = f"model.kernel = {kernel!r}" if kernel != "gaussian" else f"model.decoder = {decoder!r}"
@@ -153,7 +159,7 @@ def check_grids(config: ConfigDict, options: Options, built: Built) -> None:
         check_choosable(built.model, field, options.sample.num_steps)
     if built.compress_grid is not equal_times:
         field = f"compress.grid.name = {config.compress.grid.name!r}"
-        check_choosable(built.model, field, options.compress.num_steps)
+        _check_grid(field, built.compress_grid, built.model, options.compress.num_steps)
 
 
 def check_eval_grid(field: str, options: EvalOptions, grid: Grid, model: AnyModel) -> None:
@@ -171,7 +177,14 @@ def check_eval_grid(field: str, options: EvalOptions, grid: Grid, model: AnyMode
             f"{field} is for a bound of finitely many steps: set eval.num_steps to their number, "
             "such as 10, or eval.grid.name = 'equal_times'"
         )
-    check_choosable(model, field, options.num_steps)
+    _check_grid(field, grid, model, options.num_steps)
+
+
+def _check_grid(field: str, grid: Grid, model: AnyModel, num_steps: int) -> None:
+    if grid is least_bound:
+        check_choosable(model, field, num_steps)
+    else:
+        check_steppable(model, field)
 
 
 def check_without_schedule(config: ConfigDict) -> None:

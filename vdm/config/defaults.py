@@ -317,6 +317,7 @@ def compress() -> dict[str, Any]:
     return {
         "num_steps": 500,  # T of the chain of latents: more steps save bits and take more time
         "lanes": 64,  # images coded at once, at most
+        "kernel": "model",  # reverse kernel: that of the model; or gaussian, mixture
         "grid": grid(),  # of the chain of latents
         "cells": 1,  # of the latents' grid, per standard deviation of a step
         "order": "bit_swap",  # or top_down, which needs initial bits for all T latents

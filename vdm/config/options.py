@@ -99,7 +99,8 @@ class CompressOptions:
 
     num_steps: T of the chain of latents. lanes: the largest number of images coded at once. cells:
     grid cells per standard deviation. seed: of the initial bits, unless initial_bits names a file
-    to take them from. labels: a file of labels. ValueError for numbers too large for the format.
+    to take them from. labels: a file of labels. kernel: "model" for the model's own. ValueError for
+    numbers too large for the format.
     """
 
     num_steps: int
@@ -109,6 +110,7 @@ class CompressOptions:
     seed: int
     initial_bits: str
     labels: str
+    kernel: str = "model"
 
     def __post_init__(self) -> None:
         for field, most in (("num_steps", limits.MOST_STEPS), ("lanes", limits.MOST_LANES),
@@ -244,6 +246,8 @@ def _read(config: ConfigDict) -> Options:
     check_choice("model.kernel", field_at(config, "model.kernel"), KERNELS)
     check_choice("model.decoder", field_at(config, "model.decoder"), limits.DECODERS)
     check_choice("compress.order", field_at(config, "compress.order"), limits.ORDERS)
+    kernels = ("model", *limits.KERNELS)
+    check_choice("compress.kernel", field_at(config, "compress.kernel"), kernels)
     check_choice("train.prng_impl", field_at(config, "train.prng_impl"), PRNG_IMPLS)
     check_choice("eval.params", field_at(config, "eval.params"), ("ema", "raw"))
     check_choice("eval.ode.divergence", field_at(config, "eval.ode.divergence"), DIVERGENCES)

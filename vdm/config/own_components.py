@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vdm.config.build import Built
+from vdm.config.options import field_at
 from vdm.config.registry import GRIDS, LIKELIHOODS, MODELS, NETWORKS, SCHEDULES
 from vdm.data import transforms
 from vdm.devices.keys import root_key
@@ -44,8 +45,13 @@ def check_own(config: ConfigDict, built: Built) -> None:
         check_family(config.model.name, model, config.model.num_steps)
     if config.network.name not in NETWORKS and config.model.name in MODELS:
         check_network(config.network.name, model)
-    if config.sample.grid.name not in GRIDS:
-        check_grid(config.sample.grid.name, built.grid, model)
+    for group, grid in (
+        ("sample.grid", built.grid), ("eval.grid", built.eval_grid),
+        ("compress.grid", built.compress_grid),
+    ):  # fmt: skip
+        name = field_at(config, group).name
+        if name not in GRIDS:
+            check_grid(group, name, grid, model)
 
 
 def check_family(name: str, model: VDM, num_steps: int) -> None:
@@ -159,9 +165,9 @@ def check_likelihood(
                 )
 
 
-def check_grid(name: str, grid: Grid, model: VDM) -> None:
+def check_grid(group: str, name: str, grid: Grid, model: VDM) -> None:
     """Checks that it returns T + 1 values of omega, or as many for each dimension."""
-    with _named("sample.grid", name):
+    with _named(group, name):
         params = jax.eval_shape(model.init_schedule, root_key(0))
         shape = jax.eval_shape(
             lambda params: grid(model.schedule_fn({"schedule": params}), 3), params

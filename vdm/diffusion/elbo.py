@@ -193,7 +193,8 @@ def denoising_matching(
         return weight * density, density
     axes = tuple(range(1, eps.ndim))
     nats = 0.5 * jnp.sum(weight * jnp.square(eps - eps_hat), axis=axes)
-    return nats, nats / jnp.mean(weight, axis=axes)
+    mean = jnp.mean(weight, axis=axes)  # 0 in the part of a bound that is its decoder
+    return nats, jnp.where(mean > 0, nats / jnp.where(mean > 0, mean, 1.0), 0.0)
 
 
 def estimate_elbo(

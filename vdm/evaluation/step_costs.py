@@ -36,7 +36,7 @@ from vdm.typing import Params, PRNGKey
 KEY_STREAM = 1_000_003
 """Makes this noise differ from that of training, evaluation and samples with the same seed."""
 
-MOST_IMAGES, LEAST_IMAGES, NUMBERS = 1024, 64, 2**16
+MOST_IMAGES, LEAST_IMAGES, NUMBERS = 1024, 64, 2**18
 """Costs are means over the first MOST_IMAGES training images, or over fewer where these have more
 than NUMBERS dimensions together."""
 
@@ -46,7 +46,17 @@ TERMS_OF_CALL = 2**24
 
 def check_choosable(model: AnyModel, asked_by: str, num_steps: int = 1) -> None:
     """Raises ValueError unless the levels of that many steps of the model can be chosen by its
-    costs. asked_by: the setting, such as "eval.grid = 'least_bound'"."""
+    costs. asked_by: the setting, such as "eval.grid.name = 'least_bound'"."""
+    check_steppable(model, asked_by)
+    if num_steps > MOST_STEPS:
+        raise ValueError(
+            f"{asked_by} chooses the levels of at most {MOST_STEPS} steps, not of {num_steps}: "
+            "choose 'equal_times', which is as good for so many"
+        )
+
+
+def check_steppable(model: AnyModel, asked_by: str) -> None:
+    """Raises ValueError unless steps of the model may lead between any levels."""
     for capability in ("schedule", "lossless_codec"):  # omega(t), and q and p of a single step
         require(model, capability, asked_by)
     assert isinstance(model, VDM)
@@ -59,11 +69,6 @@ def check_choosable(model: AnyModel, asked_by: str, num_steps: int = 1) -> None:
         raise ValueError(
             f"{asked_by}: a network of model.prediction = 'next_mean' predicts one step of its own "
             "schedule, so the levels are given: choose 'equal_times'"
-        )
-    if num_steps > MOST_STEPS:
-        raise ValueError(
-            f"{asked_by} chooses the levels of at most {MOST_STEPS} steps, not of {num_steps}: "
-            "choose 'equal_times', which is as good for so many"
         )
 
 
@@ -204,9 +209,11 @@ def measure(
     split: Split,
     mesh: Mesh,
     on_level: Callable[[int, int], None] = lambda done, total: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Measured:
     """Measures the costs of a model on the first images of a split. params live on the mesh;
-    on_level is called with (amount done, total). ValueError for costs that are not finite."""
+    on_level is called with (amount done, total); stop as of `wait`. ValueError for costs that are
+    not finite."""
     count = num_images(model, split)
     labels = None if split.labels is None else split.labels[:count]
     first = Split(split.name, split.examples[:count], labels)
@@ -221,7 +228,7 @@ def measure(
         whole = sharding.put_whole_batch(batch, mesh)
         for level in range(points):
             result = run(params, whole, key, on_devices, jnp.int32(level))
-            wait(result)
+            wait(result, stop)
             part = jax.tree.map(lambda a: np.asarray(a, np.float64), sharding.fetch(result))
             sums[level] = part if place == 0 else jax.tree.map(np.add, sums[level], part)
             on_level(place * points + level + 1, points * math.ceil(count / size))

@@ -97,6 +97,11 @@ class VDM:
             return GAUSSIAN
         if self.reverse == "mixture":
             return MIXTURE
+        if "kernel" not in params:
+            raise ValueError(
+                f"the kernel {self.reverse!r} is fitted to data: it reads its errors from "
+                'params["kernel"] (`vdm.runs.levels.with_fitted`)'
+            )
         return FittedGaussian(**params["kernel"])
 
     @property

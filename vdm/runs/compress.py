@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from vdm.compression import container
-from vdm.compression.chain import Chain
+from vdm.compression.chain import Chain, check_codable
 from vdm.compression.codec import Codec, Coded
 from vdm.compression.container import Header
 from vdm.compression.image_files import (
@@ -33,7 +33,7 @@ from vdm.models import interface
 from vdm.models.inputs import check_codes, check_labels
 from vdm.runs import states
 from vdm.runs.levels import numbered_levels
-from vdm.runs.run import Run
+from vdm.runs.run import Run, with_kernel
 from vdm.typing import Params
 
 
@@ -56,6 +56,12 @@ class Trained(NamedTuple):
             fingerprint == container.earlier_fingerprint(self.params, settings)
             for settings in earlier
         )
+
+    def with_kernel(self, kernel: str) -> "Trained":
+        """Returns the run with the kernel of compress.kernel."""
+        if kernel == "model":
+            return self
+        return self._replace(run=with_kernel(self.run, kernel, None))
 
     def as_in(self, header: Header) -> "Trained":
         """Returns the run with the kernel and the decoder with which a file was written."""
@@ -116,17 +122,18 @@ def pack(
     Raises:
         ValueError: the images or labels do not suit the model.
     """
-    dims = trained.run.vdm.dims
+    dims, trained = trained.run.vdm.dims, trained.with_kernel(options.kernel)
     codes = check_codes(trained.run.vdm, images.reshape(_full_shape(images.shape, dims)))
     run, params = trained.run, trained.params
-    chosen = numbered_levels(run, params, options.num_steps, run.compress_grid)
-    chain = trained.chain(options.num_steps, options.cells, chosen)
-    if labels is not None and not chain.num_classes:
+    check_codable(run.vdm, params)
+    if labels is not None and not run.vdm.num_classes:
         raise ValueError(
             "the labels would be lost: a file stores labels only if its model is conditional on "
             "them, and this one is not; leave them out, and keep them elsewhere"
         )
-    labels = check_labels(labels, len(codes), chain.num_classes)
+    labels = check_labels(labels, len(codes), run.vdm.num_classes)
+    chosen = numbered_levels(run, params, options.num_steps, run.compress_grid)
+    chain = trained.chain(options.num_steps, options.cells, chosen)
     codec = Codec(chain, options.order, options.lanes, options.seed)
     coded = codec.encode(codes.astype(np.int64), labels, container.to_words(given), on_images)
     header = Header(

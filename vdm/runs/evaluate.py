@@ -237,6 +237,10 @@ def describe_evaluation(report: dict[str, Any]) -> str:
     """Describes eval.json in one line: the number, its errors, and the kind of bound."""
     levels, num_steps = report.get("num_levels"), report["num_steps"]
     steps = f"T = {num_steps}" if num_steps else "continuous time"
+    usual = {"kernel": "gaussian", "grid": "equal_times"} if num_steps else {}
+    for key, value in (usual | {"decoder": "bayes"}).items():
+        if report.get(key, value) != value:
+            steps += f", {report[key]} {'levels' if key == 'grid' else key}"
     if levels:
         steps = f"{levels} latent level{'s' * (levels > 1)}"
     images, noise = (report[f"stderr_{kind}"] for kind in ("images", "monte_carlo"))

@@ -193,6 +193,7 @@ def with_kernel(run: Run, kernel: str | None, decoder: str | None) -> Run:
     model does not have it, or was trained for T steps of its own."""
     config = ConfigDict(run.resolved)
     own = dict(config.model)
+    config.compress.kernel = "model"
     config.model.update(kernel=kernel or own["kernel"], decoder=decoder or own["decoder"])
     if config.model.num_steps and own != dict(config.model):
         raise ValueError(

@@ -197,6 +197,8 @@ def _write_report(
         "params": run.options.eval.params,
         "quality": compared,
     }
+    if has_noise_levels(model := run.model):
+        report["decoder"] = model.decoder_rule
     if init_from:
         report["init_from"] = str(init_from)
     write_json(run.workdir / "samples.json", report)

@@ -156,7 +156,7 @@ def fit(run: Run, state: TrainState, batches: Iterator[Batch], writer: MetricsWr
     def evaluate(step: int, state: TrainState, stop: Callable[[], bool]) -> str:
         chosen = states.chosen(run, state)
         evaluated, params = levels.for_evaluation(
-            run, chosen, run.options.eval.num_steps, run.eval_grid
+            run, chosen, run.options.eval.num_steps, run.eval_grid, stop
         )
         evaluation = run_evaluation(evaluated, params, options.eval_draws, stop=stop)
         writer.write(step, eval_scalars(evaluation))
