@@ -22,5 +22,5 @@ def get_config() -> ConfigDict:
     config.train.update(num_steps=2000, log_every=50, save_every=500, eval_every=0, eval_draws=4)
     config.eval.draws = 100
     config.sample.num_steps = 250
-    config.compress.num_steps = 1000
+    config.compress.update(num_steps=64, kernel="mixture")
     return config

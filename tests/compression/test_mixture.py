@@ -168,7 +168,7 @@ def test_chosen_levels_are_those_of_the_steps():
         with pytest.raises(ValueError, match=r"chosen levels for T = 3: they must be T \+ 1"):
             chain_of(model, 3, wrong)
     each = Polynomial(-4.0, 5.0, per_dimension=True, dims=(6,))
-    with pytest.raises(ValueError, match="compress.grid.name = 'equal_times'"):
+    with pytest.raises(ValueError, match=r"compress\.grid\.name = 'equal_times'"):
         chain_of(dataclasses.replace(model, schedule=each), 3, chosen)
     chain = chain_of(dataclasses.replace(model, schedule=each), 3)
     assert_exact(Codec(chain), np.random.default_rng(0).integers(0, 5, (9, 6)))

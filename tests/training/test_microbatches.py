@@ -25,15 +25,16 @@ BATCH = vectors.BATCH | {"labels": jnp.arange(32) % 5}
 
 def gradient(model, parts, *args):
     compiled = jax.jit(make_gradient(model, Objective(*args), parts))
-    return without_omega_s(compiled(params_of(model), BATCH, KEY))
+    return without_zeros(compiled(params_of(model), BATCH, KEY))
 
 
-def without_omega_s(result):
-    """The result of a gradient without the derivatives by omega_s, which are 0 for a VDM: it reads
-    omega_s only through the weight."""
+def without_zeros(result):
+    """The result of a gradient without the derivatives by omega_s and of_step, which are 0 for the
+    Gaussian kernel: it reads them only through the weight."""
     grads, metrics, estimate = result
-    assert not any(map(np.any, jax.tree.leaves(estimate.grad_levels.omega_s)))
-    levels = estimate.grad_levels._replace(omega_s=None)
+    levels = estimate.grad_levels
+    assert not any(map(np.any, jax.tree.leaves((levels.omega_s, levels.of_step))))
+    levels = levels._replace(omega_s=None, of_step=None)
     return grads, metrics, estimate._replace(grad_levels=levels)
 
 
@@ -89,7 +90,7 @@ def test_microbatches_on_several_devices():
     mesh = sharding.build_mesh(4, 2)
     compiled = jax.jit(make_gradient(MODEL, Objective(0, "variance"), Microbatches(4, mesh)))
     got = compiled(params_of(MODEL), sharding.put_batch(jax.device_get(BATCH), mesh), KEY)
-    assert_close(jax.device_get(without_omega_s(got)), whole_gradient(MODEL, 0, "variance"))
+    assert_close(jax.device_get(without_zeros(got)), whole_gradient(MODEL, 0, "variance"))
 
 
 def test_no_row_leaves_its_device_and_all_come_back_in_order():
