@@ -46,6 +46,9 @@ KERNELS = {
     "gaussian, least_bound": Kernel("gaussian", "bayes", "least_bound"),
     "mixture, network, least_bound": Kernel("mixture", "network", "least_bound"),
 }
+BEGIN = {5: -4.0, 10: -5.5, 20: -7.0}
+"""omega_0 with which the training for T steps begins; it is learned. These are near the lowest of the
+levels of least bound, and steps below them would be wasted: from -8 they are learned too slowly."""
 SCALES = {
     "small": {
         "digits": Data("digits.py", "", (0, 1, 2), (2, 5, 10, 20, 100), 297, 50, (5, 10, 20)),
@@ -69,6 +72,7 @@ def trained_for(data: Data, num_steps: int) -> ConfigDict:
     """The same model trained for T steps of the mixture kernel with the network's decoder."""
     config = config_of(data)
     config.model.update(num_steps=num_steps, kernel="mixture", decoder="network")
+    config.schedule.kwargs.omega_0 = BEGIN[num_steps]
     config.eval.num_steps = num_steps
     config.sample.update(name="mixture_ancestral", num_steps=num_steps)
     return config
