@@ -26,7 +26,8 @@ class Kernel(NamedTuple):
 
 class Data(NamedTuple):
     """A data set: the config that its model is trained with, the seeds of the trainings, and what
-    is evaluated: numbers of steps (0: continuous time), the first `images` test images, draws."""
+    is evaluated: numbers of steps (0: continuous time), the first `images` test images, draws.
+    trained: the T of further trainings. budget: the preset whose training and size are taken."""
 
     file: str
     preset: str
@@ -35,6 +36,7 @@ class Data(NamedTuple):
     images: int
     draws: int
     trained: tuple[int, ...] = ()
+    budget: str = ""
 
 
 KERNELS = {
@@ -47,8 +49,8 @@ KERNELS = {
     "mixture, network, least_bound": Kernel("mixture", "network", "least_bound"),
 }
 BEGIN = {5: -4.0, 10: -5.5, 20: -7.0}
-"""omega_0 with which the training for T steps begins; it is learned. These are near the lowest of the
-levels of least bound, and steps below them would be wasted: from -8 they are learned too slowly."""
+"""omega_0 with which the training for T steps begins; it is learned. These are near the lowest of
+the levels of least bound. Steps below them are wasted, and from -8 it is learned too slowly."""
 SCALES = {
     "small": {
         "digits": Data("digits.py", "", (0, 1, 2), (2, 5, 10, 20, 100), 297, 50, (5, 10, 20)),
@@ -56,7 +58,9 @@ SCALES = {
         "cifar10": Data("cifar10.py", "codes_cpu", (0,), (5, 10, 20, 50), 500, 4),
     },
     "full": {
-        "cifar10": Data("cifar10.py", "codes_gpu1h", (0,), (5, 10, 20, 50, 100), 10_000, 4),
+        "cifar10": Data(
+            "cifar10.py", "codes_cpu", (0,), (5, 10, 20, 50, 100), 10_000, 4, budget="gpu1h"
+        ),
     },
 }
 COLUMNS = ("name", "evaluations", "bpd", "stderr", "stderr_degrees", "stderr_images",
@@ -65,7 +69,13 @@ COLUMNS = ("name", "evaluations", "bpd", "stderr", "stderr_degrees", "stderr_ima
 
 def config_of(data: Data) -> ConfigDict:
     """The config of a data set's model, trained in continuous time."""
-    return load_config(CONFIGS / data.file, *([data.preset] if data.preset else []))
+    config = load_config(CONFIGS / data.file, *([data.preset] if data.preset else []))
+    if data.budget:
+        budget = load_config(CONFIGS / data.file, data.budget)
+        config.train.update(budget.train)
+        for field in ("width", "num_blocks", "dtype", "remat"):
+            config.network.kwargs[field] = budget.network.kwargs[field]
+    return config
 
 
 def trained_for(data: Data, num_steps: int) -> ConfigDict:
