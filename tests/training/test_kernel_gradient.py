@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.training.vectors import assert_close, params_of
+from vdm.devices import sharding
 from vdm.diffusion import timesteps
 from vdm.diffusion.elbo import draw, noise_levels, to_bpd
 from vdm.diffusion.likelihood import Discretised
@@ -90,3 +91,16 @@ def test_parts_of_the_bound_are_drawn_equally_often_and_lead_from_level_to_level
     np.testing.assert_array_equal(levels.of_step + levels.of_decoder, np.full(400, 5.0))
     np.testing.assert_array_equal(levels.of_step[decodes], 0.0)
     np.testing.assert_array_equal(levels.weight[decodes], 0.0)
+
+
+def test_gradient_does_not_depend_on_the_number_of_devices():
+    model = model_of("mixture", "network")
+    gradient = jax.jit(make_gradient(model, Objective(3)))
+    results = []
+    for num_devices in (1, 8):
+        mesh = sharding.build_mesh(num_devices)
+        params = jax.device_put(params_of(model), sharding.replicated(mesh))
+        batch = sharding.put_whole_batch(jax.device_get(BATCH), mesh)
+        grads, metrics, _ = gradient(params, batch, sharding.put_everywhere(KEY, mesh))
+        results.append((grads, metrics["bpd"]))
+    assert_close(*results, rtol=1e-5)
