@@ -33,7 +33,7 @@ from vdm.models import interface
 from vdm.models.inputs import check_codes, check_labels
 from vdm.runs import states
 from vdm.runs.levels import numbered_levels
-from vdm.runs.run import Run, with_kernel
+from vdm.runs.run import Run
 from vdm.typing import Params
 
 
@@ -61,7 +61,9 @@ class Trained(NamedTuple):
         """Returns the run with the kernel of compress.kernel."""
         if kernel == "model":
             return self
-        return self._replace(run=with_kernel(self.run, kernel, None))
+        changes: Any = {"reverse": kernel}
+        model = dataclasses.replace(self.run.vdm, **changes)
+        return self._replace(run=dataclasses.replace(self.run, model=model))
 
     def as_in(self, header: Header) -> "Trained":
         """Returns the run with the kernel and the decoder with which a file was written."""
