@@ -51,6 +51,9 @@ KERNELS = {
 BEGIN = {5: -4.0, 10: -5.5, 20: -7.0}
 """omega_0 with which the training for T steps begins; it is learned. These are near the lowest of
 the levels of least bound. Steps below them are wasted, and from -8 it is learned too slowly."""
+DROPOUT = 0.3
+"""Of the networks trained for T steps, for 0.2: the estimate of this bound has less noise, so that
+the digits are learned by heart sooner (T = 5, one seed: 1.817 bits/dim instead of 1.835)."""
 SCALES = {
     "small": {
         "digits": Data("digits.py", "", (0, 1, 2), (2, 5, 10, 20, 100), 297, 50, (5, 10, 20)),
@@ -83,6 +86,7 @@ def trained_for(data: Data, num_steps: int) -> ConfigDict:
     config = config_of(data)
     config.model.update(num_steps=num_steps, kernel="mixture", decoder="network")
     config.schedule.kwargs.omega_0 = BEGIN[num_steps]
+    config.network.kwargs.dropout = DROPOUT
     config.eval.num_steps = num_steps
     config.sample.update(name="mixture_ancestral", num_steps=num_steps)
     return config
