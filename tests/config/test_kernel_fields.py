@@ -6,6 +6,7 @@ import pytest
 
 from vdm.api import load_config
 from vdm.config.compatibility import computed_fields, differing_fields, model_fields
+from vdm.models.vdm import VDM
 from vdm.runs.run import build_run
 
 MIXTURE = {"model.kernel": "mixture"}
@@ -50,6 +51,18 @@ def test_a_family_with_levels_of_its_own_has_no_mixture_kernel():
     changes = MIXTURE | {"model.name": "tests.families.data_schedule:DataSchedule"}
     with pytest.raises(ValueError, match=r"model\.kernel = 'mixture' needs"):
         build_run(config_with(changes), Path("unused"))
+
+
+def plain(schedule, network, likelihood, dims):
+    """A family of the user's own that does not know of kernels."""
+    return VDM(schedule, network, likelihood, dims, prediction="codes")
+
+
+def test_a_family_that_does_not_take_them_is_not_given_them_in_silence():
+    own = {"model.name": f"{__name__}:plain"}
+    build_run(config_with(own), Path("unused"))
+    with pytest.raises(ValueError, match=r"does not take them; let it have .*decoder_rule"):
+        build_run(config_with(own | MIXTURE), Path("unused"))
 
 
 def test_of_a_model_of_continuous_time_both_may_be_chosen_later():

@@ -10,7 +10,7 @@ import pytest
 
 import vdm
 from vdm.data.sources import Split
-from vdm.diffusion.grids import least_bound
+from vdm.diffusion.grids import equal_times, karras, least_bound
 from vdm.diffusion.least_bound import fine_levels
 from vdm.evaluation import step_costs
 from vdm.runs import evaluate, levels, sample, states
@@ -194,3 +194,24 @@ def test_a_sampler_of_too_many_steps_is_refused(make_tiny_config, tmp_path):
     config.sample.grid.name = "least_bound"
     with pytest.raises(ValueError, match=r"sample\.grid\.name = 'least_bound' .* not of 1000"):
         build_run(config, tmp_path)
+
+
+def test_another_grid_has_any_number_of_steps(make_tiny_config, tmp_path):
+    # It chooses nothing, so the limit of the levels of least bound is not its own.
+    config = make_tiny_config(eval__grid__name="equal_omegas", eval__num_steps=1000)
+    assert build_run(config, tmp_path).estimator.num_steps == 1000
+
+
+def test_levels_that_do_not_increase_are_refused(make_tiny_config, workdir):
+    run = open_run(make_tiny_config(), workdir)
+    _, params = states.trained_params(run)
+
+    def falling(schedule, num_steps):
+        return equal_times(schedule, num_steps)[::-1]
+
+    with pytest.raises(ValueError, match="the grid gives no 4 increasing values of omega"):
+        levels.for_evaluation(run, params, 3, falling)
+    chosen, params = levels.for_evaluation(run, params, 3, karras())
+    omegas = equal_times(chosen.vdm.schedule_fn(params), 3)
+    want = karras()(run.vdm.schedule_fn(states.trained_params(run)[1]), 3)
+    np.testing.assert_array_equal(omegas, want)

@@ -58,8 +58,9 @@ def train(run: Run, init_from: str | None = None, accept_new_data: bool = False)
 
 
 def _check_decoder(run: Run) -> None:
-    """Raises ValueError if training would go on with another decoder. A model of continuous time
-    may be evaluated with any, but its ends are trained on one."""
+    """Raises ValueError if a run that was trained with one decoder would be trained further with
+    another one. Evaluation may choose any decoder, but the ends of the schedule fit only the one
+    that they were trained with."""
     saved = run.workdir / "config.json"
     if not run.checkpoints.steps() or not saved.is_file():
         return
