@@ -57,17 +57,9 @@ class Trained(NamedTuple):
             for settings in earlier
         )
 
-    def with_kernel(self, kernel: str) -> "Trained":
-        """Returns the run with the kernel of compress.kernel."""
-        if kernel == "model":
-            return self
-        changes: Any = {"reverse": kernel}
-        model = dataclasses.replace(self.run.vdm, **changes)
-        return self._replace(run=dataclasses.replace(self.run, model=model))
-
-    def as_in(self, header: Header) -> "Trained":
-        """Returns the run with the kernel and the decoder with which a file was written."""
-        changes: Any = {"reverse": header.kernel, "decoder_rule": header.decoder}
+    def using(self, kernel: str, decoder: str) -> "Trained":
+        """Returns the run with this kernel and decoder, whatever its config says."""
+        changes: Any = {"reverse": kernel, "decoder_rule": decoder}
         model = dataclasses.replace(self.run.vdm, **changes)
         return self._replace(run=dataclasses.replace(self.run, model=model))
 
@@ -124,7 +116,9 @@ def pack(
     Raises:
         ValueError: the images or labels do not suit the model.
     """
-    dims, trained = trained.run.vdm.dims, trained.with_kernel(options.kernel)
+    dims = trained.run.vdm.dims
+    if options.kernel != "model":
+        trained = trained.using(options.kernel, trained.run.vdm.decoder_rule)
     codes = check_codes(trained.run.vdm, images.reshape(_full_shape(images.shape, dims)))
     run, params = trained.run, trained.params
     check_codable(run.vdm, params)
@@ -171,7 +165,7 @@ def unpack(
             f"it was written on {written_on}, and this is {here}: networks round differently "
             "there; decompress it on a machine of that kind"
         )
-    trained = trained.as_in(header)
+    trained = trained.using(header.kernel, header.decoder)
     chain = trained.chain(header.num_steps, header.cells, header.chosen, int(num_devices))
     if header.probe != chain.probe():
         raise DamagedError(
