@@ -202,13 +202,16 @@ def test_bound_of_independent_codes_is_their_entropy_for_every_number_of_steps(
 
 
 @pytest.mark.usefixtures("x64")
-def test_consistency_form_of_the_exact_process_is_p_of_x_on_every_path():
+@pytest.mark.parametrize(("omega_0", "network_decodes"), [(-8.0, False), (-2.0, True)])
+def test_consistency_form_of_the_exact_process_is_p_of_x_on_every_path(omega_0, network_decodes):
     # In the last step nothing of z is left, so its prior term does not vary.
-    omegas = jnp.array([-8.0, -4.0, -1.0, 2.0, 40.0])
+    omegas = jnp.array([omega_0, 0.0, 1.0, 2.0, 40.0])
     data = jnp.asarray(np.random.default_rng(5).integers(0, V, (256, 3)))
     noise_at = fresh_noise(jax.random.split(jax.random.key(1), len(data)), (3,), jnp.float64)
     both = [
-        consistency.path_terms(data, noise_at, omegas, oracle(), LIKELIHOOD, kernel)
+        consistency.path_terms(
+            data, noise_at, omegas, oracle(), LIKELIHOOD, kernel, network_decodes
+        )
         for kernel in (MIXTURE, GAUSSIAN)
     ]
     want = -np.log(PRIOR)[np.asarray(data)].sum(axis=-1)

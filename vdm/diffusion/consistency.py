@@ -162,13 +162,15 @@ def path_terms(
     denoiser: Denoiser,
     likelihood: Likelihood,
     kernel: ReverseKernel = GAUSSIAN,
+    network_decodes: bool = False,
 ) -> PathTerms:
     """Computes every term of both forms along one path from q(z_0, .., z_T | x); `levels` has shape
     [T, batch].
 
     omegas holds T + 1 strictly increasing values: if two are equal, q(z_t | z_s) is a point mass
     and the consistency form does not exist. The denoiser is called T times; both forms share the
-    calls.
+    calls. kernel, network_decodes: as of `vdm.diffusion.bounds.path_log_weight`; if the network
+    decodes, it is called once more, at level 0.
     """
     x = likelihood.encode(data)
     before = jnp.concatenate([jnp.full(1, -jnp.inf, omegas.dtype), omegas[:-2]])
@@ -185,8 +187,13 @@ def path_terms(
     (_, _, eps_s), levels = jax.lax.scan(
         body, (eps_0, eps_0, eps_0), (indices, before, omegas[:-1], omegas[1:])
     )
+    if network_decodes:
+        said = guess(denoiser, diffuse(x, eps_0, omegas[0]), omegas[0], True)
+        reconstruction = -said.log_prob_of(data)
+    else:
+        reconstruction = likelihood.reconstruction(data, eps_0, omegas[0])
     return PathTerms(
-        reconstruction=likelihood.reconstruction(data, eps_0, omegas[0]),
+        reconstruction=reconstruction,
         prior_matching=prior_matching(x, omegas[-1]),
         last_step_prior=last_step_prior(diffuse(x, eps_s, omegas[-2]), omegas[-2], omegas[-1]),
         levels=levels,
