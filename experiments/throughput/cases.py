@@ -53,7 +53,20 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "published": tuple(CHOICES),
     **{name: (name,) for name in CHOICES},
     "bfloat16": (),
+    "codes": (),
+    "codes, T=10": (),
 }
+
+CODES = {"model.prediction": "codes", "model.head.name": "normals"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "bfloat16": {"network.kwargs.dtype": "bfloat16"},
+    "codes": CODES,
+    "codes, T=10": CODES | {
+        "model.num_steps": 10, "model.kernel": "mixture", "model.decoder": "network",
+        "schedule.train": "bound",
+    },
+}  # fmt: skip
+"""What some variants change in the config."""
 
 
 def make_config(case: Case, variant: str) -> ConfigDict:
@@ -74,8 +87,7 @@ def make_config(case: Case, variant: str) -> ConfigDict:
         config.likelihood.name = "experiments.throughput.cases:OneHot"
     if "flax_norms" in choices:
         config.network.kwargs.num_groups = 32
-    if variant == "bfloat16":
-        config.network.kwargs.dtype = "bfloat16"
+    config.update_from_flattened_dict(SETTINGS.get(variant, {}))
     return config
 
 

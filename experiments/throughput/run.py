@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments.results import Row, format_table, parse_flags, row_identity, write_results
-from experiments.throughput.cases import CASES, CHOICES, VARIANTS
+from experiments.throughput.cases import CASES, CHOICES, SETTINGS, VARIANTS
 from vdm.io.plots import (
     BLUE,
     GREEN,
@@ -33,6 +33,10 @@ SCALES = {
     "small": dict.fromkeys("ABC", ("ours", "published", *CHOICES)),
     "full": {"cifar10": ("ours", "bfloat16", "published")},
 }
+HEADS = {"small": "AB", "full": ("cifar10",)}
+"""The cases in which the network that predicts eps (`ours`) is compared with one that says what it
+expects of each of 256 codes (configs/cifar10.py:codes_cpu), in continuous time and for 10 steps of
+the mixture kernel."""
 SHARING = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # Several workers share one GPU.
 
 
@@ -66,9 +70,9 @@ class Worker:
         return json.loads(line)
 
 
-def measure(case: str, variants: tuple[str, ...], machine: Row) -> list[Row]:
-    """Makes a row for each variant. Their steps are timed in turn, so that other work on the
-    machine affects all variants alike."""
+def measure(case: str, variants: tuple[str, ...], machine: Row, reference: str) -> list[Row]:
+    """Makes a row for each variant, whose speed and memory are relative to those of the reference.
+    Their steps are timed in turn, so that other work on the machine affects all variants alike."""
     start = time.monotonic()
     workers = {variant: Worker(case, variant) for variant in variants}  # One compiles at a time.
     for measured in range(-2, ROUNDS):  # The first two rounds are warm-up.
@@ -78,15 +82,14 @@ def measure(case: str, variants: tuple[str, ...], machine: Row) -> list[Row]:
                 worker.times.append(times)
     for worker in workers.values():
         worker.close()
-    reference = workers["published"]
-    rows = []
+    rows, compared = [], workers[reference]
     for variant, worker in workers.items():
         step, reading = (
             statistics.median(t[key] for t in worker.times) for key in ("step_secs", "input_secs")
         )
         ratios = [
             theirs["step_secs"] / ours["step_secs"]
-            for ours, theirs in zip(worker.times, reference.times, strict=True)
+            for ours, theirs in zip(worker.times, compared.times, strict=True)
         ]
         facts = worker.facts
         gflops = facts["gflop"] / step
@@ -101,7 +104,7 @@ def measure(case: str, variants: tuple[str, ...], machine: Row) -> list[Row]:
                 "step_secs": step,
                 "compile_secs": facts["compile_secs"],
                 "temp_mib": facts["temp_mib"],
-                "temp_ratio": facts["temp_mib"] / reference.facts["temp_mib"],
+                "temp_ratio": facts["temp_mib"] / compared.facts["temp_mib"],
                 "gflops": gflops,
                 "peak_share": gflops / peak,
                 "input_share": reading / step,
@@ -168,13 +171,18 @@ def main() -> None:
     """Measures everything in turn, then writes results.json and throughput.png."""
     flags = parse_flags(__file__)
     settings = {name: dataclasses.asdict(case) for name, case in CASES.items()}
-    identified = row_identity(settings | {"variants": VARIANTS}, f"{MODULE}.run", flags.scale)
+    identified = row_identity(
+        settings | {"variants": VARIANTS, "changes": SETTINGS}, f"{MODULE}.run", flags.scale
+    )
     start = time.monotonic()
     (machine,) = run_module("machine")
     rows: list[Row] = []
     for case, variants in SCALES[flags.scale].items():
-        rows += measure(case, variants, machine)
+        rows += measure(case, variants, machine, "published")
     plot(flags.outdir / "throughput.png", rows)
+    for case in HEADS[flags.scale]:
+        heads = measure(case, ("ours", "codes", "codes, T=10"), machine, "ours")
+        rows += [row | {"name": f"{case}, heads"} for row in heads]
     rows.append({"name": "machine", "seconds": time.monotonic() - start} | machine)
     for record in run_module("compile_time", "on", "off"):
         secs = record["gradient_secs"]["compile"] + record["step_secs"]["compile"]
