@@ -24,7 +24,7 @@ from vdm.runs import compress
 
 class Case(NamedTuple):
     """One setting: the first `count` test images of a data set, coded `seeds` times with T steps,
-    and the bound on them from `draws` draws each."""
+    and the bound on them from `draws` draws each. data: a config with its preset, if any."""
 
     data: str
     count: int
@@ -53,39 +53,38 @@ SCALES = {
         *(Case("digits", 297, steps, 1, 400) for steps in (500, 1000)),
         *(Case("digits", 297, steps, 4, 400, kernel="mixture") for steps in (10, 20, 64)),
         *(
-            Case(
-                "digits",
-                297,
-                steps,
-                4,
-                400,
-                kernel="mixture",
-                decoder="network",
-                grid="least_bound",
-            )
+            Case("digits", 297, steps, 4, 400, "bit_swap", 64, "mixture", "network", "least_bound")
             for steps in (10, 20)
         ),
         Case("digits", 20, 100, 2, 400),
         Case("digits", 20, 100, 2, 400, "top_down"),
         *(Case("fashion_mnist", 1000, steps, 1, 30) for steps in (10, 20, 50)),
         Case("fashion_mnist", 20, 1000, 1, 1000),
+        *(Case("fashion_mnist:codes", 1000, t, 1, 30, kernel="mixture") for t in (10, 20, 50)),
     ),
     "full": tuple(Case("cifar10", 10_000, steps, 1, 20, lanes=512) for steps in (100, 250, 1000)),
 }
+TIMED = ("digits 297 T=1000", "digits 297 T=64 mixture")
+"""The former default of configs/digits.py and its present one, timed by turns."""
+TURNS, TURN_IMAGES = 3, 64
 COLUMNS = (
     "name", "net", "bpd", "stderr", "net_stderr", "path", "step_cost", "gross", "initial_bits",
     "encode_secs", "decode_secs",
 )  # fmt: skip
 
 
+def codec_of(case: Case, model: api.Model) -> tuple[compress.Trained, CompressOptions]:
+    """The model with the kernel, decoder and grid of the case, and the options of its file."""
+    model = model.using(case.kernel, case.decoder)
+    run = dataclasses.replace(model.run, compress_grid=GRIDS[case.grid]())
+    options = CompressOptions(case.num_steps, case.lanes, 1, case.order, 0, "", "")
+    return compress.Trained(run, model.params, model.step), options
+
+
 def row_of(case: Case, model: api.Model) -> Row:
     """Codes the images, decodes them, and evaluates the bound of T steps on them."""
     images = model.run.source.load("test").examples[: case.count].astype(np.uint8)
-    model = model.using(case.kernel, case.decoder)
-    grid = GRIDS[case.grid]()
-    model = dataclasses.replace(model, run=dataclasses.replace(model.run, compress_grid=grid))
-    options = CompressOptions(case.num_steps, case.lanes, 1, case.order, 0, "", "")
-    source = compress.Trained(model.run, model.params, model.step)
+    source, options = codec_of(case, model)
     start = time.monotonic()
     coded = [
         compress.pack(source, images, dataclasses.replace(options, seed=seed))
@@ -98,7 +97,9 @@ def row_of(case: Case, model: api.Model) -> Row:
     nets = [bits.net_bits / images.size for _, bits in coded]
     path = [bits.ideal_bits / images.size for _, bits in coded]
     content, bits = coded[0]
-    bound = model.bpd(images, num_steps=case.num_steps, draws=case.draws, grid=grid)
+    bound = model.using(case.kernel, case.decoder).bpd(
+        images, num_steps=case.num_steps, draws=case.draws, grid=source.run.compress_grid
+    )
     return {
         "name": case.name,
         "images": case.count,
@@ -130,6 +131,32 @@ def row_of(case: Case, model: api.Model) -> Row:
     }
 
 
+def by_turns(slow: Case, fast: Case, model: api.Model) -> Row:
+    """The time in which the fast case codes and decodes some images, against that of the slow one:
+    medians over rounds in which the two take turns, after one that compiles."""
+    images = model.run.source.load("test").examples[:TURN_IMAGES].astype(np.uint8)
+    start, times = time.monotonic(), []
+    for _ in range(TURNS + 1):
+        times.append([])
+        for case in (slow, fast):
+            source, options = codec_of(case, model)
+            before = time.monotonic()
+            content = compress.pack(source, images, options)[0]
+            compress.unpack(source, content)
+            times[-1].append((time.monotonic() - before) / len(images))
+    slow_secs, fast_secs = np.median(times[1:], axis=0)
+    ratios = [fast / slow for slow, fast in times[1:]]
+    return {
+        "name": f"{fast.name} against {slow.name}, by turns",
+        "images": len(images),
+        "time_ratio": statistics.median(ratios),
+        "time_ratios": ratios,
+        "coding_secs": float(fast_secs),
+        "slow_coding_secs": float(slow_secs),
+        "seconds": time.monotonic() - start,
+    }
+
+
 def others(data: str, count: int, model: api.Model) -> list[Row]:
     """The rows of the general-purpose codecs on the same images."""
     images = model.run.source.load("test").examples[:count].astype(np.uint8)
@@ -144,7 +171,7 @@ def others(data: str, count: int, model: api.Model) -> list[Row]:
 
 def plot(path: Path, rows: list[Row]) -> None:
     """Plots bits/dim against T: the bound, the net rate, and the whole file."""
-    sets = sorted({row["name"].split()[0] for row in rows})
+    sets = sorted({row["name"].split()[0].partition(":")[0] for row in rows})
     figure, all_axes = make_figure(6.75, 2.6, len(sets))
     for data, axes in zip(sets, all_axes, strict=True):
         most = max(row["images"] for row in rows if row["name"].startswith(data))
@@ -182,10 +209,11 @@ def main() -> None:
     flags = parse_flags(__file__)
     rows: list[Row] = []
     cases = SCALES[flags.scale]
-    jobs = {
-        data: seeded(data, api.load_config(CONFIGS / f"{data}.py"), (0,))[0]
-        for data in dict.fromkeys(case.data for case in cases)
-    }
+    jobs = {}
+    for data in dict.fromkeys(case.data for case in cases):
+        name, _, preset = data.partition(":")
+        config = api.load_config(CONFIGS / f"{name}.py", *([preset] if preset else []))
+        jobs[data] = seeded(data.replace(":", "_"), config, (0,))[0]
     if not finish(list(jobs.values()), flags):
         return
     for data, job in jobs.items():
@@ -197,12 +225,18 @@ def main() -> None:
             rows.append(identified | row_of(case, model))
             print(format_table(rows[-1:], COLUMNS).splitlines()[-1], flush=True)
         most = max(case.count for case in own)
-        rows += [identified | row for row in others(data, most, model)]
+        if ":" not in data:
+            rows += [identified | row for row in others(data, most, model)]
+        pair = [case for case in own if case.count == most and case.name in TIMED]
+        if pair:
+            rows.append(identified | by_turns(*pair, model))
     write_results(flags.outdir, rows)
     plot(flags.outdir / "compression.png", rows)
     print(format_table([row for row in rows if "net" in row], COLUMNS))
-    print(format_table([row for row in rows if "net" not in row],
+    print(format_table([row for row in rows if "bpd_each" in row],
                        ("name", "bpd_each", "bpd_mosaic")))  # fmt: skip
+    print(format_table([row for row in rows if "time_ratio" in row],
+                       ("name", "time_ratio", "coding_secs", "slow_coding_secs")))  # fmt: skip
 
 
 if __name__ == "__main__":
