@@ -26,7 +26,8 @@ class Kernel(NamedTuple):
 
 class Data(NamedTuple):
     """A data set: the config that its model is trained with, the seeds of the trainings, and what
-    is evaluated: numbers of steps (0: continuous time), the first `images` test images, draws.
+    is evaluated: numbers of steps (0: continuous time), the first `images` test images, draws; of
+    100 steps and in continuous time, whose difference is small, `fine` times as many draws.
     trained: the T of further trainings. budget: the preset whose training and size are taken.
     per_dim: whether there are enough training images for a variance of each dimension."""
 
@@ -39,6 +40,11 @@ class Data(NamedTuple):
     trained: tuple[int, ...] = ()
     budget: str = ""
     per_dim: bool = False
+    fine: int = 1
+
+    def draws_of(self, num_steps: int) -> int:
+        """The number of draws of each image."""
+        return self.draws if 0 < num_steps < 100 else self.draws * self.fine
 
 
 KERNELS = {
@@ -60,7 +66,8 @@ share 1.817."""
 SCALES = {
     "small": {
         "digits": Data(
-            "digits.py", "", (0, 1, 2), (2, 5, 10, 20, 100), 297, 50, (5, 10, 20), per_dim=True
+            "digits.py", "", (0, 1, 2), (2, 5, 10, 20, 100), 297, 50, (5, 10, 20),
+            per_dim=True, fine=4,
         ),
         "fashion_mnist": Data("fashion_mnist.py", "codes", (0,), (5, 10, 20, 50), 2000, 4),
         "cifar10": Data("cifar10.py", "codes_cpu", (0,), (5, 10, 20, 50), 500, 4),
@@ -70,7 +77,7 @@ SCALES = {
             "cifar10.py", "codes_cpu", (0,), (5, 10, 20, 50, 100), 10_000, 4, budget="gpu1h"
         ),
     },
-}
+}  # fmt: skip
 COLUMNS = ("name", "evaluations", "bpd", "stderr", "stderr_degrees", "stderr_images",
            "stderr_seeds", "difference", "difference_stderr_images")  # fmt: skip
 
@@ -112,20 +119,21 @@ def measured(models: list[Model], kernel: Kernel, num_steps: int, data: Data) ->
     grid = kernel.grid if num_steps else None
     return [
         model.using(kernel.kernel, kernel.decoder).bpd(
-            model.split("test").examples[: data.images], num_steps=num_steps, draws=data.draws,
-            grid=grid, seed=seed,
+            model.split("test").examples[: data.images], num_steps=num_steps,
+            draws=data.draws_of(num_steps), grid=grid, seed=seed,
         )
         for seed, model in zip(data.seeds, models, strict=True)
     ]  # fmt: skip
 
 
-def row_of(name: str, bounds: list[BitsPerDim], data: Data) -> Row:
+def row_of(name: str, bounds: list[BitsPerDim], data: Data, num_steps: int) -> Row:
     """The means over the seeds, with their errors; the degrees are those of one seed's error times
     their number, because the seeds' noises are independent."""
     bpds = np.array([bound.mean for bound in bounds])
     noise = [bound.stderr_monte_carlo for bound in bounds]
     return {
         "name": name,
+        "num_steps": num_steps,
         "bpd": float(bpds.mean()),
         "stderr": float(np.sqrt(np.sum(np.square(noise))) / len(noise)),
         "stderr_degrees": float(sum(bound.stderr_degrees for bound in bounds)),
@@ -134,7 +142,7 @@ def row_of(name: str, bounds: list[BitsPerDim], data: Data) -> Row:
         "bpd_of_seeds": bpds.tolist(),
         "seeds": list(data.seeds),
         "num_examples": data.images,
-        "draws_per_example": data.draws,
+        "draws_per_example": data.draws_of(num_steps),
         "bound": "elbo",
     }
 
@@ -149,15 +157,15 @@ def rows_of(name: str, data: Data, models: list[Model]) -> list[Row]:
     }
     for decoder, bounds in ends.items():
         label = "any kernel" if decoder == "bayes" else "any kernel, network"
-        rows.append(row_of(f"{name} {label} T=inf", bounds, data) | {"num_steps": 0})
+        rows.append(row_of(f"{name} {label} T=inf", bounds, data, 0))
     for num_steps in data.steps:
         reference: list[BitsPerDim] = []
         for label, kernel in KERNELS.items():
             if label == "gaussian_fitted_per_dim" and not data.per_dim:
                 continue
             bounds = measured(models, kernel, num_steps, data)
-            row = row_of(f"{name} {label} T={num_steps}", bounds, data)
-            row |= {"num_steps": num_steps, "evaluations": evaluations(kernel, num_steps)}
+            row = row_of(f"{name} {label} T={num_steps}", bounds, data, num_steps)
+            row["evaluations"] = evaluations(kernel, num_steps)
             if reference:
                 change = np.mean(
                     [b.per_image - r.per_image for b, r in zip(bounds, reference, strict=True)],
