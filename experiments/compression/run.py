@@ -131,9 +131,10 @@ def row_of(case: Case, model: api.Model) -> Row:
     }
 
 
-def by_turns(slow: Case, fast: Case, model: api.Model) -> Row:
-    """The time in which the fast case codes and decodes some images, against that of the slow one:
+def by_turns(pair: list[Case], model: api.Model) -> Row:
+    """The time in which the second case codes and decodes some images, against that of the first:
     medians over rounds in which the two take turns, after one that compiles."""
+    slow, fast = pair
     images = model.run.source.load("test").examples[:TURN_IMAGES].astype(np.uint8)
     start, times = time.monotonic(), []
     for _ in range(TURNS + 1):
@@ -229,7 +230,7 @@ def main() -> None:
             rows += [identified | row for row in others(data, most, model)]
         pair = [case for case in own if case.count == most and case.name in TIMED]
         if pair:
-            rows.append(identified | by_turns(*pair, model))
+            rows.append(identified | by_turns(pair, model))
     write_results(flags.outdir, rows)
     plot(flags.outdir / "compression.png", rows)
     print(format_table([row for row in rows if "net" in row], COLUMNS))
