@@ -2,6 +2,7 @@
 
 import json
 
+from experiments.sampler_quality.run import means
 from tests.documents import README, ROOT, ROWS, rows_of, text_of
 
 
@@ -41,6 +42,16 @@ def test_guide_and_readme_quote_the_rates_of_the_codec():
     gross = rows["digits 297 T=1000"]["gross"]
     jpeg_xl = rows["digits JPEG-XL"]["bpd_mosaic"]
     assert f"compressed digits | {gross:.3f} bits/dim | JPEG-XL {jpeg_xl:.3f} |" in README
+
+
+def test_guide_quotes_the_quality_of_few_evaluations():
+    table = means(rows_of("sampler_quality"))
+    few, many = (
+        next(row["frechet"] for row in table if (row["sampler"], row["evaluations"]) == of)
+        for of in (("dpm_solver, noise below 1", 24), ("ancestral", 1000))
+    )
+    text = text_of("vdm/diffusion/README.md")
+    assert f"network is {few:.2f}, and that of 1,000 ancestral steps {many:.2f}" in text
 
 
 def test_guide_and_readme_quote_the_speed_against_the_published_choices():

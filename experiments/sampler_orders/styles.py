@@ -17,6 +17,7 @@ FAMILIES = {
     "flow": (BLACK, "<"),
 }
 VARIANTS = {
+    "mixture_ancestral": "--",
     "forward variance": "--",
     "no last noise": ":",
     "eta 0.5": "--",
@@ -30,7 +31,7 @@ def style(name: str) -> dict[str, Any]:
     """The arguments of `Axes.plot` for "family" or "family, variant"."""
     family, _, variant = name.partition(", ")
     colour, marker = FAMILIES[family]
-    dashes = VARIANTS.get(variant)
+    dashes = VARIANTS.get(variant or family)
     return {
         "color": colour,
         "marker": marker,

@@ -77,14 +77,8 @@ def rows_of_seed(
         return compare(features(codes, num_codes), real_features)
 
     shared = {"seed": seed, "num_samples": num_samples, "features": features.name}
-    rng = np.random.default_rng(seed)
-    # As many real images as samples; being among the reference they are closer than others of the
-    # same law would be.
     test = run.source.load("test").examples
     rows: list[Row] = [
-        shared | {"name": f"real training images/seed{seed}", "sampler": "real training images",
-                  "evaluations": 0, "seconds": 0.0}
-        | quality(rng.permutation(real)[:num_samples]),
         shared | {"name": f"real test images/seed{seed}", "sampler": "real test images",
                   "evaluations": 0, "seconds": 0.0, "num_samples": len(test)}
         | quality(test),
