@@ -41,6 +41,7 @@ SAMPLERS: dict[str, Sampler] = {
     "flow, tolerance 0.01": flow.flow(1e-2),
 }
 REFERENCE = ("ancestral", 1000)
+FLOOR = "real training images drawn anew"
 COLUMNS = ("sampler", "evaluations", "frechet", "frechet_spread", "difference",
            "difference_stderr", "kernel", "kernel_stderr", "precision", "recall")  # fmt: skip
 
@@ -66,23 +67,28 @@ def plans() -> list[tuple[str, Sampler, int]]:
     return planned
 
 
+def rows_of_real(run: Run, features: MLPFeatures, seed: int, num_samples: int) -> list[Row]:
+    """The rows of real images: those of the test split, which are of other writers, and as many
+    draws from the training images as there are samples, which is the best that a sampler can do."""
+    splits = {name: run.source.load(name).examples for name in ("train", "test")}
+    drawn = np.random.default_rng(seed).choice(splits["train"], num_samples)
+    real, num_codes = features(splits["train"], run.source.num_codes), run.source.num_codes
+    return [
+        {"name": f"{name}/seed{seed}", "sampler": name, "evaluations": 0, "seconds": 0.0,
+         "seed": seed, "num_samples": len(images), "features": features.name}
+        | compare(features(images, num_codes), real)
+        for name, images in ((FLOOR, drawn), ("real test images", splits["test"]))
+    ]  # fmt: skip
+
+
 def rows_of_seed(
     run: Run, params: Params, features: MLPFeatures, seed: int, num_samples: int
 ) -> list[Row]:
     """The rows of every sampler on one trained model, compared with the training images."""
-    real, num_codes = run.source.load("train").examples, run.source.num_codes
-    real_features = features(real, num_codes)
-
-    def quality(codes: np.ndarray) -> Row:
-        return compare(features(codes, num_codes), real_features)
-
+    num_codes = run.source.num_codes
+    real_features = features(run.source.load("train").examples, num_codes)
     shared = {"seed": seed, "num_samples": num_samples, "features": features.name}
-    test = run.source.load("test").examples
-    rows: list[Row] = [
-        shared | {"name": f"real test images/seed{seed}", "sampler": "real test images",
-                  "evaluations": 0, "seconds": 0.0, "num_samples": len(test)}
-        | quality(test),
-    ]  # fmt: skip
+    rows = rows_of_real(run, features, seed, num_samples)
     own = sampling_of(run)
     for name, sampler, num_steps in plans():
         start = time.monotonic()
@@ -92,7 +98,7 @@ def rows_of_seed(
         )  # fmt: skip
         evaluations = round(drawn.network_evaluations, 1)
         row = shared | {"sampler": name, "evaluations": evaluations, "num_steps": num_steps}
-        row |= quality(drawn.data)
+        row |= compare(features(drawn.data, num_codes), real_features)
         row |= {"name": f"{name}/{evaluations:g}/seed{seed}", "seconds": time.monotonic() - start}
         print(row["name"], f"{row['frechet']:.3f}", f"{row['seconds']:.1f} s", flush=True)
         rows.append(row)
@@ -132,8 +138,9 @@ def plot(path: Path, table: list[Row]) -> None:
             [r["frechet_spread"] for r in mine],
             **style(name), label=name.replace("_", " "), capsize=2,
         )  # fmt: skip
-    floor = next(r["frechet"] for r in table if r["sampler"] == "real test images")
-    axes.axhline(floor, color="black", linewidth=0.8, linestyle=":", label="real test images")
+    for name, line in ((FLOOR, "--"), ("real test images", ":")):
+        distance = next(r["frechet"] for r in table if r["sampler"] == name)
+        axes.axhline(distance, color="black", linewidth=0.8, linestyle=line, label=name)
     budgets = (5, 10, 24, 50, 100, 250, 1000)
     axes.set_xscale("log")
     axes.set_yscale("log")
