@@ -66,7 +66,7 @@ SCALES = {
 }
 TIMED = ("digits 297 T=1000", "digits 297 T=64 mixture")
 """The former default of configs/digits.py and its present one, timed by turns."""
-TURNS, TURN_IMAGES = 3, 64
+TURNS, TURN_IMAGES = 3, 32
 COLUMNS = (
     "name", "net", "bpd", "stderr", "net_stderr", "path", "step_cost", "gross", "initial_bits",
     "encode_secs", "decode_secs",
