@@ -15,18 +15,18 @@ results.json and the pictures. So does any later call.
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.results import Row, config_hash, make_parser, parsed
+from experiments.results import Row, config_hash, make_parser, parsed, settings_hash
 from vdm.compare import Result, compare
 from vdm.config.compatibility import differing_fields
 from vdm.evaluation.statistics import mean_error, standard_error
-from vdm.io.atomic import read_json
+from vdm.io.atomic import read_json, write_json
 from vdm.runs.evaluate import evaluate_run
 from vdm.runs.run import Run, open_run
 from vdm.runs.train import train
@@ -114,6 +114,21 @@ def finish(jobs: Sequence[Job], flags: argparse.Namespace) -> bool:
             f"{len(jobs) - len(left)} of {len(jobs)} jobs are done; the table waits for {left[0]}"
         )
     return not left
+
+
+def kept(
+    outdir: Path, name: str, settings: Row, identified: Row, measure: Callable[[], list[Row]]
+) -> list[Row]:
+    """Returns the rows in outdir/runs/rows/NAME.json if they were measured with these settings;
+    otherwise measures them, adds what identifies them, and writes them there. So an experiment of
+    an hour that is stopped goes on from there, and each row names its own commit."""
+    path, wanted = outdir / "runs" / "rows" / f"{name}.json", settings_hash(settings)
+    found: Row = read_json(path) if path.is_file() else {"settings": ""}
+    if found["settings"] != wanted:
+        found = {"settings": wanted, "rows": [identified | row for row in measure()]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found)
+    return found["rows"]
 
 
 def is_done(job: Job, outdir: Path) -> bool:

@@ -1,9 +1,12 @@
 """How close does the size of a file come to the bound, and how long does coding take, for each
 number of steps?"""
 
+import argparse
 import dataclasses
+import functools
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +14,7 @@ import numpy as np
 
 from experiments.compression.others import measure
 from experiments.results import Row, format_table, identity, write_results
-from experiments.sweep import CONFIGS, finish, parse_flags, seeded
+from experiments.sweep import CONFIGS, Job, finish, kept, parse_flags, seeded
 from vdm import api
 from vdm.config.options import CompressOptions
 from vdm.config.registry import GRIDS
@@ -81,7 +84,7 @@ def codec_of(case: Case, model: api.Model) -> tuple[compress.Trained, CompressOp
     return compress.Trained(run, model.params, model.step), options
 
 
-def row_of(case: Case, model: api.Model) -> Row:
+def row_of(case: Case, model: api.Model) -> list[Row]:
     """Codes the images, decodes them, and evaluates the bound of T steps on them."""
     images = model.run.source.load("test").examples[: case.count].astype(np.uint8)
     source, options = codec_of(case, model)
@@ -100,7 +103,7 @@ def row_of(case: Case, model: api.Model) -> Row:
     bound = model.using(case.kernel, case.decoder).bpd(
         images, num_steps=case.num_steps, draws=case.draws, grid=source.run.compress_grid
     )
-    return {
+    row = {
         "name": case.name,
         "images": case.count,
         "num_steps": case.num_steps,
@@ -129,9 +132,10 @@ def row_of(case: Case, model: api.Model) -> Row:
         "seconds": time.monotonic() - start,
         "seeds": list(range(case.seeds)),
     }
+    return [row]
 
 
-def by_turns(pair: list[Case], model: api.Model) -> Row:
+def by_turns(pair: list[Case], model: api.Model) -> list[Row]:
     """The time in which the second case codes and decodes some images, against that of the first:
     medians over rounds in which the two take turns, after one that compiles."""
     slow, fast = pair
@@ -147,7 +151,7 @@ def by_turns(pair: list[Case], model: api.Model) -> Row:
             times[-1].append((time.monotonic() - before) / len(images))
     slow_secs, fast_secs = np.median(times[1:], axis=0)
     ratios = [fast / slow for slow, fast in times[1:]]
-    return {
+    row = {
         "name": f"{fast.name} against {slow.name}, by turns",
         "images": len(images),
         "time_ratio": statistics.median(ratios),
@@ -156,6 +160,7 @@ def by_turns(pair: list[Case], model: api.Model) -> Row:
         "slow_coding_secs": float(slow_secs),
         "seconds": time.monotonic() - start,
     }
+    return [row]
 
 
 def others(data: str, count: int, model: api.Model) -> list[Row]:
@@ -205,10 +210,30 @@ def plot(path: Path, rows: list[Row]) -> None:
     save_figure(figure, path)
 
 
+def rows_of(data: str, job: Job, cases: Sequence[Case], flags: argparse.Namespace) -> list[Row]:
+    """The rows of one trained model: its cases, the other codecs, and the times by turns."""
+    workdir = flags.outdir / "runs" / job.name
+    identified = identity(job.config, "experiments.compression.run", flags.scale)
+    identified["train_commit"] = read_json(workdir / "environment.json")["commit"]
+    model, same, rows = api.load(workdir), {"config": identified["config_hash"]}, []
+    for case in cases:
+        measure = functools.partial(row_of, case, model)
+        rows += kept(flags.outdir, case.name, case._asdict() | same, identified, measure)
+        print(format_table(rows[-1:], COLUMNS).splitlines()[-1], flush=True)
+    most = max(case.count for case in cases)
+    if ":" not in data:
+        rows += [identified | row for row in others(data, most, model)]
+    pair = [case for case in cases if case.name in TIMED]
+    if pair:
+        settings = {"rounds": TURNS, "images": TURN_IMAGES} | same
+        measure = functools.partial(by_turns, pair, model)
+        rows += kept(flags.outdir, "by turns", settings, identified, measure)
+    return rows
+
+
 def main() -> None:
     """Trains and codes, then writes results.json and compression.png."""
     flags = parse_flags(__file__)
-    rows: list[Row] = []
     cases = SCALES[flags.scale]
     jobs = {}
     for data in dict.fromkeys(case.data for case in cases):
@@ -217,27 +242,17 @@ def main() -> None:
         jobs[data] = seeded(data.replace(":", "_"), config, (0,))[0]
     if not finish(list(jobs.values()), flags):
         return
+    rows: list[Row] = []
     for data, job in jobs.items():
-        workdir = flags.outdir / "runs" / job.name
-        identified = identity(job.config, "experiments.compression.run", flags.scale)
-        identified["train_commit"] = read_json(workdir / "environment.json")["commit"]
-        model, own = api.load(workdir), [case for case in cases if case.data == data]
-        for case in own:
-            rows.append(identified | row_of(case, model))
-            print(format_table(rows[-1:], COLUMNS).splitlines()[-1], flush=True)
-        most = max(case.count for case in own)
-        if ":" not in data:
-            rows += [identified | row for row in others(data, most, model)]
-        pair = [case for case in own if case.count == most and case.name in TIMED]
-        if pair:
-            rows.append(identified | by_turns(pair, model))
+        rows += rows_of(data, job, [case for case in cases if case.data == data], flags)
     write_results(flags.outdir, rows)
     plot(flags.outdir / "compression.png", rows)
-    print(format_table([row for row in rows if "net" in row], COLUMNS))
-    print(format_table([row for row in rows if "bpd_each" in row],
-                       ("name", "bpd_each", "bpd_mosaic")))  # fmt: skip
-    print(format_table([row for row in rows if "time_ratio" in row],
-                       ("name", "time_ratio", "coding_secs", "slow_coding_secs")))  # fmt: skip
+    for key, columns in (
+        ("net", COLUMNS),
+        ("bpd_each", ("name", "bpd_each", "bpd_mosaic")),
+        ("time_ratio", ("name", "time_ratio", "coding_secs", "slow_coding_secs")),
+    ):
+        print(format_table([row for row in rows if key in row], columns))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How many bits/dim does each reverse kernel reach in how many network evaluations?"""
 
+import functools
 import time
 from typing import NamedTuple
 
@@ -9,7 +10,17 @@ from ml_collections import ConfigDict
 from experiments.kernels.figure import plot
 from experiments.kernels.oracle import oracle_rows
 from experiments.results import Row, format_table, identity, row_identity, write_results
-from experiments.sweep import CONFIGS, Job, finish, mean_row, paired, parse_flags, results, seeded
+from experiments.sweep import (
+    CONFIGS,
+    Job,
+    finish,
+    kept,
+    mean_row,
+    paired,
+    parse_flags,
+    results,
+    seeded,
+)
 from vdm import api
 from vdm.api import BitsPerDim, Model, load_config
 from vdm.evaluation.statistics import standard_error
@@ -147,37 +158,32 @@ def row_of(name: str, bounds: list[BitsPerDim], data: Data, num_steps: int) -> R
     }
 
 
-def rows_of(name: str, data: Data, models: list[Model]) -> list[Row]:
-    """The rows of the models that are trained in continuous time: each kernel at each T, with the
-    difference from the Gaussian kernel at that T on the same images, and T = infinity."""
+def rows_of(name: str, data: Data, models: list[Model], num_steps: int) -> list[Row]:
+    """The rows of the models that are trained in continuous time, for T steps (0: continuous time):
+    each kernel, with the difference from the Gaussian one on the same images."""
     rows, start = [], time.monotonic()
-    ends = {
-        decoder: measured(models, Kernel("gaussian", decoder), 0, data)
-        for decoder in ("bayes", "network")
-    }
-    for decoder, bounds in ends.items():
-        label = "any kernel" if decoder == "bayes" else "any kernel, network"
-        rows.append(row_of(f"{name} {label} T=inf", bounds, data, 0))
-    for num_steps in data.steps:
-        reference: list[BitsPerDim] = []
-        for label, kernel in KERNELS.items():
-            if label == "gaussian_fitted_per_dim" and not data.per_dim:
-                continue
-            bounds = measured(models, kernel, num_steps, data)
-            row = row_of(f"{name} {label} T={num_steps}", bounds, data, num_steps)
-            row["evaluations"] = evaluations(kernel, num_steps)
-            if reference:
-                change = np.mean(
-                    [b.per_image - r.per_image for b, r in zip(bounds, reference, strict=True)],
-                    axis=0,
-                )
-                row["difference"] = float(change.mean())
-                row["difference_stderr_images"] = standard_error(change)
-            else:
-                reference = bounds
-            row["seconds"], start = time.monotonic() - start, time.monotonic()
-            print(row["name"], f"{row['bpd']:.4f}", flush=True)
-            rows.append(row)
+    if not num_steps:
+        for decoder, label in (("bayes", "any kernel"), ("network", "any kernel, network")):
+            bounds = measured(models, Kernel("gaussian", decoder), 0, data)
+            rows.append(row_of(f"{name} {label} T=inf", bounds, data, 0))
+        return rows
+    reference: list[BitsPerDim] = []
+    for label, kernel in KERNELS.items():
+        if label == "gaussian_fitted_per_dim" and not data.per_dim:
+            continue
+        bounds = measured(models, kernel, num_steps, data)
+        row = row_of(f"{name} {label} T={num_steps}", bounds, data, num_steps)
+        row["evaluations"] = evaluations(kernel, num_steps)
+        reference = reference or bounds
+        change = np.mean(
+            [b.per_image - r.per_image for b, r in zip(bounds, reference, strict=True)], axis=0
+        )
+        if bounds is not reference:
+            row["difference"] = float(change.mean())
+            row["difference_stderr_images"] = standard_error(change)
+        row["seconds"], start = time.monotonic() - start, time.monotonic()
+        print(row["name"], f"{row['bpd']:.4f}", flush=True)
+        rows.append(row)
     return rows
 
 
@@ -197,9 +203,12 @@ def main() -> None:
         trainings = jobs[name]
         identified = identity(trainings[0][0].config, "experiments.kernels.run", flags.scale)
         workdirs = [flags.outdir / "runs" / job.name for job in trainings[0]]
-        trained = read_json(workdirs[0] / "environment.json")["commit"]
-        own = rows_of(name, data, [api.load(workdir) for workdir in workdirs])
-        rows += [identified | {"train_commit": trained} | row for row in own]
+        identified["train_commit"] = read_json(workdirs[0] / "environment.json")["commit"]
+        models = [api.load(workdir) for workdir in workdirs]
+        settings = {"config": identified["config_hash"], "kernels": KERNELS} | data._asdict()
+        for num_steps in (0, *data.steps):
+            measure = functools.partial(rows_of, name, data, models, num_steps)
+            rows += kept(flags.outdir, f"{name} T={num_steps}", settings, identified, measure)
         for steps in data.trained:
             found = results(trainings[steps], flags.outdir)
             row = mean_row(f"{name} trained for T={steps}", trainings[steps], found, flags.outdir)

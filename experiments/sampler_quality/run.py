@@ -1,6 +1,7 @@
 """How many network evaluations does each sampler need for samples of a given quality?"""
 
 import dataclasses
+import functools
 import time
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from experiments.results import Row, format_table, identity, write_results
 from experiments.sampler_orders.styles import style
-from experiments.sweep import CONFIGS, finish, open_runs, parse_flags, seeded
+from experiments.sweep import CONFIGS, finish, kept, open_runs, parse_flags, seeded
 from vdm.api import load_config
 from vdm.diffusion import flow, langevin, samplers
 from vdm.diffusion.samplers import Sampler
@@ -166,7 +167,7 @@ def main() -> None:
     config.sample.batch_size = 300
     config.sample.grid.name = "equal_omegas"  # The best of three for the ODE in few steps.
     identified = identity(config, "experiments.sampler_quality.run", flags.scale)
-    jobs, rows = seeded("digits", config, SEEDS), []
+    jobs, rows, num_samples = seeded("digits", config, SEEDS), [], NUM_SAMPLES[flags.scale]
     if not finish(jobs, flags):
         return
     for seed, run in zip(SEEDS, open_runs(jobs, flags.outdir), strict=True):
@@ -176,8 +177,12 @@ def main() -> None:
         assert test.labels is not None
         accuracy = features.accuracy(test.examples, test.labels, run.source.num_codes)
         shared = identified | {"features_accuracy": accuracy}
-        seed_rows = rows_of_seed(run, params, features, seed, NUM_SAMPLES[flags.scale])
-        rows += [shared | row for row in seed_rows]
+        measure = functools.partial(rows_of_seed, run, params, features, seed, num_samples)
+        settings = {
+            "config": identified["config_hash"], "num_samples": num_samples,
+            "plans": [(name, steps) for name, _, steps in plans()], "features": features.name,
+        }  # fmt: skip
+        rows += kept(flags.outdir, f"seed{seed}", settings, shared, measure)
     write_results(flags.outdir, rows)
     table = means(rows)
     plot(flags.outdir / "sampler_quality.png", table)

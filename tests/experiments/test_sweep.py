@@ -88,6 +88,21 @@ def test_other_draws_cost_an_evaluation_and_no_training(tiny, tmp_path, monkeypa
     assert results([more], tmp_path)[0].report["draws_per_example"] == 4
 
 
+def test_rows_are_measured_once_for_the_same_settings(tmp_path):
+    calls = []
+
+    def measure():
+        calls.append(1)
+        return [{"bpd": float(len(calls))}]
+
+    def rows(draws, commit):
+        return sweep.kept(tmp_path, "digits T=5", {"draws": draws}, {"commit": commit}, measure)
+
+    assert rows(50, "first") == rows(50, "second") == [{"commit": "first", "bpd": 1.0}]
+    assert rows(100, "second") == [{"commit": "second", "bpd": 2.0}]
+    assert len(calls) == 2
+
+
 def test_a_longer_training_is_not_done(swept, tiny):
     outdir, _ = swept
     assert sweep.state(tiny(train__num_steps=6)[0], outdir) == "step 4 of 6, 0 of 4 evaluations"
