@@ -27,6 +27,7 @@ from vdm.compare import Result, compare
 from vdm.config.compatibility import differing_fields
 from vdm.evaluation.statistics import mean_error, standard_error
 from vdm.io.atomic import read_json, write_json
+from vdm.io.environment import machine
 from vdm.runs.evaluate import evaluate_run
 from vdm.runs.run import Run, open_run
 from vdm.runs.train import train
@@ -121,8 +122,9 @@ def kept(
 ) -> list[Row]:
     """Returns the rows in outdir/runs/rows/NAME.json if they were measured with these settings;
     otherwise measures them, adds what identifies them, and writes them there. So an experiment of
-    an hour that is stopped goes on from there, and each row names its own commit."""
+    an hour that is stopped goes on from there, and each row names its own commit and machine."""
     path, wanted = outdir / "runs" / "rows" / f"{name}.json", settings_hash(settings)
+    identified = {"machine": machine()} | identified
     found: Row = read_json(path) if path.is_file() else {"settings": ""}
     if found["settings"] != wanted:
         found = {"settings": wanted, "rows": [identified | row for row in measure()]}

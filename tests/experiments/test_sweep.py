@@ -98,8 +98,9 @@ def test_rows_are_measured_once_for_the_same_settings(tmp_path):
     def rows(draws, commit):
         return sweep.kept(tmp_path, "digits T=5", {"draws": draws}, {"commit": commit}, measure)
 
-    assert rows(50, "first") == rows(50, "second") == [{"commit": "first", "bpd": 1.0}]
-    assert rows(100, "second") == [{"commit": "second", "bpd": 2.0}]
+    here = {"machine": sweep.machine()}
+    assert rows(50, "first") == rows(50, "second") == [here | {"commit": "first", "bpd": 1.0}]
+    assert rows(100, "second") == [here | {"commit": "second", "bpd": 2.0}]
     assert len(calls) == 2
 
 
