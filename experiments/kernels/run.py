@@ -72,8 +72,8 @@ BEGIN = {5: -4.0, 10: -5.5, 20: -7.0}
 the levels of least bound. Steps below them are wasted, and from -8 it is learned too slowly."""
 DROPOUT = 0.3
 """The share of activations dropped while a network is trained for T steps, instead of the config's
-0.2, with which it overfits: at T = 5, one seed had 1.835 bits/dim on the test images, and with this
-share 1.817."""
+0.2, with which it overfits: with data.holdout = 200, T = 5 and seed 0 the held-out images have
+1.836 instead of 1.852 bits/dim, a paired difference of 0.016 +- 0.003 over images."""
 SCALES = {
     "small": {
         "digits": Data(
