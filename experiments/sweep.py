@@ -120,9 +120,9 @@ def finish(jobs: Sequence[Job], flags: argparse.Namespace) -> bool:
 def kept(
     outdir: Path, name: str, settings: Row, identified: Row, measure: Callable[[], list[Row]]
 ) -> list[Row]:
-    """Returns the rows in outdir/runs/rows/NAME.json if they were measured with these settings;
-    otherwise measures them, adds what identifies them, and writes them there. So an experiment of
-    an hour that is stopped goes on from there, and each row names its own commit and machine."""
+    """Returns the rows of outdir/runs/rows/NAME.json if they were measured with these settings;
+    otherwise measures them, adds `identified` and the machine to each, and writes that file. An
+    interrupted experiment therefore resumes, and its rows may come from several commits."""
     path, wanted = outdir / "runs" / "rows" / f"{name}.json", settings_hash(settings)
     identified = {"machine": machine()} | identified
     found: Row = read_json(path) if path.is_file() else {"settings": ""}

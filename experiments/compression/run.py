@@ -225,7 +225,7 @@ def rows_of(data: str, job: Job, cases: Sequence[Case], flags: argparse.Namespac
         rows += [identified | row for row in others(data, most, model)]
     pair = [case for case in cases if case.name in TIMED]
     if pair:
-        settings = {"rounds": TURNS, "images": TURN_IMAGES} | same
+        settings = {"rounds": TURNS, "images": TURN_IMAGES, "pair": pair} | same
         measure = functools.partial(by_turns, pair, model)
         rows += kept(flags.outdir, "by turns", settings, identified, measure)
     return rows

@@ -68,17 +68,18 @@ def plans() -> list[tuple[str, Sampler, int]]:
     return planned
 
 
-def rows_of_real(run: Run, features: MLPFeatures, seed: int, num_samples: int) -> list[Row]:
-    """The rows of real images: those of the test split, which are of other writers, and as many
+def rows_of_real(
+    run: Run, features: MLPFeatures, real_features: np.ndarray, seed: int, num_samples: int
+) -> list[Row]:
+    """The rows of real images: those of the test split, which are by other writers, and as many
     draws from the training images as there are samples, which is the best that a sampler can do."""
-    splits = {name: run.source.load(name).examples for name in ("train", "test")}
-    drawn = np.random.default_rng(seed).choice(splits["train"], num_samples)
-    real, num_codes = features(splits["train"], run.source.num_codes), run.source.num_codes
+    drawn = np.random.default_rng(seed).choice(run.source.load("train").examples, num_samples)
+    test = run.source.load("test").examples
     return [
         {"name": f"{name}/seed{seed}", "sampler": name, "evaluations": 0, "seconds": 0.0,
          "seed": seed, "num_samples": len(images), "features": features.name}
-        | compare(features(images, num_codes), real)
-        for name, images in ((FLOOR, drawn), ("real test images", splits["test"]))
+        | compare(features(images, run.source.num_codes), real_features)
+        for name, images in ((FLOOR, drawn), ("real test images", test))
     ]  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def rows_of_seed(
     num_codes = run.source.num_codes
     real_features = features(run.source.load("train").examples, num_codes)
     shared = {"seed": seed, "num_samples": num_samples, "features": features.name}
-    rows = rows_of_real(run, features, seed, num_samples)
+    rows = rows_of_real(run, features, real_features, seed, num_samples)
     own = sampling_of(run)
     for name, sampler, num_steps in plans():
         start = time.monotonic()
