@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,24 @@ def test_costs_do_not_depend_on_batches_and_padding(params, mesh, monkeypatch):
     in_batches = measure(MODEL, params, SPLIT, mesh)
     for name, array in at_once.arrays().items():
         np.testing.assert_allclose(in_batches.arrays()[name], array, rtol=2e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dims", "codes", "supports", "count"),
+    [
+        ((8, 8, 1), 17, {"code_probabilities"}, 1024),
+        ((28, 28, 1), 256, {"code_probabilities"}, 83),
+        ((28, 28, 1), 256, set(), 334),
+        ((32, 32, 3), 256, {"code_probabilities"}, 32),
+        ((32, 32, 3), 256, set(), 85),
+    ],
+)
+def test_fewer_large_images_are_measured_and_fewer_still_of_many_codes(
+    dims, codes, supports, count
+):
+    model = SimpleNamespace(dims=dims, supports=supports, likelihood=Discretised(codes))
+    split = Split("train", np.zeros((2000, 1), np.uint8), None)
+    assert step_costs.num_images(model, split) == count
 
 
 def test_levels_are_every_sixteenth_fine_one(measured):
