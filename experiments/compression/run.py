@@ -63,7 +63,7 @@ SCALES = {
         Case("digits", 20, 100, 2, 400, "top_down"),
         *(Case("fashion_mnist", 1000, steps, 1, 30) for steps in (10, 20, 50)),
         Case("fashion_mnist", 20, 1000, 1, 1000),
-        *(Case("fashion_mnist:codes", 1000, t, 1, 30, kernel="mixture") for t in (10, 20, 50)),
+        *(Case("fashion_mnist:codes", 1000, t, 1, 10, kernel="mixture") for t in (10, 20, 50)),
     ),
     "full": tuple(Case("cifar10", 10_000, steps, 1, 20, lanes=512) for steps in (100, 250, 1000)),
 }
