@@ -80,8 +80,8 @@ SCALES = {
             "digits.py", "", (0, 1, 2), (2, 5, 10, 20, 100), 297, 50, (5, 10, 20),
             per_dim=True, fine=4,
         ),
-        "fashion_mnist": Data("fashion_mnist.py", "codes", (0,), (5, 10, 20, 50), 2000, 4),
-        "cifar10": Data("cifar10.py", "codes_cpu", (0,), (5, 10, 20, 50), 500, 2),
+        "fashion_mnist": Data("fashion_mnist.py", "codes", (0,), (5, 10, 20, 50), 1000, 4),
+        "cifar10": Data("cifar10.py", "codes_cpu", (0,), (5, 10, 20, 50), 200, 2),
     },
     "full": {
         "cifar10": Data(
