@@ -81,7 +81,7 @@ SCALES = {
             per_dim=True, fine=4,
         ),
         "fashion_mnist": Data("fashion_mnist.py", "codes", (0,), (5, 10, 20, 50), 1000, 4),
-        "cifar10": Data("cifar10.py", "codes_cpu", (0,), (5, 10, 20, 50), 200, 2),
+        "cifar10": Data("cifar10.py", "codes_cpu", (0,), (5, 10, 20, 50), 100, 2),
     },
     "full": {
         "cifar10": Data(
