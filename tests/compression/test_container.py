@@ -55,8 +55,14 @@ def test_what_version_1_can_say_is_written_as_it_was():
     for change in ({"kernel": "mixture"}, {"decoder": "network"},
                    {"num_steps": 1, "chosen": (0, 1)}):  # fmt: skip
         other = container.write(dataclasses.replace(HEADER, **change), WORDS)
-        assert other[4] == 2
+        assert other[4] == 3
         assert len(other) <= len(content) + 5
+        header, words = container.read(other)
+        assert header.exact_draws
+        # Of version 2 are files in which codes were drawn in another way; nothing else differs.
+        earlier, same_words = container.read(other[:4] + b"\x02" + other[5:])
+        assert earlier == dataclasses.replace(header, exact_draws=False)
+        np.testing.assert_array_equal(same_words, words)
 
 
 @pytest.mark.parametrize("chosen", [(0, 1024), (3, 200, 201, 1024), tuple(range(1025))])
@@ -126,7 +132,7 @@ def test_a_header_that_makes_no_sense_is_noticed_though_its_checksum_holds():
 def test_another_version_is_named():
     content = bytearray(container.write(HEADER, WORDS))
     content[4] = 9
-    with pytest.raises(DamagedError, match=r"version 9, but this program reads versions 1 and 2"):
+    with pytest.raises(DamagedError, match=r"version 9, but this program reads versions 1 to 3"):
         container.read(bytes(content))
     with pytest.raises(DamagedError, match="not a file of compressed images"):
         container.read(b"PK\x03\x04 a zip")

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdm.compression.lattice import Gaussians, Stack, TooDeepError, random_words
+from vdm.compression.lattice import (
+    DamagedError,
+    Gaussians,
+    Stack,
+    TooDeepError,
+    random_words,
+)
 
 KEY = (0, 5)
 
@@ -114,3 +120,30 @@ def test_top_words_are_the_same_for_every_count_and_zeros_on_top_are_kept():
     zeros.push_uniform([5, 0], [9, 1])
     np.testing.assert_array_equal(zeros.pop_uniform([9, 1]), [5, 0])
     np.testing.assert_array_equal(zeros.words, [0] * 7 + [1])
+
+
+def test_drawn_symbols_have_their_probabilities_and_impossible_ones_are_not_drawn():
+    rng = np.random.default_rng(0)
+    probabilities = np.full((20_000, 300), 1e-8)
+    probabilities[:, [0, 7, 299]] = 0.25, 0.7, 0.05
+    probabilities[::2, 7] += 1e-4
+    probabilities[::2, 8] = 1e-4
+    certain = rng.permutation(20_000)[:500]
+    probabilities[certain] = 0
+    probabilities[certain, 4] = 1
+    stack = full_stack(60_000)
+    before = stack.words
+    symbols = stack.draw_likely(probabilities)
+    assert (symbols[certain] == 4).all()
+    shares = np.bincount(np.delete(symbols, certain), minlength=300) / 19_500
+    np.testing.assert_allclose(shares[[0, 7, 299]], [0.25, 0.7, 0.05], atol=0.01)
+    assert shares[[0, 7, 8, 299]].sum() == pytest.approx(1)
+    entropy = -sum(p * np.log2(p) for p in (0.25, 0.7, 0.05))
+    assert 32 * (len(before) - stack.num_words) == pytest.approx(19_500 * entropy, rel=0.02)
+    assert stack.ideal_bits == pytest.approx(-19_500 * entropy, rel=0.02)
+    wrong, other = symbols.copy(), stack.copy()
+    stack.undraw_likely(symbols, probabilities)
+    np.testing.assert_array_equal(stack.words, before)
+    wrong[certain[0]] = 5
+    with pytest.raises(DamagedError, match="out of range"):
+        other.undraw_likely(wrong, probabilities)

@@ -80,12 +80,14 @@ class Codec:
         order: the order of coding, one of ORDERS.
         lanes: the most images that are coded at once.
         seed: of the random bits.
+        exact_draws: as in `steps.Steps`.
     """
 
     chain: Chain
     order: str = "bit_swap"
     lanes: int = 64
     seed: int = 0
+    exact_draws: bool = True
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
@@ -211,7 +213,7 @@ class Codec:
     ) -> None:
         chain, levels = self.chain, self.chain.levels
         grids = Grids(levels, self.seed, first)
-        steps = Steps(chain, grids, labels)
+        steps = Steps(chain, grids, labels, self.exact_draws)
         x = chain.encode(codes)
         path = self._draw_path(stack, x, grids) if self.order == "top_down" else []
         z = path[0] if path else grids.draw(stack, 0, levels.forward(0), levels.alpha[0] * x)
@@ -235,7 +237,7 @@ class Codec:
         labels = None
         if chain.num_classes:
             labels = stack.pop_uniform(np.full(count, chain.num_classes))
-        steps = Steps(chain, grids, labels)
+        steps = Steps(chain, grids, labels, self.exact_draws)
         z = grids.pop(stack, levels.num_steps, np.zeros((count, *chain.latent_dims)))
         path = [z]  # the latents from the top down, for the top-down order
         for i in range(levels.num_steps, 0, -1):

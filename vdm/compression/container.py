@@ -2,7 +2,8 @@
 
     bytes   content
     4       93 56 44 4D (".VDM")
-    1       the version of the format: 1, or 2 if the numbers that this adds are not all 0
+    1       the version of the format: 1, or 3 if the numbers that this adds are not all 0; in files
+            of version 2, which is 3 otherwise, `codec.Codec.exact_draws` was false
     8       the first bytes of the SHA-256 of all that follows
     8       hash of the model: of its parameters and their config (`fingerprint`)
     4       `Chain.probe`: hash of what the machine computes with the model
@@ -11,9 +12,9 @@
             per standard deviation, lanes, seed, step of the checkpoint, 1 for its EMA (else 0);
             random words that the stack began with; bytes that the user gave in their place, or 0;
             growth of the batches (`codec.UNIT`); sizes in bytes of the next two entries
-    .       version 2: index in KERNELS, index in DECODERS, 1 for chosen levels (else 0), of which
+    .       version 3: index in KERNELS, index in DECODERS, 1 for chosen levels (else 0), of which
             the first and then the T differences follow
-    .       device and versions, UTF-8; in version 2 deflated with the dictionary ENVIRONMENT, which
+    .       device and versions, UTF-8; in version 3 deflated with the dictionary ENVIRONMENT, which
             saves 35 of 95 bytes before the bits
     .       names of the images if they came from a folder: UTF-8, one per line, zlib
     rest    the stack of bits: 32-bit words, the top one last
@@ -48,8 +49,8 @@ from vdm.io.checksums import params_digest
 from vdm.typing import Params
 
 MAGIC = b"\x93VDM"
-VERSIONS = (1, 2)
-# Part of version 2, whatever the versions of the packages are: it must not change.
+VERSIONS = (1, 2, 3)
+# Part of versions 2 and 3, whatever the versions of the packages are: it must not change.
 ENVIRONMENT = b"1 x NVIDIA 2 x cpu; jax 0.10.2, constriction 0.5.0"
 DTYPES = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
 
@@ -69,6 +70,7 @@ class Header:
         names: of the images, empty unless they came from a folder.
         kernel, decoder: with which the images were coded, of KERNELS and DECODERS.
         chosen: the levels of the steps, as in `chain.Chain`; () for equal times.
+        exact_draws: as in `steps.Steps`; False for files of version 2, which are not written.
     """
 
     fingerprint: bytes
@@ -91,6 +93,7 @@ class Header:
     kernel: str = "gaussian"
     decoder: str = "bayes"
     chosen: tuple[int, ...] = ()
+    exact_draws: bool = True
 
 
 def write(header: Header, words: np.ndarray) -> bytes:
@@ -101,8 +104,8 @@ def write(header: Header, words: np.ndarray) -> bytes:
         KERNELS.index(header.kernel), DECODERS.index(header.decoder), int(bool(header.chosen)),
         *np.diff(header.chosen, prepend=0).tolist(),
     ]  # fmt: skip
-    version = 2 if any(more) else 1
-    if version == 2:
+    version = 3 if any(more) else 1
+    if version > 1:
         deflate = zlib.compressobj(9, wbits=-15, zdict=ENVIRONMENT)
         environment = deflate.compress(environment) + deflate.flush()
     count, *axes = header.shape
@@ -113,7 +116,7 @@ def write(header: Header, words: np.ndarray) -> bytes:
     ]  # fmt: skip
     body = b"".join(
         [header.fingerprint, header.probe, header.checksum]
-        + [_leb128(number) for number in (numbers + more if version == 2 else numbers)]
+        + [_leb128(number) for number in (numbers + more if version > 1 else numbers)]
         + [environment, names, words.astype("<u4").tobytes()]
     )
     return MAGIC + bytes([version]) + _short_hash(body) + body
@@ -128,7 +131,7 @@ def read(content: bytes) -> tuple[Header, np.ndarray]:
     if content[4] not in VERSIONS:
         raise DamagedError(
             f"its format has version {content[4]}, but this program reads versions "
-            f"{' and '.join(map(str, VERSIONS))}: decompress it with the program that wrote it"
+            f"{VERSIONS[0]} to {VERSIONS[-1]}: decompress it with the program that wrote it"
         )
     body = content[13:]
     if _short_hash(body) != content[5:13]:
@@ -147,9 +150,9 @@ def _parse(body: bytes, version: int) -> tuple[Header, np.ndarray]:
     num_steps, cells, lanes, seed = (next(numbers) for _ in range(4))
     step, ema, num_initial, num_given, growth = (next(numbers) for _ in range(5))
     environment_size, names_size = next(numbers), next(numbers)
-    more: dict[str, Any] = {}
-    if version == 2:
-        more = {"kernel": KERNELS[next(numbers)], "decoder": DECODERS[next(numbers)]}
+    more: dict[str, Any] = {"exact_draws": version != 2}
+    if version > 1:
+        more |= {"kernel": KERNELS[next(numbers)], "decoder": DECODERS[next(numbers)]}
         if next(numbers):
             first, *steps = (next(numbers) for _ in range(num_steps + 1))
             more["chosen"] = tuple(itertools.accumulate(steps, initial=first))
@@ -157,7 +160,7 @@ def _parse(body: bytes, version: int) -> tuple[Header, np.ndarray]:
                 raise IndexError
     at = numbers.position
     environment = body[at : at + environment_size]
-    if version == 2:
+    if version > 1:
         environment = zlib.decompressobj(wbits=-15, zdict=ENVIRONMENT).decompress(environment)
     at += environment_size
     names = body[at : at + names_size]

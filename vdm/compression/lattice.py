@@ -14,6 +14,7 @@ it removes them.
 import copy
 import hashlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import constriction
@@ -128,6 +129,25 @@ class Stack:
         values[several] = self.pop(models.Uniform(), sizes[several])
         return values
 
+    def draw_likely(self, probabilities: np.ndarray) -> np.ndarray:
+        """Draws symbols 0 ... V - 1, whose probabilities are [symbols, V], among those that have at
+        least 2^-24. `pop_categorical` gives every symbol that probability: of 256 symbols it draws
+        an impossible one in 2^16 times, which then costs some 30 bits."""
+        symbols = np.empty(len(probabilities), np.int64)
+        for rows, likely, table in _likely(probabilities):
+            places = self.pop_categorical(table) if likely.shape[1] > 1 else np.zeros_like(rows)
+            symbols[rows] = likely[np.arange(len(rows)), places]
+        return symbols
+
+    def undraw_likely(self, symbols: np.ndarray, probabilities: np.ndarray) -> None:
+        """Undoes `draw_likely`."""
+        for rows, likely, table in reversed(list(_likely(probabilities))):
+            same = likely == symbols[rows, None]
+            if not same.any(axis=1).all():
+                raise DamagedError("a symbol is out of range")
+            if likely.shape[1] > 1:
+                self.push_categorical(same.argmax(axis=1), table)
+
     def push_categorical(self, symbols: np.ndarray, probabilities: np.ndarray) -> None:
         """Pushes symbols 0 ... V - 1, whose probabilities are [symbols, V]."""
         self.push(symbols, models.Categorical(perfect=False), probabilities)
@@ -138,6 +158,21 @@ class Stack:
         symbols = self.pop(models.Categorical(perfect=False), probabilities)
         self.ideal_bits -= _bits_of(symbols, probabilities)
         return symbols
+
+
+def _likely(probabilities: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For each number n of symbols of probability 2^-24 or more that a row [V] has: the rows with
+    that number, these symbols of each, [rows, n], and their probabilities."""
+    likely = probabilities >= 2.0**-24
+    likely[~likely.any(axis=1), 0] = True  # a row of NaN
+    counts = likely.sum(axis=1)
+    all_symbols, all_probabilities = np.nonzero(likely)[1], probabilities[likely]
+    begins = counts.cumsum() - counts
+    for count in np.unique(counts):
+        rows = np.flatnonzero(counts == count)
+        places = begins[rows, None] + np.arange(count)
+        table = all_probabilities[places]
+        yield rows, all_symbols[places], table / table.sum(axis=1, keepdims=True)
 
 
 def _bits_of(symbols: np.ndarray, probabilities: np.ndarray) -> float:

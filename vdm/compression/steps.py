@@ -7,6 +7,8 @@ Gaussian at x_k and then k by p_k. This adds, whatever k is,
     log p(k | z_s, z_t) - log N(z_s; A z_t + B x_k, v) - log p_k = -log sum_j p_j N(z_s; ...x_j, v)
 
 nats. So it does not matter that k repeats what was pushed before it, and no bits are scrambled.
+This is so for a k that p(k | z_s, z_t) may draw; of many codes, the coder would often enough draw
+one that is nearly impossible and costs some 30 bits (`Stack.draw_likely`).
 """
 
 import dataclasses
@@ -17,14 +19,20 @@ from vdm.compression.cells import Grids
 from vdm.compression.chain import Chain
 from vdm.compression.lattice import Stack
 
+MANY = 64
+"""With more codes than this, none is drawn that is less likely than 2^-24, which takes time. With
+fewer it matters little: in a step, an impossible code costs some 30 bits in 2^24 draws."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """The steps of a batch of images, with their labels if the model is conditional."""
+    """The steps of a batch of images, with their labels if the model is conditional. exact_draws:
+    whether MANY matters."""
 
     chain: Chain
     grids: Grids
     labels: np.ndarray | None
+    exact_draws: bool = True
 
     def push(self, stack: Stack, i: int, below: np.ndarray, above: np.ndarray) -> None:
         """Pushes z_{i-1} by p(z_{i-1} | z_i)."""
@@ -32,8 +40,7 @@ class Steps:
             self.grids.push(stack, i - 1, below, self._mean(i, above))
             return
         log_probs = self.chain.log_probs(i, above, self.labels)
-        posterior = _Posterior(self.chain, i, below, above, log_probs)
-        codes = posterior.draw(stack)
+        codes = self._posterior(i, below, above, log_probs).draw(stack)
         self.grids.push(stack, i - 1, below, self._mean_at(i, above, codes))
         push_codes(stack, codes, np.exp(log_probs))
 
@@ -44,8 +51,14 @@ class Steps:
         log_probs = self.chain.log_probs(i, above, self.labels)
         codes = pop_codes(stack, np.exp(log_probs))
         below = self.grids.pop(stack, i - 1, self._mean_at(i, above, codes))
-        _Posterior(self.chain, i, below, above, log_probs).undraw(stack, codes)
+        self._posterior(i, below, above, log_probs).undraw(stack, codes)
         return below
+
+    def _posterior(
+        self, i: int, below: np.ndarray, above: np.ndarray, log_probs: np.ndarray
+    ) -> "_Posterior":
+        exact = self.exact_draws and self.chain.num_codes > MANY
+        return _Posterior(self.chain, i, below, above, log_probs, exact)
 
     def _mean(self, i: int, above: np.ndarray) -> np.ndarray:
         eps_hat = self.chain.eps_hat(i, above, self.labels)
@@ -61,22 +74,25 @@ class _Posterior:
     made for one image at a time, as it is large if there are many codes."""
 
     def __init__(
-        self, chain: Chain, i: int, below: np.ndarray, above: np.ndarray, log_probs: np.ndarray
-    ) -> None:
+        self, chain: Chain, i: int, below: np.ndarray, above: np.ndarray, log_probs: np.ndarray,
+        exact: bool = False,
+    ) -> None:  # fmt: skip
         position, c = chain.levels.position(i, below, above)
         shape = (*log_probs.shape[:2], 1)
         self._position = position.reshape(shape)
         self._c = np.broadcast_to(c, position.shape).reshape(shape)
-        self._log_probs, self._x = log_probs, chain.x_of_codes
+        self._log_probs, self._x, self._exact = log_probs, chain.x_of_codes, exact
 
     def draw(self, stack: Stack) -> np.ndarray:
         """Pops a code for each dimension, int64 [batch, D]."""
-        return np.stack([stack.pop_categorical(self.table(n)) for n in range(len(self._c))])
+        draw = stack.draw_likely if self._exact else stack.pop_categorical
+        return np.stack([draw(self.table(n)) for n in range(len(self._c))])
 
     def undraw(self, stack: Stack, codes: np.ndarray) -> None:
         """Undoes `draw`."""
+        undraw = stack.undraw_likely if self._exact else stack.push_categorical
         for n in reversed(range(len(codes))):
-            stack.push_categorical(codes[n], self.table(n))
+            undraw(codes[n], self.table(n))
 
     def table(self, n: int) -> np.ndarray:
         """The probabilities of image n, float64 [D, V]."""

@@ -28,7 +28,7 @@ from vdm.diffusion.kernels import MIXTURE, Guess, Step, guess
 from vdm.diffusion.least_bound import COARSE, FINE, MOST_STEPS, StepCosts, fine_levels
 from vdm.diffusion.noise import diffuse
 from vdm.evaluation.calls import call_size
-from vdm.models.interface import num_classes, num_codes, require
+from vdm.models.interface import num_classes, num_codes, require, supports
 from vdm.models.latent_variable import AnyModel
 from vdm.models.vdm import VDM, compiled_schedule
 from vdm.typing import Params, PRNGKey
@@ -83,7 +83,7 @@ def schedule_ends(model: VDM, params: Params) -> tuple[float, float]:
 
 def num_images(model: AnyModel, split: Split) -> int:
     """Returns how many images of the split are measured."""
-    codes = num_codes(model) if "code_probabilities" in model.supports else 1
+    codes = num_codes(model) if "code_probabilities" in supports(model) else 1
     most = min(NUMBERS, TERMS // codes) // math.prod(model.dims)
     return min(max(most, LEAST_IMAGES), MOST_IMAGES, len(split.examples))
 

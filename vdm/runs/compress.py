@@ -172,7 +172,7 @@ def unpack(
             "this machine computes the model differently than the one that wrote it "
             f"({header.environment}; here {environment(trained.run)}): decompress it there"
         )
-    codec = Codec(chain, header.order, header.lanes, header.seed)
+    codec = Codec(chain, header.order, header.lanes, header.seed, header.exact_draws)
     count = header.shape[0]
     try:
         codes, labels, given = codec.decode(
