@@ -89,8 +89,7 @@ SCALES = {
         ),
     },
 }  # fmt: skip
-COLUMNS = ("name", "evaluations", "bpd", "stderr", "stderr_degrees", "stderr_images",
-           "stderr_seeds", "difference", "difference_stderr_images")  # fmt: skip
+ORACLE = ("name", "entropy_nats", "excess_nats", "excess_stderr")
 
 
 def config_of(data: Data) -> ConfigDict:
@@ -192,6 +191,22 @@ def evaluations(kernel: Kernel, num_steps: int) -> int:
     return num_steps + (kernel.decoder == "network")
 
 
+def by_steps(rows: list[Row], data: str) -> list[Row]:
+    """The bits/dim of a data set with a row for each kernel and a column for each T."""
+    table: dict[str, Row] = {}
+    for row in rows:
+        if row["name"].startswith(f"{data} "):
+            kernel, _, steps = row["name"].removeprefix(f"{data} ").rpartition(" ")
+            table.setdefault(kernel, {"kernel": kernel})[steps] = row["bpd"]
+    return list(table.values())
+
+
+def columns_of(table: list[Row]) -> tuple[str, ...]:
+    """The columns of such a table, in the order of T."""
+    steps = {column for row in table for column in row if column != "kernel"}
+    return ("kernel", *sorted(steps, key=lambda column: float(column.removeprefix("T="))))
+
+
 def main() -> None:
     """Trains and evaluates, then writes results.json and kernels.png."""
     flags = parse_flags(__file__)
@@ -209,6 +224,9 @@ def main() -> None:
         for num_steps in (0, *data.steps):
             measure = functools.partial(rows_of, name, data, models, num_steps)
             rows += kept(flags.outdir, f"{name} T={num_steps}", settings, identified, measure)
+        found = results(trainings[0], flags.outdir)
+        row = mean_row(f"{name} every test image T=inf", trainings[0], found, flags.outdir)
+        rows.append(identified | row)
         for steps in data.trained:
             found = results(trainings[steps], flags.outdir)
             row = mean_row(f"{name} trained for T={steps}", trainings[steps], found, flags.outdir)
@@ -219,7 +237,10 @@ def main() -> None:
     rows += [traced | row for row in oracle_rows()]
     write_results(flags.outdir, rows)
     plot(flags.outdir / "kernels.png", rows)
-    print(format_table(rows, COLUMNS))
+    for name in cases:
+        table = by_steps(rows, name)
+        print(f"\n{name}, bits/dim\n\n{format_table(table, columns_of(table))}")
+    print("\n" + format_table([row for row in rows if "excess_nats" in row], ORACLE))
 
 
 if __name__ == "__main__":
