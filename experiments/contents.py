@@ -193,6 +193,14 @@ SECTIONS: dict[str, Sequence[Entry]] = {
             ABLATION,
         ),
         Entry(
+            "kernels",
+            (Table(("name", "evaluations", "bpd", "stderr", "stderr_images", "stderr_seeds",
+                    "difference", "difference_stderr_images", "seconds"),
+                   lambda rows: [row for row in rows if "bpd" in row]),
+             Table(("name", "num_steps", "entropy_nats", "excess_nats", "excess_stderr"),
+                   beginning("oracle", "excess_nats"))),
+        ),
+        Entry(
             "compression",
             (Table(("name", "net", "net_stderr", *BPD[1:4], "gross", "initial_bits",
                     "seconds")),

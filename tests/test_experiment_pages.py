@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from experiments.kernels import run as kernels
 from experiments.results import format_table
 from tests.documents import DIGITS, ROOT, ROWS, rows_of
 from vdm.evaluation.features import read_mlp_features
@@ -25,7 +26,7 @@ def test_rows_can_be_traced(results):
     assert len({(row["name"], row.get("variant")) for row in rows}) == len(rows)
     fingerprints = {}  # where there are several data sets: for each, and how many images of it
     for row in rows:
-        several = results.parent.name in ("compression", "data_sets", "fourier")
+        several = results.parent.name in ("compression", "data_sets", "fourier", "kernels")
         which = (re.split(r"\W", row["name"])[0], row.get("images")) if several else ()
         if row.get("data_fingerprint"):
             fingerprints.setdefault(which, set()).add(row["data_fingerprint"])
@@ -127,6 +128,7 @@ TABLES_OF_SOME_ROWS = [
     ("compression", ("name", "net", "bpd", "stderr", "net_stderr", "path", "step_cost", "gross",
                      "initial_bits", "encode_secs", "decode_secs")),
     ("compression", ("name", "bpd_each", "bpd_mosaic")),
+    ("compression", ("name", "time_ratio", "coding_secs", "slow_coding_secs")),
 ]  # fmt: skip
 
 
@@ -160,6 +162,16 @@ def test_score_based_page_holds_its_tables():
     for part, columns in TABLES:
         shown = [row for row in rows if row["name"].startswith(part) and columns[1] in row]
         assert format_table(shown, columns) in page
+
+
+def test_kernels_page_holds_the_bounds_by_steps_and_the_oracle():
+    rows = rows_of("kernels")
+    page = (ROOT / "experiments" / "kernels" / "README.md").read_text()
+    for data in kernels.SCALES["small"]:
+        table = kernels.by_steps(rows, data)
+        assert format_table(table, kernels.columns_of(table)) in page
+    oracle = [row for row in rows if "excess_nats" in row]
+    assert format_table(oracle, kernels.ORACLE) in page
 
 
 def test_sampler_quality_page_holds_the_means_of_its_rows():

@@ -31,17 +31,33 @@ def test_guide_and_readme_quote_the_rates_of_the_codec():
     rows = {row["name"]: row for row in found}
     assert all(row["exact"] for row in found if "net" in row)
     for name, text in [
-        ("digits 297 T=1000", "{net:.3f} bits/dim with 1,000 steps, where the bound is {bpd:.3f} ± "
-                              "{stderr:.3f}; their file has {gross:.3f}"),
-        ("fashion_mnist 1000 T=50", "net {net:.3f}, bound {bpd:.3f} ± {stderr:.3f}, "
-                                    "file {gross:.3f}"),
+        ("digits 297 T=64 mixture", "cost {net:.3f} bits/dim with 64 steps of the mixture kernel, "
+                                    "where the bound is {bpd:.3f} ± {stderr:.3f}; "
+                                    "their file has {gross:.3f}"),
+        ("digits 297 T=1000", "1,000 steps of the Gaussian kernel need {net:.3f}, and their file "
+                              "{gross:.3f}"),
+        ("fashion_mnist:codes 250 T=50 mixture",
+         "net {net:.3f}, bound {bpd:.3f} ± {stderr:.3f}, file {gross:.3f}"),
+        ("fashion_mnist 250 T=50", "Gaussian kernel net {net:.3f}"),
         ("digits JPEG-XL", "JPEG-XL {bpd_mosaic:.3f} in one mosaic"),
-        ("fashion_mnist JPEG-XL", "JPEG-XL {bpd_mosaic:.3f} ("),
+        ("fashion_mnist JPEG-XL", "JPEG-XL takes {bpd_mosaic:.3f} for the first 1,000"),
     ]:  # fmt: skip
         assert text.format(**rows[name]) in text_of("vdm/compression/README.md")
-    gross = rows["digits 297 T=1000"]["gross"]
+    (ratio,) = (row["time_ratio"] for row in found if "time_ratio" in row)
+    assert f"{1 / ratio:.0f} times the time" in text_of("vdm/compression/README.md")
+    gross = rows["digits 297 T=64 mixture"]["gross"]
     jpeg_xl = rows["digits JPEG-XL"]["bpd_mosaic"]
     assert f"compressed digits | {gross:.3f} bits/dim | JPEG-XL {jpeg_xl:.3f} |" in README
+
+
+def test_readme_quotes_the_bounds_of_ten_steps():
+    rows = {row["name"]: row for row in rows_of("kernels")}
+    mixture, gaussian = (
+        f"{rows[f'digits {kernel} T=10']['bpd']:.3f}"
+        for kernel in ("mixture, network, least_bound", "gaussian")
+    )
+    text = f"digits' models is {mixture} bits/dim, where the Gaussian kernel has {gaussian}"
+    assert text in text_of("README.md")
 
 
 def test_guide_quotes_the_quality_of_few_evaluations():
@@ -86,7 +102,10 @@ def test_guides_quote_how_far_swapped_schedules_and_learned_ones_are_off_and_the
 
 def test_config_headers_expect_the_committed_results():
     digits, (*_, cifar) = ROWS["vdm"], rows_of("data_sets")
+    kernels = {row["name"]: row for row in rows_of("kernels")}
+    of_codes = "by four normals: {bpd:.3f} bits/dim, +- {stderr_images:.3f} over images"
     for name, row, text in [
+        ("cifar10", kernels["cifar10 every test image T=inf"], of_codes),
         ("digits", digits, "{bpd:.3f} bits/dim on the 297 test images, +- {stderr_images:.3f}"),
         ("cifar10", cifar, "{bpd:.3f} bits/dim on the test split, +- {stderr_images:.3f}"),
     ]:
