@@ -7,8 +7,8 @@ Gaussian at x_k and then k by p_k. This adds, whatever k is,
     log p(k | z_s, z_t) - log N(z_s; A z_t + B x_k, v) - log p_k = -log sum_j p_j N(z_s; ...x_j, v)
 
 nats. So it does not matter that k repeats what was pushed before it, and no bits are scrambled.
-This is so for a k that p(k | z_s, z_t) may draw; of many codes, the coder would often enough draw
-one that is nearly impossible and costs some 30 bits (`Stack.draw_likely`).
+The coder has no probabilities below 2^-24, so that this fails for a nearly impossible k, which then
+costs some 30 bits: of many codes, only likely ones are drawn (`Stack.draw_likely`).
 """
 
 import dataclasses
